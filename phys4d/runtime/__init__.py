@@ -1,0 +1,1 @@
+"""What every program needs: configuration, run folders, atomic files, progress, seeds, threads."""
