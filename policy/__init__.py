@@ -1,0 +1,1 @@
+"""Stage 3: reinforcement learning of the video policy from a simulator's reward."""
