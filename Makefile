@@ -1,0 +1,168 @@
+# `make` prints the targets. What a stage wrote is reused; what is missing is built first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules
+
+# Python 3.11 to 3.13; empty looks for one.
+PYTHON ?=
+# Virtual environment.
+VENV ?= .venv
+# Package index for torch, e.g. https://download.pytorch.org/whl/cpu (200 MB instead of 3 GB, no CUDA).
+TORCH_INDEX ?=
+# Preset of every stage.
+PRESET ?= tiny-wan
+# Name of the run's folder under runs/.
+RUN ?= $(PRESET)
+# Endpoint of a running reward service; empty starts one for the length of stage 3.
+REWARD_ENDPOINT ?=
+# Port of `make serve`.
+PORT ?= 9000
+# More flags for the stage program, e.g. make sft FLAGS="--optimiser.num-steps 20".
+FLAGS ?=
+# More flags for pytest, e.g. make test PYTEST_FLAGS="-m 'not slow' -x".
+PYTEST_FLAGS ?=
+# Processes that render.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
+# Videos with mixed physics, for the base model.
+NUM_MIXED ?= 1536
+# Videos with true physics, for stages 1 to 3.
+NUM_TRAIN ?= 1024
+# Held-out videos looked at while training.
+NUM_VAL ?= 64
+# Held-out videos of the evaluation.
+NUM_TEST ?= 64
+
+PY := $(VENV)/bin/python
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
+RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
+
+MIXED := data/rigid-mixed/train/index.json
+TRUE := data/rigid/train/index.json data/rigid/val/index.json data/rigid/test/index.json
+BASE := runs/$(RUN)/base/model/model_index.json
+STAGE1 := runs/$(RUN)/stage1/heads.safetensors
+STAGE2 := runs/$(RUN)/stage2/heads.safetensors
+STAGE3 := runs/$(RUN)/stage3/lora/pytorch_lora_weights.safetensors
+EVALUATION := runs/$(RUN)/evaluation/results.json
+REPORT := runs/$(RUN)/report/index.html
+
+# One thread for each process that does not ask for more: tests, renderers and Ray workers share the cores.
+# The training programs set their own number (`num_threads`).
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
+export OPENBLAS_NUM_THREADS ?= $(OMP_NUM_THREADS)
+export NUMBA_NUM_THREADS ?= $(OMP_NUM_THREADS)
+export TOKENIZERS_PARALLELISM := false
+export RAY_USAGE_STATS_ENABLED := 0
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup data base pretrain sft rl-train evaluate report serve test check lint fmt bench protos clean
+
+help: ## Print this.
+	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
+	@printf 'make rl-train does everything from a fresh clone and ends with a report.\n\nTargets:\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@printf '\nVariables, e.g. make rl-train RUN=mine NUM_TRAIN=512:\n'
+	@awk '/^# /{note=substr($$0,3); next} /^[A-Z_0-9]+ \?=/{printf "  %-16s %s\n", $$1, note} {note=""}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.setup ## Install everything into .venv (5.5 GB, no root).
+
+# Partial environments never count: the stamp is written last. A changed constraint installs again in place.
+$(VENV)/.setup: pyproject.toml constraints.txt
+	@if ! "$(PY)" -m pip --version >/dev/null 2>&1; then \
+	  python=; \
+	  for candidate in $(or $(PYTHON),python3.11 python3 python3.12 python3.13); do \
+	    if "$$candidate" -c '$(SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo "error: no Python 3.11 to 3.13 among: $(or $(PYTHON),python3.11 python3 python3.12 python3.13);" \
+	      "name one: make setup PYTHON=/path/to/python3.11" >&2; \
+	    exit 2; \
+	  fi; \
+	  if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "error: $$python has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; \
+	    exit 2; \
+	  fi; \
+	  echo "making $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear "$(VENV)"; \
+	fi
+	$(PIP) -q setuptools
+	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch torchvision)
+	$(PIP) --no-build-isolation -e '.[train,sim,serve,dev]'
+	$(PIP) --no-deps mujoco-warp==4.0.0
+	touch $@
+
+data: $(MIXED) $(TRUE) ## Render the simulated videos.
+
+# The rules below need an installed environment but are not redone when it is installed again (|).
+$(MIXED): | $(VENV)/.setup
+	$(RENDER) --out data/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
+
+data/rigid/train/index.json: | $(VENV)/.setup
+	$(RENDER) --out data/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
+
+data/rigid/val/index.json: | $(VENV)/.setup
+	$(RENDER) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+
+data/rigid/test/index.json: | $(VENV)/.setup
+	$(RENDER) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 3000000
+
+base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
+$(BASE): $(MIXED) | $(VENV)/.setup
+	$(PY) -m pretrain.base --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+
+pretrain: $(STAGE1) ## Stage 1: heads for depth and motion on pseudo-labels.
+$(STAGE1): $(BASE) $(TRUE) | $(VENV)/.setup
+	$(PY) -m pretrain.train --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+
+sft: $(STAGE2) ## Stage 2: LoRA and heads on simulator ground truth.
+$(STAGE2): $(STAGE1) | $(VENV)/.setup
+	$(PY) -m sft.train --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+
+rl-train: $(REPORT) ## Stage 3: reinforcement learning against the simulator; then evaluate and report.
+	@printf '\nreport: file://%s\n' "$(abspath $(REPORT))"
+$(STAGE3): $(STAGE2) | $(VENV)/.setup
+	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT)) $(FLAGS)
+
+evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
+$(EVALUATION): $(STAGE3) | $(VENV)/.setup
+	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+
+$(REPORT): $(EVALUATION) | $(VENV)/.setup
+	$(PY) -m phys4d.report --run runs/$(RUN)
+
+report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
+	$(PY) -m phys4d.report --run runs/$(RUN)
+
+serve: $(VENV)/.setup ## Start the reward service on Ray Serve.
+	$(PY) -m reward_service.serve --config reward_service/presets/tiny.toml --port $(PORT) $(FLAGS)
+
+test: $(VENV)/.setup ## Run the tests.
+	$(PY) -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.setup ## Style, types, import contracts, proto drift.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright --pythonpath $(PY)
+	$(VENV)/bin/lint-imports
+	PYTHON=$(PY) protos/generate.sh --check
+
+check: lint test ## What CI runs: lint, then test.
+
+fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.setup ## Measure the hot paths against named peers.
+	$(PY) -m benchmarks $(FLAGS)
+
+protos: $(VENV)/.setup ## Regenerate the gRPC stubs from protos/.
+	PYTHON=$(PY) protos/generate.sh
+
+clean: ## Remove caches and what builds leave; data, runs and .venv stay.
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
