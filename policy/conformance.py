@@ -7,7 +7,7 @@ The inputs have a closed form, so a file holds results only: tensor k of a shape
 with x = T(., 1.0), prediction = T(., 1.7), noise d = T(., 2.3) and x_next = mean + S d (DDPO: 0.9 x + 0.1 d).
 Cases are named FAMILY_I with I the step's position. The vectors have no cap on the std, and their CPS
 log-prob is the one of the Flow-CPS code, mean of -(x_next - mean)^2 without the Gaussian's constants; it is
-recovered from ours. Steps are recomputed in float64, so that a deviation is the rounding of the file's float32.
+recovered from ours. Steps are recomputed in float64, so that a deviation is the rounding of the file.
 """
 
 import json
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policy.samplers import Sampler, StepOut, step
+from policy.samplers import StepOut, step
 from policy.schedules import (
     Schedule,
     cogvideox_schedule,
@@ -33,6 +33,7 @@ from policy.schedules import (
     stable_diffusion_schedule,
     unipc_flow_schedule,
 )
+from policy.step_rules import Sampler
 
 TOLERANCE = 1e-5
 """Largest deviation allowed, relative where the recorded value is above 1 in size."""
