@@ -1,0 +1,93 @@
+"""Losses on depth and motion: stage 1 on pseudo-labels, stage 2 on simulator truth.
+
+Shape legend: B videos, T frames, H W pixels. Depth is z-depth; motion is (du px, dv px, dz m).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def align_scale_shift(
+    depth_BTHW: Tensor, target_BTHW: Tensor, valid_BTHW: Tensor
+) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
+    """Least-squares scale and shift per video that carry `depth` to `target` on valid pixels.
+
+    One pair per video, never per frame: a fit per frame would hide drift.
+    Source: Ranftl et al., Towards Robust Monocular Depth Estimation (MiDaS), 2020, eq. 4.
+    """
+    weight = valid_BTHW.to(depth_BTHW.dtype).flatten(1)
+    x, y = depth_BTHW.flatten(1), target_BTHW.flatten(1)
+    total = weight.sum(1).clamp(min=1)
+    mean_x, mean_y = (weight * x).sum(1) / total, (weight * y).sum(1) / total
+    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+    scale = (weight * dx * dy).sum(1) / (weight * dx * dx).sum(1).clamp(min=1e-6)
+    shift = mean_y - scale * mean_x
+    return scale.view(-1, 1, 1, 1), shift.view(-1, 1, 1, 1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+    """Mean over the True entries of `mask` (broadcast to `values`); 0 where there is none."""
+    weight = mask.to(values.dtype).expand_as(values)
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def scale_shift_invariant_depth_loss(depth_BTHW: Tensor, target_BTHW: Tensor, valid_BTHW: Tensor) -> Tensor:
+    """Mean absolute difference, metres, after one scale and shift per video."""
+    scale, shift = align_scale_shift(depth_BTHW, target_BTHW, valid_BTHW)
+    return masked_mean((scale * depth_BTHW + shift - target_BTHW).abs(), valid_BTHW)
+
+
+def depth_gradient_loss(depth_BTHW: Tensor, target_BTHW: Tensor, num_scales: int = 3) -> Tensor:
+    """Mean absolute difference of image gradients over `num_scales` halvings. Source: MiDaS, eq. 11."""
+    difference = depth_BTHW - target_BTHW
+    total = difference.new_zeros(())
+    for _ in range(num_scales):
+        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        difference = F.avg_pool2d(difference, 2)
+    return total / num_scales
+
+
+def charbonnier(difference: Tensor, epsilon: float = 0.1) -> Tensor:
+    """sqrt(d^2 + eps^2) - eps: quadratic near 0, absolute far away. Source: Charbonnier et al. 1994."""
+    return (difference.square() + epsilon**2).sqrt() - epsilon
+
+
+def sample_at(image_BHW: Tensor, pixels_BHW2: Tensor) -> Tensor:
+    """Bilinear value of an image at pixel positions (u, v), border values outside."""
+    height, width = image_BHW.shape[-2:]
+    grid = 2 * pixels_BHW2 / torch.tensor([width, height], device=pixels_BHW2.device) - 1
+    return F.grid_sample(image_BHW.unsqueeze(1), grid, padding_mode="border", align_corners=False).squeeze(1)
+
+
+def warp_consistency_loss(
+    depth_BTHW: Float[Tensor, "batch frames height width"],
+    motion_BTHW3: Float[Tensor, "batch frames-1 height width 3"],
+    mask_BTHW: Bool[Tensor, "batch frames-1 height width"],
+) -> Float[Tensor, ""]:
+    """How far depth, carried by motion, misses the next frame's depth.
+
+        L_warp = mean over M of | D_{t+1}(p + F_t^uv(p)) - (D_t(p) + F_t^z(p)) |     [metres]
+
+    Args:
+        mask_BTHW: M, where the point seen at t is seen at t + 1, in bounds and off depth edges.
+
+    Source: Phys4D, the stage 2 objective.
+    """
+    batch, frames, height, width = depth_BTHW.shape
+    rows = torch.arange(height, device=depth_BTHW.device) + 0.5
+    columns = torch.arange(width, device=depth_BTHW.device) + 0.5
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+    target = pixels + motion_BTHW3[..., :2]
+    arrived = sample_at(depth_BTHW[:, 1:].flatten(0, 1), target.flatten(0, 1)).unflatten(0, (batch, frames - 1))
+    return masked_mean((arrived - (depth_BTHW[:, :-1] + motion_BTHW3[..., 2])).abs(), mask_BTHW)
+
+
+def off_depth_edges(depth_BTHW: Tensor, threshold_m: float = 0.1) -> Bool[Tensor, "batch frames height width"]:
+    """True where depth varies by less than `threshold_m` within the 3x3 neighbourhood."""
+    highest = F.max_pool2d(depth_BTHW, 3, stride=1, padding=1)
+    lowest = -F.max_pool2d(-depth_BTHW, 3, stride=1, padding=1)
+    return highest - lowest < threshold_m

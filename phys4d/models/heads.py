@@ -1,0 +1,129 @@
+"""Depth and motion heads that read a video diffusion transformer's features.
+
+A small dense-prediction decoder: three tapped blocks are normalised, modulated by the noise level, and
+fused coarse to fine with convolutions over space and over neighbouring frames.
+Source: Ranftl et al., Vision Transformers for Dense Prediction, 2021, section 3; noise-level modulation
+as in Perez et al., FiLM, 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phys4d.runtime.files import atomic_write_bytes
+
+MEDIAN_DEPTH_M = 3.0
+MOTION_UNIT = (4.0, 4.0, 0.1)
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What the heads read from one batch of videos."""
+
+    depth_BTHW: Float[Tensor, "batch frames height width"]
+    """z-depth in metres after stage 2; up to one scale per video after stage 1."""
+    motion_BTHW3: Float[Tensor, "batch frames-1 height width 3"]
+    """(du px, dv px, dz m) from frame t to t + 1."""
+
+
+class GeometryHeads(nn.Module):
+    """Depth and motion per pixel and frame, at any noise level."""
+
+    def __init__(self, width: int, num_taps: int = 3, channels: int = 64, upsampling: int = 16) -> None:
+        """
+        Args:
+            width: transformer width D.
+            num_taps: tapped blocks.
+            channels: decoder channels at token resolution.
+            upsampling: pixels per token along each axis, a power of two.
+        """
+        super().__init__()
+        if upsampling < 2 or upsampling & (upsampling - 1):
+            raise ValueError(f"upsampling must be a power of two of at least 2, got {upsampling}")
+        self.config = dict(width=width, num_taps=num_taps, channels=channels, upsampling=upsampling)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_taps))
+        self.film = nn.Sequential(nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 2 * channels * num_taps))
+        self.project = nn.ModuleList(nn.Linear(width, channels) for _ in range(num_taps))
+        self.temporal = nn.Conv3d(channels, channels, (3, 3, 3), padding=1)
+        self.refine = nn.Conv3d(channels, channels, (3, 3, 3), padding=1)
+        stages, current = [], channels
+        for stage in range(int(math.log2(upsampling)) - 1):
+            smaller = max(16, current // 2) if stage else current
+            stages.append(_UpBlock(current, smaller))
+            current = smaller
+        self.up = nn.ModuleList(stages)
+        self.to_output = nn.Conv2d(current, 4 * 4, 3, padding=1)
+        nn.init.zeros_(self.to_output.weight)
+        nn.init.zeros_(self.to_output.bias)
+
+    def forward(self, features: tuple[Tensor, ...], sigma: float | Tensor) -> Geometry:
+        """Read geometry.
+
+        Args:
+            features: taps on the token grid, each (B, T, rows, columns, D).
+            sigma: noise level the features were taken at, a number or one per video.
+        """
+        if len(features) != len(self.norms):
+            raise ValueError(f"the heads read {len(self.norms)} taps, got {len(features)}")
+        batch, frames = features[0].shape[:2]
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=features[0].device).expand(batch)
+        film_BK2C = self.film(_fourier(level)).view(batch, len(self.norms), 2, -1)
+        x = torch.zeros((), device=level.device)
+        for k, (norm, project, tap) in enumerate(zip(self.norms, self.project, features, strict=True)):
+            scale, shift = film_BK2C[:, k, :, None, None, None, :].unbind(1)
+            x = x + project(norm(tap.float())) * (1 + scale) + shift
+        x = x.movedim(-1, 1)
+        x = x + F.silu(self.temporal(F.silu(x)))
+        x = x + self.refine(F.silu(x))
+        x = x.transpose(1, 2).flatten(0, 1)
+        for block in self.up:
+            x = block(x)
+        x = F.pixel_shuffle(self.to_output(F.silu(x)), 2).unflatten(0, (batch, frames)).float()
+        depth = MEDIAN_DEPTH_M * torch.exp(x[:, :, 0].clamp(-3, 3))
+        motion = x[:, :-1, 1:].movedim(2, -1) * torch.tensor(MOTION_UNIT, device=x.device)
+        return Geometry(depth, motion)
+
+    def save(self, path: Path) -> None:
+        """Write weights and sizes as one safetensors file, whole or not at all."""
+        sizes = {name: str(value) for name, value in self.config.items()}
+        atomic_write_bytes(path, to_safetensors(self.state_dict(), metadata=sizes))
+
+    @classmethod
+    def load(cls, path: Path) -> GeometryHeads:
+        """Read what `save` wrote. Raises FileNotFoundError that says which stage makes it."""
+        if not path.is_file():
+            raise FileNotFoundError(f"no heads at {path}; train them with `make pretrain`")
+        with safe_open(path, "pt") as file:
+            sizes = {name: int(value) for name, value in file.metadata().items()}
+            heads = cls(**sizes)
+            heads.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+        return heads.eval()
+
+
+class _UpBlock(nn.Module):
+    """Double the resolution, then a residual pair of convolutions."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.inner = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = self.enter(F.silu(x))
+        return x + self.inner(F.silu(x))
+
+
+def _fourier(level: Float[Tensor, " batch"]) -> Float[Tensor, "batch 16"]:
+    """Sines and cosines of the noise level at eight octaves."""
+    angles = level.unsqueeze(-1) * (math.pi * 2.0 ** torch.arange(8, device=level.device) / 4)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

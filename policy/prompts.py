@@ -1,0 +1,64 @@
+"""Prompts from a dataset: what a video is generated from, and what its reward needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from phys4d.data import Dataset
+from phys4d.models.protocol import Conditioning, VideoModel, to_model_range
+from phys4d.types import Camera, Rollout, SceneSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One scene to generate."""
+
+    key: str
+    """The sample's key in its dataset."""
+    text: str
+    scene: SceneSpec
+    camera: Camera
+    object_ids: UInt8[np.ndarray, "height width"]
+    """Instances in frame 0."""
+    first_frame: UInt8[np.ndarray, "height width 3"]
+
+    def rollout(
+        self, sample_id: str, depth: np.ndarray, motion: np.ndarray, rgb: np.ndarray | None = None
+    ) -> Rollout:
+        """What the reward service is sent for one generated video."""
+        return Rollout(
+            sample_id=sample_id,
+            scene=self.scene,
+            camera=self.camera,
+            depth=depth,
+            motion=motion,
+            object_ids=self.object_ids,
+            rgb=rgb,
+            text=self.text,
+        )
+
+
+def load_prompts(dataset: Dataset, indices: Sequence[int]) -> list[Prompt]:
+    """Read prompts; annotations beyond frame 0 are not looked at."""
+    prompts = []
+    for index in indices:
+        sample = dataset[index]
+        prompts.append(
+            Prompt(
+                sample.key, sample.caption, sample.spec, sample.camera, sample.object_ids[0], sample.rgb[0]
+            )
+        )
+    return prompts
+
+
+@torch.no_grad()
+def encode_prompts(model: VideoModel, prompts: Sequence[Prompt]) -> Conditioning:
+    """Text embeddings and first-frame latents."""
+    frames = torch.from_numpy(np.stack([p.first_frame for p in prompts])).unsqueeze(1)
+    first = model.encode_video(to_model_range(frames)).float()[:, :, 0]
+    return Conditioning(model.encode_text([p.text for p in prompts]), first)

@@ -1,0 +1,32 @@
+"""Load the model of each stage of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from phys4d.models.heads import GeometryHeads
+from phys4d.models.lora import load_lora, merge_lora
+from phys4d.models.wan import WanModel
+
+Stage = Literal["base", "stage1", "stage2", "stage3"]
+STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
+POLICY = "policy"
+"""Name of stage 3's adapter."""
+
+
+def load_stage(run: Path, stage: Stage) -> tuple[WanModel, GeometryHeads | None]:
+    """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
+
+    Raises:
+        FileNotFoundError: a stage has not been run; says which target makes it.
+    """
+    model = WanModel.load(run / "base" / "model")
+    model.requires_grad_(False)
+    if stage in ("stage2", "stage3"):
+        load_lora(model.transformer, "sft", run / "stage2" / "lora")
+        merge_lora(model.transformer, "sft")
+    if stage == "stage3":
+        load_lora(model.transformer, POLICY, run / "stage3" / "lora")
+    heads = {"base": None, "stage1": "stage1"}.get(stage, "stage2")
+    return model.eval(), None if heads is None else GeometryHeads.load(run / heads / "heads.safetensors")

@@ -1,0 +1,110 @@
+"""Train the tiny Wan-architecture base on rendered RGB: `python -m pretrain.base --preset tiny-wan`.
+
+It sees videos whose gravity, restitution and friction vary from clip to clip without being told, so it
+learns how things look and not how they fall: what post-training has to correct.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phys4d.runtime import config as configs
+from phys4d.runtime.errors import run_main
+from phys4d.runtime.threads import limit_threads
+from pretrain.base_config import BaseConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from phys4d.models.wan import WanModel
+    from phys4d.runtime.run import RunFolder
+
+
+def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
+    """Fit the frame-wise autoencoder, then set the latents' mean and spread from 2,048 frames."""
+    import torch
+
+    from phys4d.models.protocol import to_model_range
+    from phys4d.training import fit
+
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def images(indices: Tensor) -> Tensor:
+        return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2).contiguous(memory_format=torch.channels_last)
+
+    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+        x = images(indices)
+        latents = model.vae.encode(x).latents
+        spread = latents.detach().float().std()
+        noise = torch.randn(latents.shape, generator=generator) * config.latent_noise * spread
+        error = model.vae.decode(latents + noise).sample.float() - x
+        size = (latents.float().square().mean() - 1.0).clamp(min=0)
+        return {"l1": error.abs().mean(), "mse": error.square().mean(), "latent_size": 0.01 * size}
+
+    fit(
+        loss_parts, list(model.vae.parameters()), config.autoencoder,
+        num_items=len(frames_NHW3), seed=config.seed, desc="autoencoder", run=run, log_prefix="autoencoder_",
+    )  # fmt: skip
+    chosen = torch.randperm(len(frames_NHW3), generator=generator)[:2048]
+    with torch.no_grad():
+        latents = torch.cat([model.vae.encode(images(part)).latents for part in chosen.split(256)])
+    model.latents_mean.copy_(latents.mean((0, 2, 3)).view_as(model.latents_mean))
+    model.latents_std.copy_(latents.std((0, 2, 3)).view_as(model.latents_std))
+
+
+def train_denoiser(model: WanModel, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder) -> None:
+    """Fit the transformer and the text encoder by flow matching."""
+    import torch
+
+    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels
+    from phys4d.models.protocol import Conditioning
+    from phys4d.training import fit
+
+    generator = torch.Generator().manual_seed(config.seed + 1)
+
+    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+        latents = latents_NCThw[indices]
+        conditioning = Conditioning(model.encode_text([captions[i] for i in indices]), latents[:, :, 0])
+        sigma = logit_normal_levels(len(indices), config.shift, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        return {"velocity": flow_matching_loss(model, latents, conditioning, sigma, noise)}
+
+    parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
+    fit(
+        loss_parts, parameters, config.denoiser,
+        num_items=len(latents_NCThw), seed=config.seed, desc="base", run=run, log_prefix="base_",
+    )  # fmt: skip
+
+
+def train(config: BaseConfig) -> Path:
+    """Train and save the base; returns its folder."""
+    import torch
+
+    from phys4d.data import open_dataset
+    from phys4d.models.latents import encode_videos
+    from phys4d.models.wan import tiny_wan
+    from phys4d.runtime.run import RunFolder
+    from phys4d.runtime.seeding import seed_everything
+
+    limit_threads(config.num_threads)
+    seed_everything(config.seed)
+    dataset = open_dataset(config.data, "train")
+    rgb_NTHW3 = torch.from_numpy(dataset.stack("rgb"))
+    captions = dataset.captions()
+    model = tiny_wan(captions, width=config.width, num_layers=config.num_layers)
+    with RunFolder.open(config.run / "base", configs.to_toml(config), resume=True) as run:
+        train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
+        train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)
+    model.save(config.run / "base" / "model")
+    return config.run / "base" / "model"
+
+
+def main() -> None:
+    """Command line."""
+    config, _ = configs.load_preset(BaseConfig, Path(__file__).parent / "presets" / "base", default="tiny-wan")
+    train(config)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,35 @@
+"""Settings of the tiny base model's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phys4d.runtime.optimiser import OptimiserConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """Train a tiny video model on rendered RGB only: the stand-in for hub weights."""
+
+    data: Path = Path("data/rigid-mixed")
+    """Dataset whose `train` split is seen; its physics is mixed on purpose."""
+    run: Path = Path("runs/tiny-wan")
+    """Run folder; the model goes to its `base/`."""
+    width: int = 128
+    """Transformer width."""
+    num_layers: int = 6
+    """Transformer blocks."""
+    shift: float = 3.0
+    """Shift of the training noise levels towards 1."""
+    latent_noise: float = 0.1
+    """Noise added to latents while the autoencoder trains, relative to their spread: makes decoding robust."""
+    autoencoder: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=32, learning_rate=3e-3, bf16=True)
+    )
+    denoiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(num_steps=420, batch_size=32, learning_rate=1.5e-3)
+    )
+    seed: int = 0
+    num_threads: int = 2
+    """CPU threads of torch."""

@@ -1,0 +1,43 @@
+"""Settings of stage 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phys4d.runtime.optimiser import OptimiserConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTwoConfig:
+    """LoRA and heads on simulator truth: L = L_diffusion + l_d L_depth + l_m L_motion + l_w L_warp."""
+
+    run: Path = Path("runs/tiny-wan")
+    """Run folder: reads `base/model` and `stage1/`, writes `stage2/`."""
+    data: Path = Path("data/rigid")
+    """Simulator dataset with the true physics; `train` is seen, `val` measures."""
+    lora_rank: int = 32
+    """Rank and alpha of the adapter."""
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(num_steps=180, batch_size=32, learning_rate=1.5e-3)
+    )
+    depth_weight: float = 1.0
+    """l_d, on |log d - log D|."""
+    motion_weight: float = 1.0
+    """l_m, in head units (4 px, 0.1 m)."""
+    warp_weight: float = 1.0
+    """l_w, metres."""
+    shift: float = 3.0
+    """Shift of the noise levels towards 1 for the diffusion half of a batch."""
+    low_noise_bias: float = 2.0
+    """The other half of a batch draws uniform ** this, where the heads read."""
+    seed: int = 0
+    num_threads: int = 2
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        for name in ("depth_weight", "motion_weight", "warp_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.lora_rank < 1:
+            raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}")

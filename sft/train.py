@@ -1,0 +1,121 @@
+"""Stage 2: LoRA and heads on simulator ground truth: `python -m sft.train --preset tiny-wan`.
+
+One denoiser call per step serves all four losses: its velocity the diffusion loss, its features the heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from phys4d.runtime import config as configs
+from phys4d.runtime.errors import run_main
+from phys4d.runtime.threads import limit_threads
+from sft.config import StageTwoConfig
+
+
+def train(config: StageTwoConfig) -> Path:
+    """Train and save adapter and heads; returns the stage's folder."""
+    import torch
+    from torch import Tensor
+
+    from phys4d.data import open_dataset
+    from phys4d.metrics.depth_motion import depth_motion_errors
+    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels, noised
+    from phys4d.models.geometry_losses import charbonnier, masked_mean, off_depth_edges, warp_consistency_loss
+    from phys4d.models.heads import MOTION_UNIT, GeometryHeads
+    from phys4d.models.latents import encode_videos
+    from phys4d.models.lora import add_lora, save_lora
+    from phys4d.models.protocol import Conditioning
+    from phys4d.models.reading import read_with_heads, to_numpy
+    from phys4d.models.wan import WanModel
+    from phys4d.runtime.run import RunFolder
+    from phys4d.runtime.seeding import seed_everything
+    from phys4d.training import fit
+
+    limit_threads(config.num_threads)
+    seed_everything(config.seed)
+    dataset, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+    model = WanModel.load(config.run / "base" / "model")
+    model.requires_grad_(False)
+    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors")
+    adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=model.lora_targets)
+    stage = config.run / "stage2"
+    with RunFolder.open(stage, configs.to_toml(config), resume=True) as run:
+        run.rewind(-1)
+        latents = encode_videos(model, torch.from_numpy(dataset.stack("rgb")))
+        with torch.no_grad():
+            text = model.encode_text(dataset.captions())
+        true_depth = torch.from_numpy(dataset.stack("depth"))
+        true_motion = torch.from_numpy(dataset.stack("motion"))
+        visible = torch.from_numpy(dataset.stack("visible"))
+        object_ids = torch.from_numpy(dataset.stack("object_ids"))
+        generator = torch.Generator().manual_seed(config.seed)
+        unit = torch.tensor(MOTION_UNIT)
+
+        def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+            x0, half = latents[indices], len(indices) // 2
+            sigma = torch.cat(
+                [
+                    logit_normal_levels(len(indices) - half, config.shift, generator),
+                    torch.rand(half, generator=generator) ** config.low_noise_bias,
+                ]
+            )
+            noise = torch.randn(x0.shape, generator=generator)
+            conditioning = Conditioning(text[indices], x0[:, :, 0])
+            prediction = model.predict(noised(x0, noise, sigma), sigma, conditioning, features=True)
+            mask = model.generated_mask(x0)
+            velocity_error = ((prediction.velocity_BCThw - (noise - x0)).square() * mask)[: len(indices) - half]
+            read = heads(prediction.features, sigma)
+            depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
+            on_object, moving = ids > 0, ids[:, :-1] > 0
+            depth_error = (read.depth_BTHW.log() - depth.log()).abs()
+            motion_error = charbonnier((read.motion_BTHW3 - motion) / unit).sum(-1)
+            warp_mask = visible[indices] & off_depth_edges(depth[:, :-1])
+            return {
+                "diffusion": velocity_error.sum() / mask.expand_as(velocity_error).sum(),
+                "depth": config.depth_weight * (depth_error.mean() + masked_mean(depth_error, on_object)),
+                "motion": config.motion_weight * (motion_error.mean() + masked_mean(motion_error, moving)),
+                "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, warp_mask),
+            }
+
+        held_latents = encode_videos(model, torch.from_numpy(held_out.stack("rgb")))
+        with torch.no_grad():
+            held = Conditioning(model.encode_text(held_out.captions()), held_latents[:, :, 0])
+        held_truth = (held_out.stack("depth"), held_out.stack("motion"), held_out.stack("object_ids"))
+        held_warp_mask = torch.from_numpy(held_out.stack("visible")) & off_depth_edges(
+            torch.from_numpy(held_truth[0])[:, :-1]
+        )
+
+        @torch.no_grad()
+        def validate(step: int) -> None:
+            read = read_with_heads(model, heads, held_latents, held)
+            errors = depth_motion_errors(*to_numpy(read), *held_truth)
+            warp = warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, held_warp_mask).item()
+            fixed = torch.Generator().manual_seed(0)
+            sigma = logit_normal_levels(len(held_latents), config.shift, fixed)
+            noise = torch.randn(held_latents.shape, generator=fixed)
+            diffusion = flow_matching_loss(model, held_latents, held, sigma, noise).item()
+            scalars = {**asdict(errors), "warp_l1_m": warp, "diffusion": diffusion}
+            run.log(step, **{f"val_{name}": value for name, value in scalars.items()})
+            print(f"held-out after {step} steps: {', '.join(f'{k} {v:.4f}' for k, v in scalars.items())}")
+
+        validate(0)
+        fit(
+            loss_parts, [*adapter, *heads.parameters()], config.optimiser,
+            num_items=len(latents), seed=config.seed, desc="stage 2", run=run,
+        )  # fmt: skip
+        validate(config.optimiser.num_steps)
+        save_lora(model.transformer, "sft", stage / "lora")
+        heads.save(stage / "heads.safetensors")
+    return stage
+
+
+def main() -> None:
+    """Command line."""
+    config, _ = configs.load_preset(StageTwoConfig, Path(__file__).parent / "presets", default="tiny-wan")
+    train(config)
+
+
+if __name__ == "__main__":
+    run_main(main)

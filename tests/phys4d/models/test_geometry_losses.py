@@ -1,0 +1,90 @@
+"""Losses with known values."""
+
+import torch
+
+from phys4d.models.geometry_losses import (
+    align_scale_shift,
+    charbonnier,
+    depth_gradient_loss,
+    off_depth_edges,
+    sample_at,
+    scale_shift_invariant_depth_loss,
+    warp_consistency_loss,
+)
+
+
+def ramp(frames: int = 2, size: int = 16) -> torch.Tensor:
+    """Depth that grows by .1 m per column, the same in every frame: (1, T, H, W)."""
+    return (2.0 + 0.1 * torch.arange(size)).expand(1, frames, size, size).clone()
+
+
+def test_alignment_finds_the_one_scale_and_shift_of_a_video() -> None:
+    truth = torch.rand(2, 3, 8, 8) + 1
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    scale, shift = align_scale_shift((truth - 0.5) / torch.tensor([2.0, 3.0]).view(2, 1, 1, 1), truth, valid)
+    torch.testing.assert_close(scale.flatten(), torch.tensor([2.0, 3.0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shift.flatten(), torch.tensor([0.5, 0.5]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_drift_of_scale_over_frames_is_not_forgiven() -> None:
+    """Per-video alignment cannot explain a scale that differs between frames; per-frame alignment would."""
+    truth = torch.rand(1, 2, 16, 16) + 1
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    drifting = truth * torch.tensor([1.0, 1.5]).view(1, 2, 1, 1)
+    assert scale_shift_invariant_depth_loss(1.7 * truth - 0.3, truth, valid) < 1e-5
+    assert scale_shift_invariant_depth_loss(drifting, truth, valid) > 0.05
+
+
+def test_gradient_loss_ignores_a_shift_and_sees_a_slope() -> None:
+    assert depth_gradient_loss(ramp() + 3.0, ramp()).abs() < 1e-5
+    # A doubled slope is .1 m per column too much; each halving doubles the step: (.1 + .2 + .4) / 3.
+    torch.testing.assert_close(depth_gradient_loss(2 * ramp(), ramp()), torch.tensor(0.7 / 3), rtol=1e-4, atol=1e-5)
+
+
+def test_charbonnier_is_zero_at_zero_and_absolute_far_away() -> None:
+    assert charbonnier(torch.tensor(0.0)) == 0
+    torch.testing.assert_close(charbonnier(torch.tensor(100.0)), torch.tensor(99.9), rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_at_pixel_centres_returns_the_pixels() -> None:
+    image = torch.rand(1, 4, 6)
+    rows, columns = torch.meshgrid(torch.arange(4) + 0.5, torch.arange(6) + 0.5, indexing="ij")
+    torch.testing.assert_close(sample_at(image, torch.stack([columns, rows], -1).unsqueeze(0)), image)
+
+
+def test_warp_loss_is_zero_when_depth_and_motion_agree() -> None:
+    """A ramp that moves 2 columns to the right and .3 m away: D_{t+1}(u + 2) = D_t(u) + .3."""
+    depth = ramp(2)
+    depth[:, 1] = depth[:, 0] - 2 * 0.1 + 0.3
+    motion = torch.zeros(1, 1, 16, 16, 3)
+    motion[..., 0], motion[..., 2] = 2.0, 0.3
+    inside = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    inside[..., :13] = True
+    assert warp_consistency_loss(depth, motion, inside) < 1e-5
+
+
+def test_warp_loss_measures_the_disagreement_in_metres_and_ignores_masked_pixels() -> None:
+    depth = ramp(2)
+    motion = torch.zeros(1, 1, 16, 16, 3)
+    motion[..., 2] = 0.25
+    motion[..., 8:, 2] = 9.0
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[..., :8] = True
+    torch.testing.assert_close(warp_consistency_loss(depth, motion, mask), torch.tensor(0.25))
+
+
+def test_warp_loss_reaches_depth_at_both_frames_and_all_three_motion_channels() -> None:
+    depth = (ramp(2) + 0.01 * torch.rand(1, 2, 16, 16)).double().requires_grad_()
+    motion = (0.3 * torch.rand(1, 1, 16, 16, 3)).double().requires_grad_()
+    mask = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    warp_consistency_loss(depth, motion, mask).backward()
+    assert depth.grad is not None and motion.grad is not None
+    assert (depth.grad[:, 0].abs().sum() > 0) and (depth.grad[:, 1].abs().sum() > 0)
+    assert (motion.grad.abs().sum((0, 1, 2, 3)) > 0).all()
+
+
+def test_depth_edges_are_where_the_neighbourhood_jumps() -> None:
+    depth = torch.ones(1, 1, 8, 8)
+    depth[..., 4:] = 3.0
+    kept = off_depth_edges(depth)[0, 0]
+    assert kept[0].tolist() == [True, True, True, False, False, True, True, True]

@@ -1,0 +1,49 @@
+"""Heads: shapes, files, and that they can learn."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from phys4d.models.heads import GeometryHeads
+
+
+def features(batch: int = 2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(batch, 4, 2, 2, 24, generator=generator) for _ in range(3))
+
+
+def test_geometry_is_dense_in_pixels_with_one_motion_less_than_frames() -> None:
+    read = GeometryHeads(24, channels=16)(features(), 0.1)
+    assert read.depth_BTHW.shape == (2, 4, 32, 32)
+    assert read.motion_BTHW3.shape == (2, 3, 32, 32, 3)
+    assert (read.depth_BTHW > 0).all()
+
+
+def test_gradients_reach_every_parameter() -> None:
+    torch.manual_seed(0)
+    heads = GeometryHeads(24, channels=16)
+    torch.nn.init.normal_(heads.to_output.weight, std=0.1)
+    read = heads(features(), torch.tensor([0.1, 0.7]))
+    (read.depth_BTHW.log().square().mean() + read.motion_BTHW3.square().mean()).backward()
+    silent = [n for n, p in heads.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert silent == []
+
+
+def test_saved_heads_read_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    heads = GeometryHeads(24, channels=16)
+    torch.nn.init.normal_(heads.to_output.weight, std=0.1)
+    heads.save(tmp_path / "heads.safetensors")
+    loaded = GeometryHeads.load(tmp_path / "heads.safetensors")
+    assert torch.equal(loaded(features(), 0.3).depth_BTHW, heads(features(), 0.3).depth_BTHW)
+
+
+def test_heads_that_were_not_trained_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="make pretrain"):
+        GeometryHeads.load(tmp_path / "heads.safetensors")
+
+
+def test_a_wrong_number_of_taps_is_refused() -> None:
+    with pytest.raises(ValueError, match="the heads read 3 taps, got 2"):
+        GeometryHeads(24, channels=16)(features()[:2], 0.1)

@@ -1,0 +1,67 @@
+"""The optimisation loop."""
+
+import pytest
+import torch
+
+from phys4d.runtime.optimiser import OptimiserConfig
+from phys4d.training import Ema, batches, fit, learning_rate_factor
+
+
+def config(**changes: float) -> OptimiserConfig:
+    return OptimiserConfig(**{"num_steps": 200, "batch_size": 8, "learning_rate": 0.05, **changes})  # type: ignore[arg-type]
+
+
+def test_it_solves_least_squares() -> None:
+    torch.manual_seed(0)
+    x, truth = torch.randn(64, 3), torch.tensor([1.0, -2.0, 0.5])
+    weight = torch.nn.Parameter(torch.zeros(3))
+    fit(
+        lambda i: {"mse": (x[i] @ weight - x[i] @ truth).square().mean()}, [weight], config(),
+        num_items=64, seed=0, desc="test",
+    )  # fmt: skip
+    torch.testing.assert_close(weight.detach(), truth, rtol=0.02, atol=0.02)
+
+
+def test_ten_gradients_that_are_not_finite_in_a_row_stop_it() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(FloatingPointError, match="not finite ten steps in a row, last at step 9"):
+        fit(lambda i: {"nan": (weight * torch.nan).sum()}, [weight], config(), num_items=8, seed=0, desc="test")
+    assert weight.item() == 1.0
+
+
+def test_one_bad_step_is_skipped_and_leaves_no_trace_in_the_weights() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    calls = iter(range(100))
+    fit(
+        lambda i: {"loss": (weight * (torch.inf if next(calls) == 3 else 1.0)).sum() - weight.sum().detach()},
+        [weight], config(num_steps=5), num_items=8, seed=0, desc="test",
+    )  # fmt: skip
+    assert torch.isfinite(weight).all()
+
+
+def test_every_item_is_seen_once_per_epoch() -> None:
+    seen = torch.cat(list(batches(12, 4, 6, seed=3)))
+    assert sorted(seen[:12].tolist()) == list(range(12))
+    assert sorted(seen[12:].tolist()) == list(range(12))
+    assert seen[:12].tolist() != seen[12:].tolist()
+
+
+def test_too_few_samples_for_a_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 samples do not fill a batch of 4"):
+        next(batches(3, 4, 1, seed=0))
+
+
+def test_the_average_warms_up_and_can_be_put_on_and_taken_off() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    ema = Ema([weight], 0.99)
+    weight.data.fill_(1.0)
+    ema.update()  # decay min(.99, 1/10)
+    with ema.applied():
+        torch.testing.assert_close(weight.data, torch.tensor([0.9]))
+    assert weight.item() == 1.0
+
+
+def test_the_learning_rate_rises_linearly_and_falls_to_zero() -> None:
+    factors = [learning_rate_factor(step, 100, 9) for step in range(101)]
+    assert factors[4] == 0.5 and factors[9] == 1.0 and factors[100] == 0.0
+    assert all(a >= b for a, b in zip(factors[9:], factors[10:], strict=False))
