@@ -62,7 +62,9 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
 def batches(num_items: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Int[Tensor, " batch"]]:
     """Indices of `num_steps` batches: epoch after epoch, each in a new order."""
     if num_items < batch_size:
-        raise ValueError(f"{num_items} samples do not fill a batch of {batch_size}; render more or lower batch_size")
+        raise ValueError(
+            f"{num_items} samples do not fill a batch of {batch_size}; render more or lower batch_size"
+        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(num_items, generator=generator)
     position = 0
@@ -98,7 +100,10 @@ def fit(
     ema = Ema(parameters, config.ema_decay)
     skipped_in_a_row = 0
     bar = progress(
-        batches(num_items, config.batch_size, config.num_steps, seed), total=config.num_steps, desc=desc, unit="step"
+        batches(num_items, config.batch_size, config.num_steps, seed),
+        total=config.num_steps,
+        desc=desc,
+        unit="step",
     )
     for step, indices in enumerate(bar):
         with accelerator.autocast():
@@ -109,14 +114,20 @@ def fit(
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         if torch.isfinite(grad_norm):
             optimiser.step()
+            schedule.step()
             ema.update()
             skipped_in_a_row = 0
         else:
             skipped_in_a_row += 1
             if skipped_in_a_row == 10:
-                raise FloatingPointError(f"{desc}: the gradient was not finite ten steps in a row, last at step {step}")
-        schedule.step()
+                raise FloatingPointError(
+                    f"{desc}: the gradient was not finite ten steps in a row, last at step {step}"
+                )
         if run is not None and (step % 10 == 0 or step == config.num_steps - 1):
             scalars = {f"{log_prefix}{name}": value.item() for name, value in parts.items()}
-            run.log(step, **scalars, **{f"{log_prefix}loss": loss.item(), f"{log_prefix}grad_norm": grad_norm.item()})
+            run.log(
+                step,
+                **scalars,
+                **{f"{log_prefix}loss": loss.item(), f"{log_prefix}grad_norm": grad_norm.item()},
+            )
     ema.copy_to_parameters()

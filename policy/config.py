@@ -83,7 +83,7 @@ class RewardConfig:
     max_failed_fraction: float = 0.5
     """An iteration in which more rollouts than this have no score stops the run with the reasons."""
     reader: Literal["heads", "estimator"] = "heads"
-    """What reads depth and motion: the heads on the frozen reference's features, or estimators on decoded RGB."""
+    """What reads depth and motion: the heads on the reference's features, or estimators on decoded RGB."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction < 1:

@@ -109,7 +109,7 @@ def generated_dims(mask: Tensor, x: Float[Tensor, "batch *dims"]) -> Bool[Tensor
         raise ValueError("mask must be 1 on generated dims and 0 on conditioning dims, got other values")
     if mask.ndim != x.ndim:
         raise ValueError(
-            f"mask must have the {x.ndim} dims of x so that none is guessed, got {tuple(mask.shape)}"
+            f"mask must have all {x.ndim} dims of x (size 1 broadcasts), got shape {tuple(mask.shape)}"
         )
     try:
         generated = mask.bool().to(x.device).expand(x.shape)

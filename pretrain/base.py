@@ -31,7 +31,11 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
     generator = torch.Generator().manual_seed(config.seed)
 
     def images(indices: Tensor) -> Tensor:
-        return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2).contiguous(memory_format=torch.channels_last)
+        return (
+            to_model_range(frames_NHW3[indices].unsqueeze(1))
+            .squeeze(2)
+            .contiguous(memory_format=torch.channels_last)
+        )
 
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
         x = images(indices)
@@ -43,9 +47,15 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
         return {"l1": error.abs().mean(), "mse": error.square().mean(), "latent_size": 0.01 * size}
 
     fit(
-        loss_parts, list(model.vae.parameters()), config.autoencoder,
-        num_items=len(frames_NHW3), seed=config.seed, desc="autoencoder", run=run, log_prefix="autoencoder_",
-    )  # fmt: skip
+        loss_parts,
+        list(model.vae.parameters()),
+        config.autoencoder,
+        num_items=len(frames_NHW3),
+        seed=config.seed,
+        desc="autoencoder",
+        run=run,
+        log_prefix="autoencoder_",
+    )
     chosen = torch.randperm(len(frames_NHW3), generator=generator)[:2048]
     with torch.no_grad():
         latents = torch.cat([model.vae.encode(images(part)).latents for part in chosen.split(256)])
@@ -53,7 +63,9 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
     model.latents_std.copy_(latents.std((0, 2, 3)).view_as(model.latents_std))
 
 
-def train_denoiser(model: WanModel, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder) -> None:
+def train_denoiser(
+    model: WanModel, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
+) -> None:
     """Fit the transformer and the text encoder by flow matching."""
     import torch
 
@@ -72,9 +84,15 @@ def train_denoiser(model: WanModel, latents_NCThw: Tensor, captions: list[str], 
 
     parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
     fit(
-        loss_parts, parameters, config.denoiser,
-        num_items=len(latents_NCThw), seed=config.seed, desc="base", run=run, log_prefix="base_",
-    )  # fmt: skip
+        loss_parts,
+        parameters,
+        config.denoiser,
+        num_items=len(latents_NCThw),
+        seed=config.seed,
+        desc="base",
+        run=run,
+        log_prefix="base_",
+    )
 
 
 def train(config: BaseConfig) -> Path:
@@ -102,7 +120,9 @@ def train(config: BaseConfig) -> Path:
 
 def main() -> None:
     """Command line."""
-    config, _ = configs.load_preset(BaseConfig, Path(__file__).parent / "presets" / "base", default="tiny-wan")
+    config, _ = configs.load_preset(
+        BaseConfig, Path(__file__).parent / "presets" / "base", default="tiny-wan"
+    )
     train(config)
 
 

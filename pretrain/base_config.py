@@ -23,7 +23,7 @@ class BaseConfig:
     shift: float = 3.0
     """Shift of the training noise levels towards 1."""
     latent_noise: float = 0.1
-    """Noise added to latents while the autoencoder trains, relative to their spread: makes decoding robust."""
+    """Noise added to latents while the autoencoder trains, relative to their spread."""
     autoencoder: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=32, learning_rate=3e-3, bf16=True)
     )

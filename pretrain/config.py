@@ -41,6 +41,8 @@ class StageOneConfig:
 
     def __post_init__(self) -> None:
         if self.num_videos < self.heads.batch_size:
-            raise ValueError(f"num_videos must fill a batch of {self.heads.batch_size}, got {self.num_videos}")
+            raise ValueError(
+                f"num_videos must fill a batch of {self.heads.batch_size}, got {self.num_videos}"
+            )
         if not self.low_noise_bias > 0:
             raise ValueError(f"low_noise_bias must be positive, got {self.low_noise_bias}")

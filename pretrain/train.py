@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from phys4d.runtime.run import RunFolder
 
 
-def train_depth_estimator(dataset: Dataset, config: StageOneConfig, run: RunFolder) -> DepthAnythingForDepthEstimation:
+def train_depth_estimator(
+    dataset: Dataset, config: StageOneConfig, run: RunFolder
+) -> DepthAnythingForDepthEstimation:
     """Fit the tiny depth estimator to simulator frames, by log-depth error and its gradients."""
     import torch
 
@@ -35,7 +37,11 @@ def train_depth_estimator(dataset: Dataset, config: StageOneConfig, run: RunFold
         truth = depths[indices]
         valid = torch.isfinite(truth)
         truth = torch.where(valid, truth, 1.0).log()
-        predicted = estimator(frames[indices].movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth.clamp(min=1e-2).log()
+        predicted = (
+            estimator(frames[indices].movedim(-1, 1).float() / 127.5 - 1.0)
+            .predicted_depth.clamp(min=1e-2)
+            .log()
+        )
         predicted = torch.where(valid, predicted, truth)
         return {
             "log_depth": (predicted - truth).abs().mean(),
@@ -43,9 +49,15 @@ def train_depth_estimator(dataset: Dataset, config: StageOneConfig, run: RunFold
         }
 
     fit(
-        loss_parts, list(estimator.parameters()), config.estimator,
-        num_items=len(frames), seed=config.seed, desc="depth estimator", run=run, log_prefix="estimator_",
-    )  # fmt: skip
+        loss_parts,
+        list(estimator.parameters()),
+        config.estimator,
+        num_items=len(frames),
+        seed=config.seed,
+        desc="depth estimator",
+        run=run,
+        log_prefix="estimator_",
+    )
     return estimator.eval()
 
 
@@ -82,7 +94,9 @@ def train(config: StageOneConfig) -> Path:
         open_dataset(config.truth, "val"),
     )
     if len(videos) < config.num_videos:
-        raise ValueError(f"num_videos is {config.num_videos}, but {config.videos} has {len(videos)}; render more")
+        raise ValueError(
+            f"num_videos is {config.num_videos}, but {config.videos} has {len(videos)}; render more"
+        )
     model = WanModel.load(config.run / "base" / "model")
     model.requires_grad_(False)
     with RunFolder.open(config.run / "stage1", configs.to_toml(config), resume=True) as run:
@@ -114,7 +128,9 @@ def train(config: StageOneConfig) -> Path:
             noise = torch.randn(x0.shape, generator=generator)
             with torch.no_grad():
                 conditioning = Conditioning(text[indices], x0[:, :, 0])
-                features = model.predict(noised(x0, noise, sigma), sigma, conditioning, features=True).features
+                features = model.predict(
+                    noised(x0, noise, sigma), sigma, conditioning, features=True
+                ).features
             read = heads(features, sigma)
             depth, motion, mask = label_depth[indices], label_motion[indices], label_trusted[indices]
             weight = mask & off_depth_edges(depth[:, :-1])
@@ -122,8 +138,11 @@ def train(config: StageOneConfig) -> Path:
             moving = mask & (motion[..., :2].norm(dim=-1) > 1.0)
             error = charbonnier((read.motion_BTHW3 - motion) / unit)
             return {
-                "depth": scale_shift_invariant_depth_loss(read.depth_BTHW, depth, torch.ones_like(depth, dtype=torch.bool)),
-                "depth_gradient": config.gradient_weight * depth_gradient_loss(read.depth_BTHW.log(), depth.log()),
+                "depth": scale_shift_invariant_depth_loss(
+                    read.depth_BTHW, depth, torch.ones_like(depth, dtype=torch.bool)
+                ),
+                "depth_gradient": config.gradient_weight
+                * depth_gradient_loss(read.depth_BTHW.log(), depth.log()),
                 "motion": config.motion_weight
                 * (
                     masked_mean(error[..., :2].sum(-1), mask)
@@ -139,15 +158,22 @@ def train(config: StageOneConfig) -> Path:
         held_truth = (held_out.stack("depth"), held_out.stack("motion"), held_out.stack("object_ids"))
 
         def validate(step: int) -> None:
-            errors = depth_motion_errors(*to_numpy(read_with_heads(model, heads, held_latents, held)), *held_truth)
+            errors = depth_motion_errors(
+                *to_numpy(read_with_heads(model, heads, held_latents, held)), *held_truth
+            )
             run.log(step, **{f"val_{name}": value for name, value in asdict(errors).items()})
             print(f"held-out after {step} steps: {errors}")
 
         validate(0)
         fit(
-            loss_parts, list(heads.parameters()), config.heads,
-            num_items=len(latents), seed=config.seed, desc="stage 1", run=run,
-        )  # fmt: skip
+            loss_parts,
+            list(heads.parameters()),
+            config.heads,
+            num_items=len(latents),
+            seed=config.seed,
+            desc="stage 1",
+            run=run,
+        )
         validate(config.heads.num_steps)
         estimated, _ = read_with_estimators(estimator, held_rgb)
         print(f"the estimators themselves: {depth_motion_errors(*to_numpy(estimated), *held_truth)}")
@@ -158,7 +184,9 @@ def train(config: StageOneConfig) -> Path:
 
 def main() -> None:
     """Command line."""
-    config, _ = configs.load_preset(StageOneConfig, Path(__file__).parent / "presets" / "stage1", default="tiny-wan")
+    config, _ = configs.load_preset(
+        StageOneConfig, Path(__file__).parent / "presets" / "stage1", default="tiny-wan"
+    )
     train(config)
 
 

@@ -65,7 +65,9 @@ def train(config: StageTwoConfig) -> Path:
             conditioning = Conditioning(text[indices], x0[:, :, 0])
             prediction = model.predict(noised(x0, noise, sigma), sigma, conditioning, features=True)
             mask = model.generated_mask(x0)
-            velocity_error = ((prediction.velocity_BCThw - (noise - x0)).square() * mask)[: len(indices) - half]
+            velocity_error = ((prediction.velocity_BCThw - (noise - x0)).square() * mask)[
+                : len(indices) - half
+            ]
             read = heads(prediction.features, sigma)
             depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
             on_object, moving = ids > 0, ids[:, :-1] > 0
@@ -76,7 +78,8 @@ def train(config: StageTwoConfig) -> Path:
                 "diffusion": velocity_error.sum() / mask.expand_as(velocity_error).sum(),
                 "depth": config.depth_weight * (depth_error.mean() + masked_mean(depth_error, on_object)),
                 "motion": config.motion_weight * (motion_error.mean() + masked_mean(motion_error, moving)),
-                "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, warp_mask),
+                "warp": config.warp_weight
+                * warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, warp_mask),
             }
 
         held_latents = encode_videos(model, torch.from_numpy(held_out.stack("rgb")))
@@ -102,9 +105,14 @@ def train(config: StageTwoConfig) -> Path:
 
         validate(0)
         fit(
-            loss_parts, [*adapter, *heads.parameters()], config.optimiser,
-            num_items=len(latents), seed=config.seed, desc="stage 2", run=run,
-        )  # fmt: skip
+            loss_parts,
+            [*adapter, *heads.parameters()],
+            config.optimiser,
+            num_items=len(latents),
+            seed=config.seed,
+            desc="stage 2",
+            run=run,
+        )
         validate(config.optimiser.num_steps)
         save_lora(model.transformer, "sft", stage / "lora")
         heads.save(stage / "heads.safetensors")

@@ -18,7 +18,7 @@ def track_colours(
     *,
     tolerance: float = 0.06,
 ) -> Float[np.ndarray, "frames objects 2"]:
-    """Centroid (u, v) in pixels of each object's colour in every frame; NaN where fewer than 4 pixels show it.
+    """Centroid (u, v) in pixels of each object's colour per frame; NaN where fewer than 4 pixels show it.
 
     Args:
         rgb: the video; frame 0 agrees with `object_ids`.
@@ -31,7 +31,9 @@ def track_colours(
     colours = _chromaticity(rgb)
     height, width = object_ids.shape
     rows, columns = np.mgrid[:height, :width] + 0.5
-    background = np.median(colours[0][object_ids == 0], axis=0) if (object_ids == 0).any() else np.full(3, 1 / 3)
+    background = (
+        np.median(colours[0][object_ids == 0], axis=0) if (object_ids == 0).any() else np.full(3, 1 / 3)
+    )
     references = [
         np.median(colours[0][object_ids == o], axis=0) if (object_ids == o).any() else np.full(3, np.nan)
         for o in range(1, num_objects + 1)
@@ -54,14 +56,19 @@ def trajectory_errors(
     true_tracks: Float[np.ndarray, "frames objects 2"],
     lost_px: float,
 ) -> Float[np.ndarray, "frames objects"]:
-    """Distance in pixels per frame and object; NaN where the truth is not seen, `lost_px` where only it is seen."""
+    """Distance in pixels per frame and object.
+
+    It is NaN where the truth is not seen, and `lost_px` where only the truth is seen.
+    """
     distance = np.linalg.norm(tracks - true_tracks, axis=-1)
     true_seen: Bool[np.ndarray, "frames objects"] = np.isfinite(true_tracks).all(-1)
     lost = true_seen & ~np.isfinite(tracks).all(-1)
     return np.where(lost, lost_px, np.where(true_seen, np.minimum(distance, lost_px), np.nan))
 
 
-def constant_velocity(true_tracks: Float[np.ndarray, "frames objects 2"]) -> Float[np.ndarray, "frames objects 2"]:
+def constant_velocity(
+    true_tracks: Float[np.ndarray, "frames objects 2"],
+) -> Float[np.ndarray, "frames objects 2"]:
     """The baseline that sees the true frames 0 and 1 and goes on in a straight line."""
     steps = np.arange(len(true_tracks))[:, None, None]
     return true_tracks[0] + steps * (true_tracks[1] - true_tracks[0])

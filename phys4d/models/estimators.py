@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -53,11 +54,14 @@ def load_depth_estimator(directory: Path) -> DepthAnythingForDepthEstimation:
 
 @torch.no_grad()
 def estimate_depth(
-    estimator: DepthAnythingForDepthEstimation, rgb_NHW3: UInt8[Tensor, "images height width 3"], batch_size: int = 64
+    estimator: DepthAnythingForDepthEstimation,
+    rgb_NHW3: UInt8[Tensor, "images height width 3"],
+    batch_size: int = 64,
 ) -> Float[Tensor, "images height width"]:
     """z-depth in metres, image by image."""
     parts = [
-        estimator(part.movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth for part in rgb_NHW3.split(batch_size)
+        estimator(part.movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth
+        for part in rgb_NHW3.split(batch_size)
     ]
     return torch.cat(parts)
 
@@ -77,14 +81,21 @@ class DisFlow:
         """Flow (du, dv) in pixels from each frame to the next, and where going there and back returns
         to within 1 pixel plus 5 % of the way."""
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb_THW3]
-        pairs = list(zip(gray[:-1], gray[1:], strict=True))
+        pairs = list(itertools.pairwise(gray))
         forward = np.stack([self._dis.calc(a, b, None) for a, b in pairs])
         backward = np.stack([self._dis.calc(b, a, None) for a, b in pairs])
         height, width = gray[0].shape
         columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         returned = np.stack(
             [
-                cv2.remap(back, columns + there[..., 0], rows + there[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
+                cv2.remap(
+                    back,
+                    columns + there[..., 0],
+                    rows + there[..., 1],
+                    cv2.INTER_LINEAR,
+                    None,
+                    cv2.BORDER_REPLICATE,
+                )
                 for there, back in zip(forward, backward, strict=True)
             ]
         )

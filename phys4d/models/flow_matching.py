@@ -15,7 +15,10 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
 
 
 def logit_normal_levels(num: int, shift: float, generator: torch.Generator) -> Float[Tensor, " num"]:
-    """Noise levels in (0, 1): the sigmoid of a standard normal, shifted. Source: Esser et al. 2024, section 3.1."""
+    """Noise levels in (0, 1): the sigmoid of a standard normal, shifted.
+
+    Source: Esser et al. 2024, section 3.1.
+    """
     return shifted(torch.sigmoid(torch.randn(num, generator=generator)), shift)
 
 

@@ -82,11 +82,15 @@ def warp_consistency_loss(
     columns = torch.arange(width, device=depth_BTHW.device) + 0.5
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     target = pixels + motion_BTHW3[..., :2]
-    arrived = sample_at(depth_BTHW[:, 1:].flatten(0, 1), target.flatten(0, 1)).unflatten(0, (batch, frames - 1))
+    arrived = sample_at(depth_BTHW[:, 1:].flatten(0, 1), target.flatten(0, 1)).unflatten(
+        0, (batch, frames - 1)
+    )
     return masked_mean((arrived - (depth_BTHW[:, :-1] + motion_BTHW3[..., 2])).abs(), mask_BTHW)
 
 
-def off_depth_edges(depth_BTHW: Tensor, threshold_m: float = 0.1) -> Bool[Tensor, "batch frames height width"]:
+def off_depth_edges(
+    depth_BTHW: Tensor, threshold_m: float = 0.1
+) -> Bool[Tensor, "batch frames height width"]:
     """True where depth varies by less than `threshold_m` within the 3x3 neighbourhood."""
     highest = F.max_pool2d(depth_BTHW, 3, stride=1, padding=1)
     lowest = -F.max_pool2d(-depth_BTHW, 3, stride=1, padding=1)

@@ -49,7 +49,7 @@ class GeometryHeads(nn.Module):
         super().__init__()
         if upsampling < 2 or upsampling & (upsampling - 1):
             raise ValueError(f"upsampling must be a power of two of at least 2, got {upsampling}")
-        self.config = dict(width=width, num_taps=num_taps, channels=channels, upsampling=upsampling)
+        self.config = {"width": width, "num_taps": num_taps, "channels": channels, "upsampling": upsampling}
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_taps))
         self.film = nn.Sequential(nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 2 * channels * num_taps))
         self.project = nn.ModuleList(nn.Linear(width, channels) for _ in range(num_taps))
@@ -105,7 +105,7 @@ class GeometryHeads(nn.Module):
         with safe_open(path, "pt") as file:
             sizes = {name: int(value) for name, value in file.metadata().items()}
             heads = cls(**sizes)
-            heads.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            heads.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return heads.eval()
 
 

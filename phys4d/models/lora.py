@@ -25,7 +25,8 @@ def add_lora(transformer: nn.Module, name: str, *, rank: int, targets: Sequence[
         raise ValueError(f"lora rank must be at least 1, got {rank}")
     transformer.requires_grad_(False)
     transformer.add_adapter(
-        LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=True), adapter_name=name
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=True),
+        adapter_name=name,
     )
     return [p for p in transformer.parameters() if p.requires_grad]
 
@@ -50,7 +51,9 @@ def load_lora(transformer: nn.Module, name: str, directory: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no adapter at {path}; train it with `make sft`")
     try:
-        transformer.load_lora_adapter(str(directory), weight_name=FILE_NAME, adapter_name=name, prefix="transformer")
+        transformer.load_lora_adapter(
+            str(directory), weight_name=FILE_NAME, adapter_name=name, prefix="transformer"
+        )
     except (RuntimeError, KeyError) as error:
         raise ValueError(f"{path} does not fit this transformer: {str(error).splitlines()[0]}") from error
 

@@ -92,7 +92,12 @@ class VideoModel(Protocol):
         ...
 
     def predict(
-        self, latents_BCThw: Tensor, sigma: float | Tensor, conditioning: Conditioning, *, features: bool = False
+        self,
+        latents_BCThw: Tensor,
+        sigma: float | Tensor,
+        conditioning: Conditioning,
+        *,
+        features: bool = False,
     ) -> Prediction:
         """Predict the velocity at noise level `sigma` in [0, 1], a number or one per video."""
         ...
@@ -104,8 +109,6 @@ class VideoModel(Protocol):
     def save(self, directory: Path) -> None:
         """Write the parts as a diffusers pipeline folder."""
         ...
-
-
 
 
 def to_model_range(video_uint8: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ def read_with_heads(
     parts: list[Geometry] = []
     for start in range(0, len(latents_BCThw), batch_size):
         chosen = slice(start, start + batch_size)
-        prediction = model.predict(latents_BCThw[chosen], READING_SIGMA, conditioning.select(chosen), features=True)
+        prediction = model.predict(
+            latents_BCThw[chosen], READING_SIGMA, conditioning.select(chosen), features=True
+        )
         parts.append(heads(prediction.features, READING_SIGMA))
     return join(parts)
 
@@ -62,6 +64,6 @@ def read_with_estimators(
     return Geometry(depth, motion), trusted
 
 
-def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, "..."]]:
+def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, ...], Float32[np.ndarray, ...]]:
     """Depth (B, T, H, W) and motion (B, T-1, H, W, 3) as float32 arrays."""
     return geometry.depth_BTHW.float().numpy(), geometry.motion_BTHW3.float().numpy()

@@ -93,7 +93,12 @@ class WanModel(nn.Module):
     # The denoiser
 
     def predict(
-        self, latents_BCThw: Tensor, sigma: float | Tensor, conditioning: Conditioning, *, features: bool = False
+        self,
+        latents_BCThw: Tensor,
+        sigma: float | Tensor,
+        conditioning: Conditioning,
+        *,
+        features: bool = False,
     ) -> Prediction:
         batch, _, frames, h, w = latents_BCThw.shape
         mask = self.generated_mask(latents_BCThw)
@@ -126,13 +131,17 @@ class WanModel(nn.Module):
         with atomic_directory(directory, replace=True) as folder:
             self.transformer.save_pretrained(folder / "transformer")
             self.vae.register_to_config(
-                latents_mean=self.latents_mean.flatten().tolist(), latents_std=self.latents_std.flatten().tolist()
+                latents_mean=self.latents_mean.flatten().tolist(),
+                latents_std=self.latents_std.flatten().tolist(),
             )
             self.vae.save_pretrained(folder / "vae")
             self.text_encoder.save_pretrained(folder / "text_encoder")
             self.tokenizer.save_pretrained(folder / "tokenizer")
             FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
-            index = {"model": "wan", "parts": ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"]}
+            index = {
+                "model": "wan",
+                "parts": ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"],
+            }
             (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
     @classmethod
@@ -157,7 +166,9 @@ class WanModel(nn.Module):
 def _tapped(transformer: WanTransformer3DModel, taps: Sequence[int]) -> Iterator[list[Tensor]]:
     """Collect the outputs of some blocks, in order."""
     outputs: list[Tensor] = []
-    hooks = [transformer.blocks[i].register_forward_hook(lambda _m, _a, out: outputs.append(out)) for i in taps]
+    hooks = [
+        transformer.blocks[i].register_forward_hook(lambda _m, _a, out: outputs.append(out)) for i in taps
+    ]
     try:
         yield outputs
     finally:
@@ -170,10 +181,17 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
     tokenizer = build_tokenizer(captions)
     text_encoder = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=len(tokenizer), d_model=64, d_kv=16, num_heads=4, d_ff=128, num_layers=2, dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id, decoder_start_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            d_model=64,
+            d_kv=16,
+            num_heads=4,
+            d_ff=128,
+            num_layers=2,
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     vae = AutoencoderTiny(
         encoder_block_out_channels=(32,) * 4,
         decoder_block_out_channels=(32,) * 4,

@@ -1,5 +1,7 @@
 """The optimisation loop."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -16,16 +18,27 @@ def test_it_solves_least_squares() -> None:
     x, truth = torch.randn(64, 3), torch.tensor([1.0, -2.0, 0.5])
     weight = torch.nn.Parameter(torch.zeros(3))
     fit(
-        lambda i: {"mse": (x[i] @ weight - x[i] @ truth).square().mean()}, [weight], config(),
-        num_items=64, seed=0, desc="test",
-    )  # fmt: skip
+        lambda i: {"mse": (x[i] @ weight - x[i] @ truth).square().mean()},
+        [weight],
+        config(),
+        num_items=64,
+        seed=0,
+        desc="test",
+    )
     torch.testing.assert_close(weight.detach(), truth, rtol=0.02, atol=0.02)
 
 
 def test_ten_gradients_that_are_not_finite_in_a_row_stop_it() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(FloatingPointError, match="not finite ten steps in a row, last at step 9"):
-        fit(lambda i: {"nan": (weight * torch.nan).sum()}, [weight], config(), num_items=8, seed=0, desc="test")
+        fit(
+            lambda i: {"nan": (weight * torch.nan).sum()},
+            [weight],
+            config(),
+            num_items=8,
+            seed=0,
+            desc="test",
+        )
     assert weight.item() == 1.0
 
 
@@ -34,8 +47,12 @@ def test_one_bad_step_is_skipped_and_leaves_no_trace_in_the_weights() -> None:
     calls = iter(range(100))
     fit(
         lambda i: {"loss": (weight * (torch.inf if next(calls) == 3 else 1.0)).sum() - weight.sum().detach()},
-        [weight], config(num_steps=5), num_items=8, seed=0, desc="test",
-    )  # fmt: skip
+        [weight],
+        config(num_steps=5),
+        num_items=8,
+        seed=0,
+        desc="test",
+    )
     assert torch.isfinite(weight).all()
 
 
@@ -64,4 +81,4 @@ def test_the_average_warms_up_and_can_be_put_on_and_taken_off() -> None:
 def test_the_learning_rate_rises_linearly_and_falls_to_zero() -> None:
     factors = [learning_rate_factor(step, 100, 9) for step in range(101)]
     assert factors[4] == 0.5 and factors[9] == 1.0 and factors[100] == 0.0
-    assert all(a >= b for a, b in zip(factors[9:], factors[10:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[9:]))

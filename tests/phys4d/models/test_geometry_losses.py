@@ -38,7 +38,9 @@ def test_a_drift_of_scale_over_frames_is_not_forgiven() -> None:
 def test_gradient_loss_ignores_a_shift_and_sees_a_slope() -> None:
     assert depth_gradient_loss(ramp() + 3.0, ramp()).abs() < 1e-5
     # A doubled slope is .1 m per column too much; each halving doubles the step: (.1 + .2 + .4) / 3.
-    torch.testing.assert_close(depth_gradient_loss(2 * ramp(), ramp()), torch.tensor(0.7 / 3), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        depth_gradient_loss(2 * ramp(), ramp()), torch.tensor(0.7 / 3), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_charbonnier_is_zero_at_zero_and_absolute_far_away() -> None:

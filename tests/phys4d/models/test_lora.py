@@ -20,7 +20,9 @@ def make() -> WanModel:
 
 def predict(model: WanModel) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    cond = Conditioning(torch.randn(1, 48, 64, generator=generator), torch.randn(1, 8, 8, 8, generator=generator))
+    cond = Conditioning(
+        torch.randn(1, 48, 64, generator=generator), torch.randn(1, 8, 8, 8, generator=generator)
+    )
     with torch.no_grad():
         return model.predict(torch.randn(1, 8, 3, 8, 8, generator=generator), 0.5, cond).velocity_BCThw
 
@@ -84,9 +86,15 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
     add_lora(model.transformer, "sft", rank=4, targets=model.lora_targets)
     save_lora(model.transformer, "sft", tmp_path / "lora")
     wider = WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=32, in_channels=8, out_channels=8, text_dim=64, freq_dim=64,
-        ffn_dim=64, num_layers=2,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=32,
+        in_channels=8,
+        out_channels=8,
+        text_dim=64,
+        freq_dim=64,
+        ffn_dim=64,
+        num_layers=2,
+    )
     with pytest.raises(ValueError, match="does not fit this transformer"):
         load_lora(wider, "sft", tmp_path / "lora")
 

@@ -47,7 +47,9 @@ def test_the_noisy_first_frame_has_no_influence(model: WanModel) -> None:
     x = torch.randn(2, 8, 5, 8, 8)
     other = x.clone()
     other[:, :, 0] += 1.0
-    torch.testing.assert_close(model.predict(x, 0.5, cond).velocity_BCThw, model.predict(other, 0.5, cond).velocity_BCThw)
+    torch.testing.assert_close(
+        model.predict(x, 0.5, cond).velocity_BCThw, model.predict(other, 0.5, cond).velocity_BCThw
+    )
 
 
 @torch.no_grad()
@@ -57,7 +59,11 @@ def test_text_and_first_frame_and_noise_level_each_change_the_prediction(model: 
     base = model.predict(x, 0.5, cond).velocity_BCThw
     swapped_text = Conditioning(cond.text_BLD.flip(0), cond.first_frame_BChw)
     swapped_frame = Conditioning(cond.text_BLD, cond.first_frame_BChw.flip(0))
-    for changed in (model.predict(x, 0.5, swapped_text), model.predict(x, 0.5, swapped_frame), model.predict(x, 0.6, cond)):
+    for changed in (
+        model.predict(x, 0.5, swapped_text),
+        model.predict(x, 0.5, swapped_frame),
+        model.predict(x, 0.6, cond),
+    ):
         assert (changed.velocity_BCThw - base).abs().max() > 1e-4
 
 
@@ -73,7 +79,9 @@ def test_a_saved_model_predicts_the_same_after_loading(model: WanModel, tmp_path
     model.save(tmp_path / "model")
     loaded = WanModel.load(tmp_path / "model")
     cond, x = conditioning(model), torch.randn(2, 8, 5, 8, 8)
-    assert torch.equal(loaded.predict(x, 0.3, cond).velocity_BCThw, model.predict(x, 0.3, cond).velocity_BCThw)
+    assert torch.equal(
+        loaded.predict(x, 0.3, cond).velocity_BCThw, model.predict(x, 0.3, cond).velocity_BCThw
+    )
     assert torch.equal(loaded.encode_text(CAPTIONS), model.encode_text(CAPTIONS))
     assert torch.equal(loaded.latents_std, model.latents_std)
 
