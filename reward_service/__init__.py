@@ -1,0 +1,1 @@
+"""The reward service: re-simulates scenes and scores generated videos against them."""

@@ -1,0 +1,90 @@
+"""The Ray Serve application: one ingress without heavy work in front of scorer processes."""
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.grpc_util import RayServegRPCContext
+from ray.serve.handle import DeploymentHandle
+
+from phys4d.reward.v1 import reward_pb2 as pb
+from phys4d.runtime.threads import limit_threads
+from phys4d.types import Failure, Outcome, Rollout
+from reward_service.config import ServiceConfig, read_token
+from reward_service.rewards import describe_simulator, make_rewards, score_one
+from reward_service.servicer import RewardServicer
+
+GRPC_SERVICER_FUNCTION = "phys4d.reward.v1.reward_pb2_grpc.add_RewardServiceServicer_to_server"
+
+
+class Scorer:
+    """Holds the rewards and scores one rollout at a time."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        limit_threads(config.num_threads)
+        self._rewards = make_rewards(config)
+
+    def score(self, name: str, rollout: Rollout) -> Outcome:
+        """Score one rollout."""
+        return score_one(self._rewards, name, rollout)
+
+
+class Ingress:
+    """Answers gRPC calls: checks them and hands each rollout to a scorer."""
+
+    def __init__(self, config: ServiceConfig, scorers: DeploymentHandle) -> None:
+        self._scorers = scorers
+        simulator, families = describe_simulator(config)
+        self._servicer = RewardServicer(
+            config,
+            token=read_token(config.token_file),
+            rewards=make_rewards(config),
+            score=self._score,
+            simulator=simulator,
+            families=families,
+        )
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
+    ) -> pb.GetServerInfoResponse:
+        """What this server can score."""
+        return await self._servicer.GetServerInfo(request, grpc_context)
+
+    async def ScoreBatch(
+        self, request: pb.ScoreBatchRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ScoreBatchResponse:
+        """Score the rollouts of a request."""
+        return await self._servicer.ScoreBatch(request, grpc_context)
+
+    async def _score(self, name: str, rollout: Rollout) -> Outcome:
+        response = self._scorers.score.remote(name, rollout)
+        try:
+            return await response
+        except BackPressureError as error:
+            failure = Failure(error_class="INFRA", reason="OVERLOADED", message=str(error))
+        except (RayError, RayServeException) as error:
+            message = f"{type(error).__name__}: {error}"[:500]
+            failure = Failure(error_class="INFRA", reason="SCORER_DIED", message=message)
+        return Outcome(sample_id=rollout.sample_id, result=failure)
+
+
+def build(config: ServiceConfig) -> Application:
+    """Bind the application for a configuration."""
+    # Cores are Ray's bookkeeping only: the cluster is started with one for each actor.
+    scorer = serve.deployment(Scorer).options(
+        num_replicas=config.num_replicas,
+        max_ongoing_requests=2,
+        max_queued_requests=config.max_queued,
+        ray_actor_options={"num_cpus": 1},
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=5,
+    )
+    ingress = serve.deployment(Ingress).options(
+        num_replicas=1,
+        max_ongoing_requests=64,
+        max_queued_requests=256,
+        ray_actor_options={"num_cpus": 1},
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=5,
+    )
+    return ingress.bind(config, scorer.bind(config))

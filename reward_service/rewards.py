@@ -1,0 +1,57 @@
+"""The rewards a service offers, and what happens when one of them fails."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from phys4d.reward.plugin import DataError, Reward, load_reward
+from phys4d.types import Failure, Outcome, Rollout, Score
+from reward_service.config import ServiceConfig
+
+logger = logging.getLogger(__name__)
+
+
+def make_rewards(config: ServiceConfig) -> dict[str, Reward]:
+    """Make the configured rewards by name; the first is the default."""
+    rewards: list[Reward] = []
+    if config.scene_chamfer:
+        from reward_service.scoring import SceneChamfer
+
+        rewards.append(SceneChamfer(config.chamfer))
+    rewards += [load_reward(target) for target in config.rewards]
+    names = [reward.name for reward in rewards]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two rewards share a name: {sorted(names)}")
+    return {reward.name: reward for reward in rewards}
+
+
+def describe_simulator(config: ServiceConfig) -> tuple[str, dict[str, list[str]]]:
+    """Engine and version, and the scene families it can rebuild by category; empty without `scene_chamfer`."""
+    if not config.scene_chamfer:
+        return "", {}
+    from phys4d.scenes import registry
+    from reward_service.truth import SIMULATOR
+
+    return SIMULATOR, registry.families()
+
+
+def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Outcome:
+    """Score one rollout; whatever the reward does, the outcome is a finite score or a failure."""
+    start = time.perf_counter()
+    try:
+        score = rewards[name].score(rollout)
+        if not isinstance(score, Score):
+            raise TypeError(f"score must return a Score, got {type(score).__name__}")
+    except DataError as error:
+        return _failed(rollout, Failure(error_class="DATA", reason=error.reason, message=error.message))
+    except Exception as error:  # A reward is foreign code: its bugs are told to the caller, not served as numbers.
+        logger.exception("reward %s failed on %s", name, rollout.sample_id)
+        message = f"reward {name}: {type(error).__name__}: {error}"
+        return _failed(rollout, Failure(error_class="INFRA", reason="REWARD_RAISED", message=message[:1000]))
+    seconds = time.perf_counter() - start
+    return Outcome(sample_id=rollout.sample_id, result=replace(score, scoring_s=seconds))
+
+
+def _failed(rollout: Rollout, failure: Failure) -> Outcome:
+    return Outcome(sample_id=rollout.sample_id, result=failure)

@@ -1,0 +1,115 @@
+"""The reward service on Ray Serve.
+
+    python -m reward_service.serve --preset tiny --port 9000 --num-replicas 2
+
+Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM and
+SIGINT stop it with all its processes.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from phys4d.reward.client import RewardClient
+from phys4d.runtime.config import load_preset
+from phys4d.runtime.errors import run_main
+from phys4d.runtime.threads import limit_threads
+from reward_service.config import ServiceConfig, read_token
+from reward_service.ready import PRESETS, announce
+
+START_TIMEOUT_S = 60.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def check_port(port: int) -> None:
+    """Refuse a taken port at once; Ray Serve would retry for long and then hide the reason."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(f"port {port} is taken ({error.strerror}); --port 0 finds a free one") from error
+
+
+def serve(config: ServiceConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    port = config.port or free_port()
+    check_port(port)
+    # Ray's processes find rewards of the working folder and keep their thread counts.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's own ports run code for whoever holds this token; nobody outside this process tree does.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+    import ray.serve
+
+    from reward_service.app import GRPC_SERVICER_FUNCTION, build
+
+    # Sockets lie in this folder, and their paths must stay below 108 characters.
+    temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
+    stopped = threading.Event()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=config.num_replicas + 1,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=config.object_store_mb << 20,
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(temp_dir),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        ray.serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": "127.0.0.1", "port": free_port()},
+            grpc_options={
+                "port": port,
+                "grpc_servicer_functions": [GRPC_SERVICER_FUNCTION],
+                "enable_reflection": False,
+            },
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        ray.serve.run(build(config), name="phys4d", route_prefix="/")
+        with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
+            client.wait_ready(START_TIMEOUT_S)
+        announce(config, port)
+        stopped.wait()
+    finally:
+        ray.serve.shutdown()
+        ray.shutdown()
+        shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def main() -> None:
+    """Read the configuration and serve."""
+    config, _ = load_preset(ServiceConfig, PRESETS, default="tiny")
+    if config.token_file is not None:
+        read_token(config.token_file)
+        config = replace(config, token_file=config.token_file.resolve())
+    limit_threads(config.num_threads)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.path.insert(0, os.getcwd())
+    serve(config)
+
+
+if __name__ == "__main__":
+    run_main(main)
