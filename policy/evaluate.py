@@ -299,9 +299,8 @@ def _print(table: Table) -> None:
     print(f"{'stage':18s} {'reader':10s} {'metric':24s} {'mean':>9s} {'sd over seeds':>14s}")
     for row in table.rows():
         spread = f"{np.std(row['seeds'], ddof=1):.4f}" if len(row["seeds"]) > 1 else "-"
-        print(
-            f"{row['stage']:18s} {row['reader']:10s} {row['metric']:24s} {row['mean']:9.4f} {spread:>14s} {row['unit']}"
-        )
+        name = f"{row['stage']:18s} {row['reader']:10s} {row['metric']:24s}"
+        print(f"{name} {row['mean']:9.4f} {spread:>14s} {row['unit']}")
 
 
 def main() -> None:

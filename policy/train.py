@@ -156,8 +156,8 @@ class _Trainer:
             reasons = Counter(f"{f.error_class} {f.reason}" for f in failures).most_common(3)
             listed = ", ".join(f"{count}x {reason}" for reason, count in reasons)
             raise UserError(
-                f"iteration {iteration}: {len(failures)} of {len(outcomes)} rollouts have no score ({listed}; "
-                f"first: {failures[0].message}); mend the reward service, then run again to resume"
+                f"iteration {iteration}: {len(failures)} of {len(outcomes)} rollouts have no score "
+                f"({listed}; first: {failures[0].message}); mend the reward service, then run again to resume"
             )
 
     def evaluate(self) -> dict[str, float]:
