@@ -1,0 +1,88 @@
+"""Puts the sections together to one HTML file that needs nothing else, no network and no server."""
+
+import datetime
+import html
+from importlib import resources
+from pathlib import Path
+
+from phys4d.report import curves, provenance, scenes, summary
+from phys4d.report.read import Run, read_run
+from phys4d.runtime.files import atomic_write_text
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""The browser itself refuses whatever is not inline."""
+
+
+def write_report(run_folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, finished or not.
+
+    Args:
+        run_folder: `runs/<name>`.
+        out: the HTML file; None is `report/index.html` in the run folder.
+
+    Returns:
+        The file written.
+    """
+    out = out or run_folder / "report" / "index.html"
+    atomic_write_text(out, page(read_run(run_folder)))
+    return out
+
+
+def page(run: Run) -> str:
+    """The whole document."""
+    own = resources.files("phys4d.report")
+    style, script = (own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    now = datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y, %H:%M UTC")
+    results = (
+        summary.table(run) + "<h3>By stage</h3>" + summary.dots(run)
+        if run.measurements
+        else f'<p class="missing">{html.escape(run.evaluation_fault)}</p>'
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<link rel="icon" href="data:,">
+<title>{html.escape(run.name)}: Phys4D report</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<p class="eyebrow">Phys4D report, run <b>{html.escape(run.name)}</b>, written {now}</p>
+<h1>{html.escape(summary.headline(run))}</h1>
+<p class="lead">{summary.lead(run)}</p>
+{summary.tiles(run)}
+</header>
+<nav><div><a href="#results">Results</a><a href="#videos">Videos</a><a href="#training">Training</a>
+<a href="#provenance">Configuration and provenance</a></div></nav>
+<main>
+<section id="results">
+<h2>Held-out results</h2>
+<p>Mean over scenes, &plusmn; standard deviation over sampling seeds. Bold is the best stage;
+columns right of the line are references. Hover over a cell for the seeds.</p>
+{results}
+</section>
+<section id="videos" style="--frame:0">
+<h2>Held-out scenes</h2>
+<p>Every model sees the first frame and the caption. The simulator shows what happens.</p>
+{scenes.section(run)}
+</section>
+<section id="training">
+<h2>Training</h2>
+<p>Faint is what was logged, bold its running mean. Hover for values.</p>
+{curves.section(run)}
+</section>
+<section id="provenance">
+<h2>Configuration and provenance</h2>
+{provenance.section(run)}
+</section>
+</main>
+<footer><main>Written by <code>python -m phys4d.report</code>. This file needs no network.</main></footer>
+<script>
+{script}</script>
+</body>
+</html>
+"""

@@ -1,0 +1,200 @@
+"""What a run folder holds, read as far as it is there.
+
+runs/<name>/{base,stage1,stage2,stage3}/  config.toml  provenance.json  metrics.jsonl
+runs/<name>/evaluation/results.json       rows and scenes
+runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion
+"""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phys4d.runtime.errors import UserError, one_line
+from phys4d.runtime.metrics import read_metrics
+
+STAGES = {
+    "base": "Base",
+    "stage1": "Stage 1",
+    "stage2": "Stage 2",
+    "stage3": "Stage 3",
+}
+STAGE_TEXTS = {
+    "base": "tiny video model, trained on RGB with mixed physics",
+    "stage1": "depth and motion heads on pseudo-labels, video model frozen",
+    "stage2": "LoRA and heads on simulator ground truth",
+    "stage3": "reinforcement learning with the simulator's reward",
+}
+MAKE_TARGETS = {"base": "base", "stage1": "pretrain", "stage2": "sft", "stage3": "rl-train"}
+REFERENCES = {"frozen": "Frozen", "constant_velocity": "Constant velocity", "simulator": "Simulator"}
+TRUTH = "truth"
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage's folder."""
+
+    name: str
+    config: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    fault: str = ""
+    """What could not be read, for people."""
+
+    def scalars(self) -> list[str]:
+        """Names of the logged scalars in order of appearance."""
+        seen = {key: None for row in self.rows for key in row}
+        return [key for key in seen if key not in ("step", "elapsed_s")]
+
+    def points(self, key: str) -> Points:
+        """(step, value) of a scalar. Where a run was repeated, the last session's values stand."""
+        points: Points = []
+        for row in self.rows:
+            if key in row:
+                step = float(row["step"])
+                while points and points[-1][0] >= step:
+                    points.pop()
+                points.append((step, float(row[key])))
+        return points
+
+    def elapsed_s(self) -> float:
+        """Seconds between the first and the last logged step."""
+        return max((float(row.get("elapsed_s", 0.0)) for row in self.rows), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A held-out metric of one stage or reference."""
+
+    stage: str
+    reader: str
+    """How geometry was read from a video: `heads`, `estimator` or `rgb`."""
+    metric: str
+    unit: str
+    mean: float
+    seeds: tuple[float, ...]
+    """The metric for each seed."""
+    higher_is_better: bool
+    num_scenes: int
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds (n - 1), None for fewer than two."""
+        values = [value for value in self.seeds if math.isfinite(value)]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def is_better_than(self, other: "Measurement") -> bool:
+        return self.mean > other.mean if self.higher_is_better else self.mean < other.mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A held-out scene with what each stage generated for it."""
+
+    id: str
+    family: str
+    caption: str
+    fps: float
+    files: dict[str, Path]
+    """Videos by stage; `truth` is the simulator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder."""
+
+    name: str
+    stages: dict[str, Stage]
+    measurements: list[Measurement]
+    scenes: list[Scene]
+    evaluation_fault: str
+    """Why there are no measurements, for people; empty if there are."""
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder; missing parts stay empty, unreadable ones are named in `fault`.
+
+    Raises:
+        UserError: `path` is no folder, or holds no part of a run.
+    """
+    if not path.is_dir():
+        raise UserError(f"no run folder {path}; make one with: make rl-train RUN={path.name}")
+    stages = {name: _read_stage(path / name, name) for name in STAGES if (path / name).is_dir()}
+    results = path / "evaluation" / "results.json"
+    if not stages and not results.exists():
+        raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
+    measurements, scenes, fault = _read_evaluation(results)
+    return Run(
+        name=path.resolve().name,
+        stages=stages,
+        measurements=measurements,
+        scenes=scenes,
+        evaluation_fault=fault,
+    )
+
+
+def _read_stage(path: Path, name: str) -> Stage:
+    faults, config, provenance, rows = [], "", {}, []
+    try:
+        config = (path / "config.toml").read_text(encoding="utf-8")
+    except OSError as error:
+        faults.append(one_line(error))
+    try:
+        provenance = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        faults.append(f"provenance.json: {one_line(error)}")
+    try:
+        rows = [row for row in read_metrics(path / "metrics.jsonl") if "step" in row]
+    except (OSError, ValueError) as error:
+        faults.append(f"metrics.jsonl: {one_line(error)}")
+    return Stage(name=name, config=config, provenance=provenance, rows=rows, fault="; ".join(faults))
+
+
+def _read_evaluation(path: Path) -> tuple[list[Measurement], list[Scene], str]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        measurements = [_measurement(row) for row in results["rows"]]
+        scenes = [_scene(values, path.parent) for values in results["scenes"]]
+    except FileNotFoundError:
+        return [], [], "not evaluated yet; run: make evaluate"
+    except (OSError, ValueError, TypeError) as error:
+        return [], [], f"{path.name} is unreadable: {one_line(error)}"
+    except KeyError as error:
+        return [], [], f"{path.name} lacks {error.args[0]!r}"
+    return measurements, scenes, "" if measurements else f"{path.name} holds no rows"
+
+
+def _measurement(row: dict[str, Any]) -> Measurement:
+    return Measurement(
+        stage=str(row["stage"]),
+        reader=str(row["reader"]),
+        metric=str(row["metric"]),
+        unit=str(row["unit"]),
+        mean=_float(row["mean"]),
+        seeds=tuple(_float(value) for value in row["seeds"]),
+        higher_is_better=bool(row["higher_is_better"]),
+        num_scenes=int(row["num_scenes"]),
+    )
+
+
+def _scene(values: dict[str, Any], folder: Path) -> Scene:
+    """File names are relative to the evaluation folder, the run folder or the working directory."""
+    files = {}
+    for stage, name in values["files"].items():
+        places = [folder / name, folder.parent / name, Path(name)]
+        files[stage] = next((place for place in places if place.is_file()), places[0])
+    return Scene(
+        id=str(values["id"]),
+        family=str(values["family"]),
+        caption=str(values["caption"]),
+        fps=float(values.get("fps", 12.0)),
+        files=files,
+    )
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,175 @@
+"""The answer first: what the stages changed on held-out scenes, as a sentence, tiles, a table and dots."""
+
+import html
+import math
+
+from phys4d.report.charts import dot_chart
+from phys4d.report.numbers import number, percent, phrase, with_spread
+from phys4d.report.read import REFERENCES, STAGES, Measurement, Run
+
+HEADLINE_WORDS = ("trajectory", "chamfer", "reward")
+"""The headline is about the first metric whose name holds the first of these words."""
+READERS = {
+    "heads": "Read by the model's own heads",
+    "estimator": "Read by independent estimators on decoded video",
+    "rgb": "Read from pixels",
+}
+
+
+def metrics(run: Run) -> list[tuple[str, str]]:
+    """(reader, metric) pairs, heads first, in the order of the file within a reader."""
+    pairs = list(dict.fromkeys((m.reader, m.metric) for m in run.measurements))
+    order = list(READERS)
+    return sorted(pairs, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+
+
+def measured(run: Run, reader: str, metric: str) -> dict[str, Measurement]:
+    """Measurements of one metric by stage."""
+    return {m.stage: m for m in run.measurements if (m.reader, m.metric) == (reader, metric)}
+
+
+def headline(run: Run) -> str:
+    """One sentence with the first and the last stage's value of the main metric."""
+    main = _main_metric(run)
+    if main is None:
+        done = [STAGES[name] for name in STAGES if name in run.stages]
+        return f"{', '.join(done)} trained; not evaluated yet" if done else "Nothing has been trained yet"
+    by_stage = measured(run, *main)
+    names = [name for name in STAGES if name in by_stage and math.isfinite(by_stage[name].mean)]
+    if not names:
+        return f"Held-out {phrase(main[1])} is not a number in any stage"
+    first, last = by_stage[names[0]], by_stage[names[-1]]
+    what = phrase(main[1])
+    what = what if what[:2].isupper() or what[:1].isdigit() else what[:1].lower() + what[1:]
+    if len(names) == 1:
+        return f"Held-out {what}: {_value(first)} after {STAGES[first.stage].lower()}"
+    verb = "fell" if last.mean < first.mean else "rose" if last.mean > first.mean else "stayed"
+    change = f" ({percent(last.mean / first.mean - 1)})" if first.mean else ""
+    return (
+        f"Held-out {what} {verb} from {_value(first)} ({STAGES[first.stage].lower()}) "
+        f"to {_value(last)} ({STAGES[last.stage].lower()}){change}"
+    )
+
+
+def lead(run: Run) -> str:
+    """What the last stage added over the one before, and whether that is more than the seeds scatter."""
+    main = _main_metric(run)
+    if main is None:
+        return html.escape(run.evaluation_fault)
+    by_stage = measured(run, *main)
+    names = [name for name in STAGES if name in by_stage and math.isfinite(by_stage[name].mean)]
+    num_scenes = max((m.num_scenes for m in by_stage.values()), default=0)
+    parts = [f"{num_scenes} held-out scenes."]
+    if len(names) >= 2:
+        before, after = by_stage[names[-2]], by_stage[names[-1]]
+        better = after.is_better_than(before)
+        parts.insert(
+            0,
+            f"{STAGES[after.stage]} is {'better' if better else 'not better'} than "
+            f"{STAGES[before.stage].lower()}: {with_spread(after.mean, after.spread)} against "
+            f"{with_spread(before.mean, before.spread)} {after.unit}.",
+        )
+        spread = math.hypot(before.spread or 0.0, after.spread or 0.0)
+        if before.spread is None or after.spread is None:
+            parts.append("One seed only, so the scatter is unknown.")
+        elif abs(after.mean - before.mean) <= spread:
+            parts.append("The difference is within the scatter of the seeds.")
+        else:
+            parts.append("The difference is larger than the scatter of the seeds.")
+    return html.escape(" ".join(parts))
+
+
+def tiles(run: Run) -> str:
+    """A tile for each of the first four metrics: the last stage's value, the change from the first."""
+    cards = []
+    for reader, metric in metrics(run)[:4]:
+        by_stage = measured(run, reader, metric)
+        names = [name for name in STAGES if name in by_stage and math.isfinite(by_stage[name].mean)]
+        if not names:
+            continue
+        first, last = by_stage[names[0]], by_stage[names[-1]]
+        note = STAGES[last.stage]
+        if len(names) > 1 and first.mean:
+            kind = "better" if last.is_better_than(first) else "worse"
+            note = (
+                f'<span class="{kind}">{percent((last.mean - first.mean) / abs(first.mean))}</span> '
+                f"from {STAGES[first.stage].lower()} to {STAGES[last.stage].lower()}"
+            )
+        cards.append(
+            f'<div class="tile"><div class="name">{html.escape(phrase(metric))}</div>'
+            f'<div class="big">{number(last.mean)} <small>{html.escape(last.unit)}</small></div>'
+            f'<div class="note">{note}</div></div>'
+        )
+    return f'<div class="tiles">{"".join(cards)}</div>' if cards else ""
+
+
+def table(run: Run) -> str:
+    """Metric by stage, mean and standard deviation over seeds; the best stage of a row is bold."""
+    columns = [stage for stage in [*STAGES, *REFERENCES] if any(m.stage == stage for m in run.measurements)]
+    titles = STAGES | REFERENCES
+    references_start = next((stage for stage in columns if stage in REFERENCES), None)
+    divide = {stage: ' class="divide"' if stage == references_start else "" for stage in columns}
+    header = "".join(f"<th{divide[stage]}>{html.escape(titles[stage])}</th>" for stage in columns)
+    body, group = [], None
+    for reader, metric in metrics(run):
+        by_stage = measured(run, reader, metric)
+        if reader != group:
+            group = reader
+            text = html.escape(READERS.get(reader, reader))
+            body.append(f'<tr class="group"><td colspan="{len(columns) + 1}">{text}</td></tr>')
+        some = next(iter(by_stage.values()))
+        trained = [m for m in by_stage.values() if m.stage in STAGES and math.isfinite(m.mean)]
+        best = next((m for m in trained if not any(o.is_better_than(m) for o in trained)), None)
+        arrow = "\N{UPWARDS ARROW}" if some.higher_is_better else "\N{DOWNWARDS ARROW}"
+        goal = "higher" if some.higher_is_better else "lower"
+        cells = "".join(_cell(by_stage.get(stage), best, stage == references_start) for stage in columns)
+        body.append(
+            f'<tr><td>{html.escape(phrase(metric))} <small title="{goal} is better">'
+            f"{html.escape(some.unit)} {arrow}</small></td>{cells}</tr>"
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr><th>Held-out metric</th>{header}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def dots(run: Run) -> str:
+    """A dot chart for each metric with two stages or more: seeds as dots, references as dashed lines."""
+    charts = []
+    for reader, metric in metrics(run):
+        by_stage = measured(run, reader, metric)
+        columns = [(STAGES[s], by_stage[s].seeds or (by_stage[s].mean,)) for s in STAGES if s in by_stage]
+        if len(columns) < 2:
+            continue
+        references = [(REFERENCES[s], by_stage[s].mean) for s in REFERENCES if s in by_stage]
+        suffix = "" if reader == "heads" else f", {reader}"
+        unit = next(iter(by_stage.values())).unit
+        charts.append(dot_chart(phrase(metric) + suffix, columns, unit=unit, references=references))
+    return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else ""
+
+
+def _main_metric(run: Run) -> tuple[str, str] | None:
+    pairs = metrics(run)
+    for word in HEADLINE_WORDS:
+        for pair in pairs:
+            if word in pair[1]:
+                return pair
+    return pairs[0] if pairs else None
+
+
+def _value(measurement: Measurement) -> str:
+    unit = f"\N{NO-BREAK SPACE}{measurement.unit}" if measurement.unit else ""
+    return number(measurement.mean) + unit
+
+
+def _cell(measurement: Measurement | None, best: Measurement | None, divide: bool) -> str:
+    classes = ["divide"] if divide else []
+    if measurement is None:
+        return f'<td class="{" ".join([*classes, "none"])}">\N{EN DASH}</td>'
+    if measurement is best:
+        classes.append("best")
+    mean, _, spread = with_spread(measurement.mean, measurement.spread).partition(" \N{PLUS-MINUS SIGN} ")
+    shown = f"{mean} <small>\N{PLUS-MINUS SIGN} {spread}</small>" if spread else mean
+    seeds = ", ".join(number(value) for value in measurement.seeds)
+    attribute = f' class="{" ".join(classes)}"' if classes else ""
+    return f'<td{attribute} title="seeds: {html.escape(seeds)}">{shown}</td>'
