@@ -191,8 +191,10 @@ def check_cases(cases: Mapping[str, Mapping[str, Any]]) -> Conformance:
     """Recompute every case but `about`.
 
     Raises:
-        ValueError: no case at all, an unknown case, or a recorded value we do not compute.
+        ValueError: not an object of cases, no case, an unknown case, or a recorded value we do not compute.
     """
+    if not isinstance(cases, Mapping) or not all(isinstance(case, Mapping) for case in cases.values()):
+        raise ValueError("the vector file must be an object of objects, one per case")
     families = case_families()
     worst = {"std": 0.0, "mean": 0.0, "log_prob": 0.0, "grid": 0.0}
     names = [key for key in cases if key != "about"]

@@ -142,9 +142,7 @@ def kl_gaussian(
     Exact, because both steps are Gaussian with one S. Times the number of generated dims it is in joint nats.
     """
     if not std > 0.0:
-        raise ValueError(
-            f"the KL of a deterministic step is undefined, got std {std}; train steps with noise only"
-        )
+        raise ValueError(f"std must be positive for a KL, got {std}; train only steps with noise")
     if mean.shape != mean_ref.shape:
         raise ValueError(f"mean {tuple(mean.shape)} and mean_ref {tuple(mean_ref.shape)} must have one shape")
     generated = None if mask is None else generated_dims(mask, mean)
