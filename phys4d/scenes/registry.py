@@ -37,6 +37,12 @@ def families(category: str | None = None) -> dict[str, list[str]]:
     return {c: list(f) for c, f in _FAMILIES.items() if category in (None, c)}
 
 
+def check_family(category: str, family: str) -> None:
+    """Refuse an unknown category or family, with a suggestion."""
+    _known(category, list(_FAMILIES), "category")
+    _known(family, list(_FAMILIES[category]), "family")
+
+
 def sample_spec(
     category: str,
     family: str,
@@ -50,8 +56,8 @@ def sample_spec(
 
     Args:
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
-            `mixed` redraws gravity (0.2 to 2 times), friction and restitution and leaves the caption as it was:
-            what looks alike then moves differently.
+            `mixed` redraws gravity (0.2 to 2 times), friction and restitution and keeps the caption: what looks
+            alike then moves differently.
 
     Raises:
         ValueError: unknown category or family, or no acceptable draw in 200 attempts.
@@ -70,8 +76,7 @@ def sample_scene(
     rejected: Counter[str] | None = None,
 ) -> tuple[BuiltScene, Trajectory]:
     """`sample_spec` with the built scene and its trajectory; counts the reasons of refused draws."""
-    _known(category, list(_FAMILIES), "category")
-    _known(family, list(_FAMILIES[category]), "family")
+    check_family(category, family)
     _known(physics, ["true", "mixed"], "physics")
     reasons: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
@@ -160,5 +165,5 @@ def _initial_overlap(scene: BuiltScene) -> float:
 def _known(name: str, known: list[str], what: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}")
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown {what} {name!r}{hint}; known: {', '.join(known)}")

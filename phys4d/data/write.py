@@ -1,0 +1,78 @@
+"""Write shards: each is complete on disk under its name, or absent."""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phys4d.data.format import FORMAT_VERSION, INDEX_NAME, METADATA, check_arrays, shard_name
+from phys4d.runtime.files import atomic_write_bytes, atomic_write_text, sha256
+
+
+class ShardWriter:
+    """Collects samples and writes them as one shard."""
+
+    def __init__(self, folder: Path, index: int) -> None:
+        self.path = folder / shard_name(index)
+        self._members: list[tuple[str, bytes]] = []
+        self.keys: list[str] = []
+
+    def add(self, key: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+        """Add a sample; a broken one is refused.
+
+        Raises:
+            ValueError: an array or a metadata field is missing or malformed, or the key is taken.
+        """
+        missing = sorted(set(METADATA) - {"key"} - set(metadata))
+        if missing:
+            raise ValueError(f"sample {key} lacks metadata {missing}")
+        if key in self.keys:
+            raise ValueError(f"sample {key} is already in {self.path.name}")
+        check_arrays(key, arrays, len(metadata["objects"]))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        text = json.dumps({"key": key, **metadata}, sort_keys=True, allow_nan=False)
+        self._members += [(f"{key}.json", text.encode()), (f"{key}.npz", buffer.getvalue())]
+        self.keys.append(key)
+
+    def close(self) -> dict[str, Any]:
+        """Write the shard, then its note `shard-....json`; returns the note: name, SHA-256 and keys."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, data in self._members:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        atomic_write_bytes(self.path, buffer.getvalue())
+        return {"name": self.path.name, "sha256": sha256(self.path), "keys": list(self.keys)}
+
+
+def write_index(folder: Path, shards: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Write the split's index, last: a split without one is unfinished."""
+    index = {
+        "format_version": FORMAT_VERSION,
+        "num_samples": sum(len(shard["keys"]) for shard in shards),
+        "shards": list(shards),
+        **settings,
+    }
+    atomic_write_text(folder / INDEX_NAME, json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def inspect_shard(path: Path) -> dict[str, Any] | None:
+    """The note of a finished shard: name, SHA-256 and keys; None where there is no such file or it is broken."""
+    if not path.is_file():
+        return None
+    try:
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+    except tarfile.TarError:
+        return None
+    return {
+        "name": path.name,
+        "sha256": sha256(path),
+        "keys": [name.removesuffix(".json") for name in names if name.endswith(".json")],
+    }
