@@ -71,6 +71,7 @@ class Ingress:
 def build(config: ServiceConfig) -> Application:
     """Bind the application for a configuration."""
     # Cores are Ray's bookkeeping only: the cluster is started with one for each actor.
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
     scorer = serve.deployment(Scorer).options(
         num_replicas=config.num_replicas,
         max_ongoing_requests=2,
@@ -78,6 +79,7 @@ def build(config: ServiceConfig) -> Application:
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=5,
+        logging_config=quiet,
     )
     ingress = serve.deployment(Ingress).options(
         num_replicas=1,
@@ -86,5 +88,6 @@ def build(config: ServiceConfig) -> Application:
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=5,
+        logging_config=quiet,
     )
     return ingress.bind(config, scorer.bind(config))

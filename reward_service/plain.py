@@ -67,7 +67,9 @@ async def serve(config: ServiceConfig) -> None:
     except RuntimeError:
         port = 0
     if port == 0:
-        raise OSError(f"cannot listen on {config.host}:{config.port}; is the port taken? --port 0 finds a free one")
+        raise OSError(
+            f"cannot listen on {config.host}:{config.port}; is the port taken? --port 0 finds a free one"
+        )
     await server.start()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

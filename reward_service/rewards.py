@@ -27,7 +27,7 @@ def make_rewards(config: ServiceConfig) -> dict[str, Reward]:
 
 
 def describe_simulator(config: ServiceConfig) -> tuple[str, dict[str, list[str]]]:
-    """Engine and version, and the scene families it can rebuild by category; empty without `scene_chamfer`."""
+    """Engine and version, and the scene families it can rebuild by category."""
     if not config.scene_chamfer:
         return "", {}
     from phys4d.scenes import registry
@@ -45,7 +45,9 @@ def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Out
             raise TypeError(f"score must return a Score, got {type(score).__name__}")
     except DataError as error:
         return _failed(rollout, Failure(error_class="DATA", reason=error.reason, message=error.message))
-    except Exception as error:  # A reward is foreign code: its bugs are told to the caller, not served as numbers.
+    except (
+        Exception
+    ) as error:  # A reward is foreign code: its bugs are told to the caller, not served as numbers.
         logger.exception("reward %s failed on %s", name, rollout.sample_id)
         message = f"reward {name}: {type(error).__name__}: {error}"
         return _failed(rollout, Failure(error_class="INFRA", reason="REWARD_RAISED", message=message[:1000]))

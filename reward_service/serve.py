@@ -2,8 +2,8 @@
 
     python -m reward_service.serve --preset tiny --port 9000 --num-replicas 2
 
-Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM and
-SIGINT stop it with all its processes.
+Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM
+and SIGINT stop it with all its processes.
 """
 
 import logging

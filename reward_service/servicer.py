@@ -124,9 +124,7 @@ class RewardServicer:
                 raise CallError(grpc.StatusCode.INVALID_ARGUMENT, message)
         return reward
 
-    async def _score_all(
-        self, messages: Any, reward: str, deadline: float | None
-    ) -> list[Outcome]:
+    async def _score_all(self, messages: Any, reward: str, deadline: float | None) -> list[Outcome]:
         """Score each rollout by itself; those unfinished at the deadline become failures."""
         tasks = [asyncio.ensure_future(self._score_message(message, reward)) for message in messages]
         if not tasks:

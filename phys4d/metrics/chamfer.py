@@ -46,15 +46,19 @@ def nn_d2(
     if len(y_offsets) - 1 != num_segments:
         raise ValueError(f"x has {num_segments} segments, y has {len(y_offsets) - 1}")
     if x_offsets[-1] != len(x) or y_offsets[-1] != len(y):
-        raise ValueError(f"offsets must end at {len(x)} and {len(y)}, got {x_offsets[-1]} and {y_offsets[-1]}")
-    d2 = np.full(len(x), np.inf)
+        raise ValueError(
+            f"offsets must end at {len(x)} and {len(y)}, got {x_offsets[-1]} and {y_offsets[-1]}"
+        )
+    nearest = np.full(len(x), -1)
+    x_ends, y_ends = np.asarray(x_offsets).tolist(), np.asarray(y_offsets).tolist()
     for s in range(num_segments):
-        x_segment = slice(int(x_offsets[s]), int(x_offsets[s + 1]))
-        y_segment = slice(int(y_offsets[s]), int(y_offsets[s + 1]))
+        x_segment, y_segment = slice(*x_ends[s : s + 2]), slice(*y_ends[s : s + 2])
         if x_segment.stop > x_segment.start and y_segment.stop > y_segment.start:
-            points = y[y_segment]
-            _, nearest = cKDTree(points, balanced_tree=False, compact_nodes=False).query(x[x_segment])
-            d2[x_segment] = np.square(x[x_segment] - points[nearest]).sum(-1)
+            tree = cKDTree(y[y_segment], balanced_tree=False, compact_nodes=False)
+            nearest[x_segment] = tree.query(x[x_segment])[1] + y_segment.start
+    found = nearest >= 0
+    d2 = np.full(len(x), np.inf)
+    d2[found] = np.square(x[found] - y[nearest[found]]).sum(-1)
     return d2
 
 
@@ -161,7 +165,9 @@ def _cells(
     num_points: int,
 ) -> Int64[np.ndarray, " N"]:
     sample = np.zeros(num_points, np.int64) if sample is None else sample
-    return np.ravel_multi_index((np.asarray(sample), np.asarray(frame), np.asarray(obj)), shape).astype(np.int64)
+    return np.ravel_multi_index((np.asarray(sample), np.asarray(frame), np.asarray(obj)), shape).astype(
+        np.int64
+    )
 
 
 def _both_ways(
@@ -243,7 +249,9 @@ def _closed_form(num_points: int, k: float) -> Float[np.ndarray, "N 3"]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Check recorded values; 0 if all agree within 1e-5."""
-    parser = argparse.ArgumentParser(prog="python -m phys4d.metrics.chamfer", description="check recorded values")
+    parser = argparse.ArgumentParser(
+        prog="python -m phys4d.metrics.chamfer", description="check recorded values"
+    )
     parser.add_argument("--vectors", type=Path, required=True, help="file such as tests/vectors/chamfer.json")
     deviation = largest_deviation(parser.parse_args(args).vectors)
     print(f"largest relative deviation {deviation:.2e}")

@@ -150,7 +150,8 @@ class RewardClient:
         deadline = time.monotonic() + self.timeout_s
         outcomes: dict[str, Outcome] = {}
         calls = [
-            self._calls.submit(self._score_chunk, chunk, deadline) for chunk in self._chunks(rollouts, outcomes)
+            self._calls.submit(self._score_chunk, chunk, deadline)
+            for chunk in self._chunks(rollouts, outcomes)
         ]
         for call in calls:
             outcomes.update(call.result())

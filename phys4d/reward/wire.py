@@ -74,7 +74,9 @@ def tensor_from_proto(tensor: pb.Tensor, *, max_bytes: int) -> np.ndarray:
         raise _refuse("UNKNOWN_CODEC", f"{where} must have codec NONE, got code {tensor.codec}")
     shape = tuple(tensor.shape)
     if not 1 <= len(shape) <= MAX_AXES or min(shape) < 1:
-        raise _refuse("WRONG_SHAPE", f"{where} must have 1 to {MAX_AXES} axes of at least 1, got {shape[:16]}")
+        raise _refuse(
+            "WRONG_SHAPE", f"{where} must have 1 to {MAX_AXES} axes of at least 1, got {shape[:16]}"
+        )
     dtype = DTYPES[tensor.dtype]
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes > max_bytes:
@@ -250,7 +252,9 @@ def _result_from_proto(message: pb.Outcome) -> Score | Failure:
             return Failure(error_class="INFRA", reason="BAD_OUTCOME", message=f"the server sent {error}")
     if kind == "error":
         return failure_from_status(message.error)
-    return Failure(error_class="INFRA", reason="BAD_OUTCOME", message="the server sent neither score nor error")
+    return Failure(
+        error_class="INFRA", reason="BAD_OUTCOME", message="the server sent neither score nor error"
+    )
 
 
 def failure_from_status(status: status_pb2.Status) -> Failure:
