@@ -1,16 +1,19 @@
 """Line and dot charts as inline SVG; colours are CSS variables, so that one chart serves light and dark."""
 
 import html
+import itertools
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phys4d.report.numbers import number
+import numpy as np
+
+from phys4d.report.numbers import fixed, number
 from phys4d.report.read import Points
 
 WIDTH, HEIGHT = 380, 210
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 30
 NUM_COLOURS = 6
 SMOOTH_FROM = 40
 """Curves with at least so many points are drawn faintly, with their running mean on top."""
@@ -70,15 +73,25 @@ def value_axis(values: Sequence[float], start_px: float, end_px: float, *, may_b
     return Axis(low=marks[0], high=marks[-1], start_px=start_px, end_px=end_px, ticks=marks)
 
 
-def running_mean(values: Sequence[float], decay: float = 0.9) -> list[float]:
-    """Exponential running mean, unbiased at the start; NaN is passed over."""
-    total = weight = 0.0
-    smooth = []
-    for value in values:
-        if math.isfinite(value):
-            total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
-        smooth.append(total / weight if weight else math.nan)
-    return smooth
+def tick_texts(marks: Sequence[float], logarithmic: bool) -> list[str]:
+    """Ticks with just the decimals that tell them apart; powers of ten from 0.001 to 10,000 in full."""
+    largest = max((abs(mark) for mark in marks), default=0.0)
+    if logarithmic or not 1e-2 <= largest < 1e6:
+        return [number(mark, 1) if 1e-3 <= abs(mark) <= 1e4 else number(mark, 2) for mark in marks]
+    step = min((b - a for a, b in itertools.pairwise(marks)), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [fixed(mark, decimals) for mark in marks]
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Mean in a Gaussian window with a standard deviation of 1/30 of the length; NaN has no weight."""
+    if not values:
+        return []
+    array, place = np.asarray(values, np.float64), np.arange(len(values))
+    weight = np.exp(-0.5 * ((place[:, None] - place) / (len(values) / 30)) ** 2) * np.isfinite(array)
+    total = weight.sum(1)
+    mean = weight @ np.nan_to_num(array, posinf=0.0, neginf=0.0) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, np.nan).tolist()
 
 
 def path(points: Points, x: Axis, y: Axis) -> str:
@@ -137,20 +150,18 @@ def dot_chart(
                 f"{html.escape(name)} {number(value)}</text>"
             )
     width = (WIDTH - LEFT - RIGHT) / max(1, len(columns))
-    means: Points = []
     for index, (name, dots) in enumerate(columns):
         centre = LEFT + (index + 0.5) * width
         finite = [value for value in dots if math.isfinite(value)]
-        for place, value in enumerate(finite):
-            shift = (place - (len(finite) - 1) / 2) * 7
-            marks.append(f'<circle class="c1" cx="{centre + shift:.1f}" cy="{y(value):.1f}" r="3.2"/>')
         if finite:
             mean = sum(finite) / len(finite)
-            means.append((centre, mean))
             marks.append(
                 f'<line class="mean" {_level(centre - 18, centre + 18, y(mean))}/>'
                 f'<text class="value" x="{centre:.1f}" y="{y(mean) - 9:.1f}">{number(mean)}</text>'
             )
+        for place, value in enumerate(finite):
+            shift = (place - (len(finite) - 1) / 2) * 7
+            marks.append(f'<circle class="c1" cx="{centre + shift:.1f}" cy="{y(value):.1f}" r="4"/>')
         marks.append(f'<text class="tick" x="{centre:.1f}" y="{HEIGHT - 12}">{html.escape(name)}</text>')
     spoken = "; ".join(f"{name} {', '.join(map(number, dots))}" for name, dots in columns)
     return _figure(title, unit, "".join(marks), None, f"{title}: {spoken}", "")
@@ -199,8 +210,8 @@ def _horizontal_grid(y: Axis) -> str:
     ]
     return "".join(
         f'<line class="grid" {_level(LEFT, WIDTH - RIGHT, y(tick))}/>'
-        f'<text class="tick y" x="{LEFT - 7}" y="{y(tick) + 3.5:.1f}">{number(tick)}</text>'
-        for tick in inside
+        f'<text class="tick y" x="{LEFT - 7}" y="{y(tick) + 3.5:.1f}">{text}</text>'
+        for tick, text in zip(inside, tick_texts(inside, y.logarithmic), strict=True)
     )
 
 
@@ -209,7 +220,7 @@ def _grid(x: Axis, y: Axis, x_label: str) -> str:
     columns = "".join(
         f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - 12}">{tick:,.10g}</text>'
         for tick in inside
-        if x(tick) < WIDTH - RIGHT - 30
+        if x(tick) < WIDTH - RIGHT - 44
     )
     label = f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 12}">{html.escape(x_label)}</text>'
     return _horizontal_grid(y) + columns + label

@@ -63,7 +63,7 @@ def _losses(stage: Stage) -> list[str]:
         if len(curves) == 2 and curves[0].points == curves[1].points:
             curves = curves[:1]
         title = phrase(prefix.rstrip("_") + "_loss") if prefix else "Loss"
-        charts.append(line_chart(title, curves))
+        charts.append(line_chart(title, curves, x_label=_step_name(stage)))
     return charts
 
 
@@ -92,17 +92,17 @@ def _others(stage: Stage) -> list[str]:
         is_shown = key in shown or key in ("reward_mean", "reward_std") or key.startswith((COMPONENT, "val_"))
         points = stage.points(key)
         if not is_shown and len(points) > 1:
-            label = "iteration" if stage.name == "stage3" else "step"
-            charts.append(
-                line_chart(
-                    phrase(key), [Series(name=phrase(key), points=points)], unit=unit_of(key), x_label=label
-                )
-            )
+            curve = Series(name=phrase(key), points=points)
+            charts.append(line_chart(phrase(key), [curve], unit=unit_of(key), x_label=_step_name(stage)))
     validation = [key for key in stage.scalars() if key.startswith("val_") and len(stage.points(key)) > 3]
     for key in validation:
         curve = Series(name=phrase(key), points=stage.points(key))
         charts.append(line_chart(phrase(key), [curve], unit=unit_of(key)))
     return charts
+
+
+def _step_name(stage: Stage) -> str:
+    return "iteration" if stage.name == "stage3" else "step"
 
 
 def _before_after(stage: Stage) -> str:
@@ -116,9 +116,9 @@ def _before_after(stage: Stage) -> str:
         change = (
             percent((after - before) / abs(before)) if before and math.isfinite(after - before) else "n/a"
         )
-        unit = html.escape(unit_of(key))
+        name, unit = html.escape(phrase(key.removeprefix("val_"))), html.escape(unit_of(key))
         rows.append(
-            f"<tr><td>{html.escape(phrase(key))} <small>{unit}</small></td><td>{number(before)}</td>"
+            f"<tr><td>{name} <small>{unit}</small></td><td>{number(before)}</td>"
             f"<td>{number(after)}</td><td>{change}</td></tr>"
         )
     if not rows:

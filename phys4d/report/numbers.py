@@ -7,6 +7,7 @@ ABBREVIATIONS = {
     "2d": "2D",
     "3d": "3D",
     "4d": "4D",
+    "chamfer": "Chamfer",
     "epe": "end-point error",
     "fps": "fps",
     "gpu": "GPU",
@@ -79,10 +80,12 @@ def duration(seconds: float) -> str:
 
 
 def phrase(name: str) -> str:
-    """A key as words: `chamfer_4d` is `Chamfer 4D`; units at its end are dropped (`unit_of`)."""
+    """A key as words: `chamfer_4d` is `4D chamfer`; units at its end are dropped (`unit_of`)."""
     words = name.split("_")
     if len(words) > 1 and words[-1] in UNIT_SUFFIXES:
         words = words[:-1]
+    if len(words) > 1 and words[-1] in ("2d", "3d", "4d"):
+        words = [words[-1], *words[:-1]]
     text = " ".join(ABBREVIATIONS.get(word, word) for word in words)
     return text[:1].upper() + text[1:]
 

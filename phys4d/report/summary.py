@@ -44,10 +44,10 @@ def headline(run: Run) -> str:
     if len(names) == 1:
         return f"Held-out {what}: {_value(first)} after {STAGES[first.stage].lower()}"
     verb = "fell" if last.mean < first.mean else "rose" if last.mean > first.mean else "stayed"
-    change = f" ({percent(last.mean / first.mean - 1)})" if first.mean else ""
+    change = f" {percent(abs(last.mean / first.mean - 1)).lstrip('+')}" if first.mean else ""
     return (
-        f"Held-out {what} {verb} from {_value(first)} ({STAGES[first.stage].lower()}) "
-        f"to {_value(last)} ({STAGES[last.stage].lower()}){change}"
+        f"Held-out {what} {verb}{change} from {_value(first)} ({STAGES[first.stage].lower()}) "
+        f"to {_value(last)} ({STAGES[last.stage].lower()})"
     )
 
 

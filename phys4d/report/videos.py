@@ -73,12 +73,12 @@ def colour_depth(
 def colour_motion(
     motion: Float[np.ndarray, "frames height width 3"], scale_px: float
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Image motion as colour: hue is direction, saturation is length up to `scale_px`; no motion is white."""
+    """Image motion as colour: hue is direction, brightness is length up to `scale_px`; no motion is dark."""
     flow = np.nan_to_num(motion[..., :2].astype(np.float64))
     length = np.clip(np.hypot(flow[..., 0], flow[..., 1]) / scale_px, 0.0, 1.0)[..., None]
     angle = np.arctan2(flow[..., 1], flow[..., 0])[..., None]
     wheel = 0.5 + 0.5 * np.cos(angle - np.array([0.0, 2.0, 4.0]) * np.pi / 3)
-    return np.round(255 * (1 - length + length * wheel)).astype(np.uint8)
+    return np.round(24 + 231 * length * wheel).astype(np.uint8)
 
 
 def motion_scale(videos: list[Video]) -> float:

@@ -1,0 +1,202 @@
+"""The page is self-contained, says the numbers of the run, and names what is missing instead of failing."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phys4d.report.page import write_report
+
+VOID = {"br", "hr", "img", "input", "link", "meta", "circle", "line", "path", "polygon"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects text and checks that tags nest."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.references: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == [], f"not closed: {self.open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"stray </{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+def report(folder: Path) -> tuple[str, Page]:
+    source = write_report(folder).read_text(encoding="utf-8")
+    return source, Page(source)
+
+
+def edit_results(folder: Path, **values: object) -> None:
+    path = folder / "evaluation" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def row(stage: str, seeds: list[float], **others: object) -> dict[str, object]:
+    values = {
+        "stage": stage,
+        "reader": "heads",
+        "metric": "trajectory_error",
+        "unit": "m",
+        "mean": sum(seeds) / len(seeds),
+    }
+    return values | {"seeds": seeds, "higher_is_better": False, "num_scenes": 64} | others
+
+
+def test_the_page_needs_nothing_outside_itself(run_folder: Path) -> None:
+    source, page = report(run_folder)
+    assert not re.search(r"https?:|//cdn|@import|url\((?!data:)", source)
+    assert all(reference.startswith(("#", "data:")) for reference in page.references)
+    assert "default-src 'none'" in source
+
+
+def test_the_page_tells_the_numbers_of_the_evaluation(run_folder: Path) -> None:
+    rows = [
+        row("stage1", [0.21, 0.20, 0.22]),
+        row("stage2", [0.151, 0.149, 0.150]),
+        row("stage3", [0.100, 0.104, 0.096]),
+        row("constant_velocity", [0.312]),
+    ]
+    edit_results(run_folder, rows=rows)
+    _, page = report(run_folder)
+    assert "Held-out trajectory error fell 52 % from 0.210 m (stage 1) to 0.100 m (stage 3)" in page.text
+    assert "Stage 3 is better than stage 2: 0.100 ± 0.004 against 0.150 ± 0.001 m." in page.text
+    assert "The difference is larger than the scatter of the seeds." in page.text
+    assert "0.210 ± 0.010" in page.text and "0.312" in page.text and "64 held-out scenes" in page.text
+
+
+def test_a_worse_last_stage_is_called_worse(run_folder: Path) -> None:
+    edit_results(run_folder, rows=[row("stage2", [0.10, 0.11]), row("stage3", [0.12, 0.10])])
+    source, page = report(run_folder)
+    assert "Held-out trajectory error rose 5 % from" in page.text
+    assert "Stage 3 is not better than stage 2" in page.text
+    assert "within the scatter of the seeds" in page.text
+    assert 'class="worse"' in source
+
+
+def test_one_seed_has_no_spread(run_folder: Path) -> None:
+    edit_results(run_folder, rows=[row("stage2", [0.2]), row("stage3", [0.1])])
+    _, page = report(run_folder)
+    assert "One seed only, so the scatter is unknown." in page.text
+
+
+def test_every_stage_and_scene_is_shown(run_folder: Path) -> None:
+    source, page = report(run_folder)
+    for title in ("Base", "Stage 1", "Stage 2", "Stage 3", "Simulator", "Constant velocity"):
+        assert title in page.text
+    assert source.count('class="scene"') == 2
+    assert source.count("data:image/webp;base64,") == 2 * (5 + 4 + 4)
+    assert "an orange ball <drop> falls & bounces" in page.text
+    assert "Component: Chamfer" in page.text and "group_size = 8" in page.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("stage3", "Not trained yet; run: make rl-train"),
+        ("base", "Not trained yet; run: make base"),
+        ("evaluation", "not evaluated yet; run: make evaluate"),
+        ("evaluation/scenes/000000", "No such file or directory"),
+        ("stage2/metrics.jsonl", "metrics.jsonl: No such file or directory"),
+        ("stage2/provenance.json", "provenance.json: No such file or directory"),
+        ("stage2/config.toml", "No such file or directory"),
+    ],
+)
+def test_a_missing_part_is_named(run_folder: Path, missing: str, words: str) -> None:
+    path = run_folder / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _, page = report(run_folder)
+    assert words in page.text
+
+
+@pytest.mark.parametrize(
+    ("broken", "content", "words"),
+    [
+        ("evaluation/results.json", b"{", "results.json is unreadable"),
+        ("evaluation/results.json", b"[]", "results.json is unreadable"),
+        (
+            "evaluation/results.json",
+            b'{"rows": [{"stage": "base"}], "scenes": []}',
+            "results.json lacks 'reader'",
+        ),
+        ("evaluation/results.json", b'{"rows": [], "scenes": []}', "results.json holds no rows"),
+        ("evaluation/scenes/000000/stage3.npz", b"PK\x03\x04 cut short", "zip"),
+        ("evaluation/scenes/000000/stage3.npz", b"", "No data left in file"),
+        ("stage3/metrics.jsonl", b'{"step": 0, "loss": 1.0}\n{"step": 1, "lo', "Loss"),
+        ("stage3/metrics.jsonl", b"broken\n{}\n", "line 1 is no JSON"),
+        ("stage3/metrics.jsonl", b"", "Nothing logged yet."),
+        ("stage3/metrics.jsonl", b'{"step": 0, "reward_mean": null}\n', "Nothing logged yet."),
+    ],
+)
+def test_a_broken_part_is_named(run_folder: Path, broken: str, content: bytes, words: str) -> None:
+    (run_folder / broken).write_bytes(content)
+    _, page = report(run_folder)
+    assert words in page.text
+
+
+def test_text_of_the_run_cannot_break_out_of_the_page(run_folder: Path) -> None:
+    attack = "</style><script>alert(1)</script>\"'"
+    results = json.loads((run_folder / "evaluation" / "results.json").read_text())
+    results["scenes"][0] |= {"caption": attack, "family": attack}
+    results["rows"][0] |= {"metric": attack, "unit": attack, "reader": attack}
+    (run_folder / "evaluation" / "results.json").write_text(json.dumps(results))
+    (run_folder / "stage3" / "config.toml").write_text(f"x = '''{attack}'''")
+    source, _ = report(run_folder)
+    assert source.count("<script>") == 1 and "<script>alert" not in source
+
+
+def test_the_program_writes_the_page_and_names_it(run_folder: Path) -> None:
+    command = [sys.executable, "-m", "phys4d.report", "--run", str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and Path(done.stdout.strip()) == run_folder / "report" / "index.html"
+
+
+def test_a_missing_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "phys4d.report", "--run", str(tmp_path / "tiny")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == f"error: no run folder {tmp_path / 'tiny'}; make one with: make rl-train RUN=tiny\n"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_opens_the_file_runs_the_clock_and_complains_about_nothing(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    """2.5 s of virtual time are 15 ticks of the 6 Hz clock: 9 frames, then a pause of 7 ticks on the last."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2500", "--dump-dom",
+        f"file://{write_report(run_folder)}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert re.search(r'<section id="videos" style="--frame: ?[1-8];?"', done.stdout)
+    assert re.search(r"frame [2-9] of 9, 0\.\d\d s", done.stdout)
