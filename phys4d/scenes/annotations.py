@@ -30,8 +30,8 @@ class Annotations:
 def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annotations:
     """Cast rays through the pixel centres, carry each hit with its object, and look where it went.
 
-    A pixel of an object is lifted to its 3D point, moved by the rigid motion of the object from t to t + 1 and
-    projected; a second ray, through the exact place it lands on, tells whether it is seen there.
+    A pixel of an object is lifted to its 3D point, moved by the rigid motion of the object from t to t + 1
+    and projected; a second ray, through the exact place it lands on, tells whether it is seen there.
     """
     num_frames = len(trajectory.times_s)
     rays = pixel_rays(camera)

@@ -107,7 +107,7 @@ def body(
     }
 
 
-def random_size(rng: Rng, shape: str, low: float = 0.14, high: float = 0.24) -> list[float]:
+def random_size(rng: Rng, shape: str, low: float = 0.16, high: float = 0.25) -> list[float]:
     """Half extents of a chunky body whose largest is at most `high` metres."""
     if shape == "sphere":
         return [rng.uniform(low, high)]
@@ -173,7 +173,7 @@ def block(
         "position_m": list(position_m),
         "quaternion_wxyz": list(quaternion_wxyz),
         "friction": friction,
-        "rgb": _tint(rng, 0.45, 0.8) if rgb is None else list(rgb),
+        "rgb": _tint(rng, 0.55, 0.9) if rgb is None else list(rgb),
         "texture": str(rng.choice(TEXTURES)),
         "texture_repeat": [1.0, 1.0],
     }
@@ -189,20 +189,20 @@ def backdrop(rng: Rng, friction: float) -> list[Entry]:
         "position_m": [0.0, 0.0, FLOOR_Z],
         "quaternion_wxyz": [1.0, 0.0, 0.0, 0.0],
         "friction": friction,
-        "rgb": _tint(rng, 0.5, 0.9),
+        "rgb": _tint(rng, 0.6, 1.0),
         "texture": str(rng.choice(TEXTURES)),
         "texture_repeat": [repeat, repeat],
     }
     wall = block(rng, "back wall", (6.0, 0.1, 3.0), (0.0, rng.uniform(1.6, 2.4), 3.0), friction)
-    wall["rgb"] = _tint(rng, 0.5, 0.95)
+    wall["rgb"] = _tint(rng, 0.6, 1.0)
     wall["texture_repeat"] = [rng.uniform(2.0, 4.0), rng.uniform(1.0, 2.0)]
     return [floor, wall]
 
 
 def camera(rng: Rng) -> Entry:
-    """A camera about 3.2 m before the action."""
+    """A camera about 3 m before the action."""
     azimuth, elevation = np.radians(rng.uniform(-15.0, 15.0)), np.radians(rng.uniform(5.0, 20.0))
-    distance = rng.uniform(3.0, 3.4)
+    distance = rng.uniform(2.9, 3.2)
     target = np.array([rng.uniform(-0.1, 0.1), 0.0, rng.uniform(0.5, 0.65)])
     offset = [
         math.sin(azimuth) * math.cos(elevation),
@@ -219,12 +219,11 @@ def camera(rng: Rng) -> Entry:
 def light(rng: Rng) -> Entry:
     """A distant light from above and before the scene, with ambient light."""
     direction = np.array([rng.uniform(-0.7, 0.7), rng.uniform(0.2, 0.7), -1.0])
-    diffuse = rng.uniform(0.45, 0.65)
     return {
         "direction": (direction / np.linalg.norm(direction)).tolist(),
-        "diffuse": diffuse,
-        "ambient": rng.uniform(0.3, 0.4),
-        "fill": rng.uniform(0.1, 0.2),
+        "diffuse": rng.uniform(0.5, 0.7),
+        "ambient": rng.uniform(0.35, 0.45),
+        "fill": rng.uniform(0.12, 0.22),
     }
 
 

@@ -56,8 +56,8 @@ def sample_spec(
 
     Args:
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
-            `mixed` redraws gravity (0.2 to 2 times), friction and restitution and keeps the caption: what looks
-            alike then moves differently.
+            `mixed` redraws gravity (0.2 to 2 times), friction and restitution and keeps the caption: what
+            looks alike then moves differently.
 
     Raises:
         ValueError: unknown category or family, or no acceptable draw in 200 attempts.

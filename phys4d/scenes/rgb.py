@@ -5,7 +5,11 @@ slot for every possible geom, and one world per frame of the video: a scene is d
 sizes, poses and colours into the rig's arrays, and a whole video is one launch.
 """
 
-from __future__ import annotations
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
 
 import mujoco
 import numpy as np
@@ -39,8 +43,8 @@ def textures() -> dict[str, UInt8[np.ndarray, "size size 3"]]:
         "tiles": 0.8 + 0.2 * noise - 0.3 * joints,
         "planks": 0.6 + 0.25 * planks + 0.15 * noise,
         "plain": np.ones((n, n)),
-        "bands": 1.0 - 0.35 * (np.floor(8 * column) % 2),
-        "dots": 1.0 - 0.45 * dots,
+        "bands": 1.0 - 0.3 * (np.floor(8 * column) % 2),
+        "dots": 1.0 - 0.35 * dots,
     }
     return {
         name: np.repeat(np.round(255 * g)[..., None], 3, axis=-1).astype(np.uint8) for name, g in grey.items()
@@ -68,8 +72,9 @@ class RgbRenderer:
         """
         import warp
 
-        # Warp tells on stdout what it compiles and that there is no CUDA driver; neither matters here.
-        warp.config.log_level = warp.LOG_ERROR
+        warp.config.log_level = warp.LOG_WARNING
+        with _without_lines("CUDA driver"):
+            warp.init()
         import mujoco_warp
 
         self._warp, self._mjw = warp, mujoco_warp
@@ -159,6 +164,24 @@ class RgbRenderer:
         self._model.light_diffuse.numpy()[0] = np.array([light["diffuse"], light["fill"]])[:, None]
         self._model.light_ambient.numpy()[0] = np.array([light["ambient"], 0.0])[:, None]
         self._model.light_specular.numpy()[0] = np.array([0.4, 0.0])[:, None]
+
+
+@contextlib.contextmanager
+def _without_lines(text: str) -> Iterator[None]:
+    """Hold back what native code writes to stderr and pass it on without the lines that contain `text`."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if text not in line:
+                    print(line, file=sys.stderr)
 
 
 def _rig() -> mujoco.MjModel:

@@ -123,7 +123,7 @@ def ramp(rng: Rng, friction: float) -> Draw:
 def tower(rng: Rng, friction: float) -> Draw:
     """A ball hits a tower of three boxes or a row of dominoes."""
     sign = float(rng.choice([-1, 1]))
-    material = str(rng.choice(["wood", "rubber", "clay"]))
+    material = str(rng.choice(["wood", "rubber"]))
     objects: list[Entry] = []
     if rng.random() < 0.5:
         names = drawing.colors(rng, 4)
@@ -146,7 +146,7 @@ def tower(rng: Rng, friction: float) -> Draw:
             spot = [sign * (x + index * gap), y, half[2]]
             objects.append(drawing.body(rng, color, "box", half, spot, material=material))
         words, aim, front = f"row of {count} {material} dominoes", rng.uniform(0.0, 0.5), x - half[0]
-    radius = rng.uniform(0.14, 0.2)
+    radius = rng.uniform(0.15, 0.21)
     along, lift = drawing.speed(rng, 2.0, 4.0), 0.0
     height = max(radius, aim)
     if height > radius:
@@ -179,7 +179,7 @@ def projectile(rng: Rng, friction: float) -> Draw:
         target = "wall"
     else:
         along, lift = drawing.speed(rng, 1.75, 3.0), drawing.speed(rng, 0.5, 1.5)
-        rim = rng.uniform(0.2, 0.3)
+        rim = rng.uniform(0.25, 0.35)
         # Where it comes down to the rim under normal gravity, give or take.
         time = (lift + math.sqrt(max(lift**2 + 2 * 9.81 * (start[2] - rim), 0.0))) / 9.81
         x = min(start[0] + along * time + rng.uniform(-0.1, 0.15), 0.75)
@@ -202,7 +202,7 @@ def projectile(rng: Rng, friction: float) -> Draw:
 
 def _open_box(rng: Rng, x: float, rim: float, friction: float) -> list[Entry]:
     """Four walls about (x, 0) with the front one lower, so that the camera sees inside."""
-    half, thick = rng.uniform(0.34, 0.42), 0.03
+    half, thick = rng.uniform(0.38, 0.46), 0.04
     shade = drawing.block(rng, "box", (1, 1, 1), (0, 0, 0), friction)
     low = 0.5 * rim
     sides = (
