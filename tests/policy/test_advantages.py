@@ -76,6 +76,13 @@ def test_the_scale_is_of_the_group_the_batch_or_the_widest_group() -> None:
         torch.testing.assert_close(result.values, expected, rtol=1e-12, atol=0)
 
 
+def test_the_scale_of_the_batch_ignores_invalid_rewards() -> None:
+    rewards, groups = torch.tensor([0.0, 2.0, NAN, 0.0, 20.0]), [0, 0, 0, 1, 1]
+    with_failure = compute_advantages(rewards, groups, scale="batch")
+    without = compute_advantages(rewards[[0, 1, 3, 4]], [0, 0, 1, 1], scale="batch")
+    assert torch.equal(with_failure.values[[0, 1, 3, 4]], without.values)
+
+
 def test_advantages_are_clipped_and_counted() -> None:
     """One winner among 100: A is near 9.9 before the clip."""
     rewards = torch.zeros(100)

@@ -370,6 +370,7 @@ def test_the_conditioning_frame_is_carried_unchanged(mode: Any) -> None:
     x = noise(1)
     out = step(x, noise(2), 2, schedule=FLOW, sampler="flow_sde", mode=mode, noise_level=0.7, mask=mask)
     assert torch.equal(out.x_next[:, :, 0], x[:, :, 0])
+    assert torch.equal(out.mean[:, :, 0], x[:, :, 0])
     assert out.x_next[:, :, 1:].ne(x[:, :, 1:]).all()
 
 
