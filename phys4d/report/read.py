@@ -92,6 +92,26 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A metric's paired difference between two stages over held-out scenes."""
+
+    before: str
+    after: str
+    reader: str
+    metric: str
+    mean_difference: float
+    """After minus before."""
+    interval: tuple[float, float]
+    """95 % bootstrap interval of the mean difference over scenes."""
+    num_scenes: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.interval[0] > 0 or self.interval[1] < 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """A held-out scene with what each stage generated for it."""
 
@@ -110,6 +130,7 @@ class Run:
     name: str
     stages: dict[str, Stage]
     measurements: list[Measurement]
+    comparisons: list[Comparison]
     scenes: list[Scene]
     evaluation_fault: str
     """Why there are no measurements, for people; empty if there are."""
@@ -127,11 +148,12 @@ def read_run(path: Path) -> Run:
     results = path / "evaluation" / "results.json"
     if not stages and not results.exists():
         raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
-    measurements, scenes, fault = _read_evaluation(results)
+    measurements, comparisons, scenes, fault = _read_evaluation(results)
     return Run(
         name=path.resolve().name,
         stages=stages,
         measurements=measurements,
+        comparisons=comparisons,
         scenes=scenes,
         evaluation_fault=fault,
     )
@@ -154,18 +176,19 @@ def _read_stage(path: Path, name: str) -> Stage:
     return Stage(name=name, config=config, provenance=provenance, rows=rows, fault="; ".join(faults))
 
 
-def _read_evaluation(path: Path) -> tuple[list[Measurement], list[Scene], str]:
+def _read_evaluation(path: Path) -> tuple[list[Measurement], list[Comparison], list[Scene], str]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         measurements = [_measurement(row) for row in results["rows"]]
+        comparisons = [_comparison(values) for values in results.get("comparisons", [])]
         scenes = [_scene(values, path.parent) for values in results["scenes"]]
     except FileNotFoundError:
-        return [], [], "not evaluated yet; run: make evaluate"
+        return [], [], [], "not evaluated yet; run: make evaluate"
     except (OSError, ValueError, TypeError) as error:
-        return [], [], f"{path.name} is unreadable: {one_line(error)}"
+        return [], [], [], f"{path.name} is unreadable: {one_line(error)}"
     except KeyError as error:
-        return [], [], f"{path.name} lacks {error.args[0]!r}"
-    return measurements, scenes, "" if measurements else f"{path.name} holds no rows"
+        return [], [], [], f"{path.name} lacks {error.args[0]!r}"
+    return measurements, comparisons, scenes, "" if measurements else f"{path.name} holds no rows"
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:
@@ -178,6 +201,19 @@ def _measurement(row: dict[str, Any]) -> Measurement:
         seeds=tuple(_float(value) for value in row["seeds"]),
         higher_is_better=bool(row["higher_is_better"]),
         num_scenes=int(row["num_scenes"]),
+    )
+
+
+def _comparison(values: dict[str, Any]) -> Comparison:
+    low, high = values["ci95"]
+    return Comparison(
+        before=str(values["before"]),
+        after=str(values["after"]),
+        reader=str(values["reader"]),
+        metric=str(values["metric"]),
+        mean_difference=_float(values["mean_difference"]),
+        interval=(_float(low), _float(high)),
+        num_scenes=int(values["num_scenes"]),
     )
 
 

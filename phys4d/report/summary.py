@@ -5,7 +5,7 @@ import math
 
 from phys4d.report.charts import dot_chart
 from phys4d.report.numbers import number, percent, phrase, with_spread
-from phys4d.report.read import REFERENCES, STAGES, Measurement, Run
+from phys4d.report.read import REFERENCES, STAGES, Comparison, Measurement, Run
 
 HEADLINE_WORDS = ("trajectory", "chamfer", "reward")
 """The headline is about the first metric whose name holds the first of these words."""
@@ -69,8 +69,16 @@ def lead(run: Run) -> str:
             f"{STAGES[before.stage].lower()}: {with_spread(after.mean, after.spread)} against "
             f"{with_spread(before.mean, before.spread)} {after.unit}.",
         )
+        paired = _comparison(run, before, after)
         spread = math.hypot(before.spread or 0.0, after.spread or 0.0)
-        if before.spread is None or after.spread is None:
+        if paired is not None:
+            low, high = map(number, paired.interval)
+            verdict = "leaves out" if paired.is_clear else "includes"
+            parts.append(
+                f"Paired over scenes the difference is {number(paired.mean_difference)} {after.unit}, "
+                f"95 % interval {low} to {high}, which {verdict} zero."
+            )
+        elif before.spread is None or after.spread is None:
             parts.append("One seed only, so the scatter is unknown.")
         elif abs(after.mean - before.mean) <= spread:
             parts.append("The difference is within the scatter of the seeds.")
@@ -133,6 +141,34 @@ def table(run: Run) -> str:
     )
 
 
+def comparisons(run: Run) -> str:
+    """Paired differences between stages with their intervals; empty where the evaluation has none."""
+    rows = []
+    for c in run.comparisons:
+        after = measured(run, c.reader, c.metric).get(c.after)
+        unit = after.unit if after else ""
+        higher = after.higher_is_better if after else False
+        kind = "better" if (c.mean_difference > 0) == higher else "worse"
+        verdict = f'<span class="{kind}">{kind}</span>' if c.is_clear else "not told apart"
+        low, high = map(number, c.interval)
+        detail = ", ".join(filter(None, [unit, c.reader]))
+        stages = f"{STAGES.get(c.before, c.before)} to {STAGES.get(c.after, c.after)}"
+        rows.append(
+            f"<tr><td>{html.escape(phrase(c.metric))} <small>{html.escape(detail)}</small></td>"
+            f"<td>{html.escape(stages)}</td>"
+            f"<td>{number(c.mean_difference)}</td><td>{low} to {high}</td><td>{verdict}</td>"
+            f"<td>{c.num_scenes}</td></tr>"
+        )
+    if not rows:
+        return ""
+    return (
+        "<h3>Paired differences over scenes</h3>"
+        '<div class="scroll"><table><thead><tr><th>Held-out metric</th><th>Stages</th><th>Difference</th>'
+        "<th>95 % interval</th><th>Verdict</th><th>Scenes</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
 def dots(run: Run) -> str:
     """A dot chart for each metric with two stages or more: seeds as dots, references as dashed lines."""
     charts = []
@@ -152,9 +188,14 @@ def _main_metric(run: Run) -> tuple[str, str] | None:
     pairs = metrics(run)
     for word in HEADLINE_WORDS:
         for pair in pairs:
-            if word in pair[1]:
+            if word in pair[1].lower():
                 return pair
     return pairs[0] if pairs else None
+
+
+def _comparison(run: Run, before: Measurement, after: Measurement) -> Comparison | None:
+    wanted = (before.stage, after.stage, after.reader, after.metric)
+    return next((c for c in run.comparisons if (c.before, c.after, c.reader, c.metric) == wanted), None)
 
 
 def _value(measurement: Measurement) -> str:

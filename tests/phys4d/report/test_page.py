@@ -79,7 +79,7 @@ def test_the_page_tells_the_numbers_of_the_evaluation(run_folder: Path) -> None:
         row("stage3", [0.100, 0.104, 0.096]),
         row("constant_velocity", [0.312]),
     ]
-    edit_results(run_folder, rows=rows)
+    edit_results(run_folder, rows=rows, comparisons=[])
     _, page = report(run_folder)
     assert "Held-out trajectory error fell 52 % from 0.210 m (stage 1) to 0.100 m (stage 3)" in page.text
     assert "Stage 3 is better than stage 2: 0.100 ± 0.004 against 0.150 ± 0.001 m." in page.text
@@ -88,7 +88,7 @@ def test_the_page_tells_the_numbers_of_the_evaluation(run_folder: Path) -> None:
 
 
 def test_a_worse_last_stage_is_called_worse(run_folder: Path) -> None:
-    edit_results(run_folder, rows=[row("stage2", [0.10, 0.11]), row("stage3", [0.12, 0.10])])
+    edit_results(run_folder, rows=[row("stage2", [0.10, 0.11]), row("stage3", [0.12, 0.10])], comparisons=[])
     source, page = report(run_folder)
     assert "Held-out trajectory error rose 5 % from" in page.text
     assert "Stage 3 is not better than stage 2" in page.text
@@ -96,8 +96,17 @@ def test_a_worse_last_stage_is_called_worse(run_folder: Path) -> None:
     assert 'class="worse"' in source
 
 
+def test_a_paired_difference_decides_where_there_is_one(run_folder: Path) -> None:
+    _, page = report(run_folder)
+    assert (
+        "the difference is −0.0380 m, 95 % interval −0.0510 to −0.0240, which leaves out zero." in page.text
+    )
+    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to −0.0240 better 64" in page.text
+    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to 0.00400 not told apart 64" in page.text
+
+
 def test_one_seed_has_no_spread(run_folder: Path) -> None:
-    edit_results(run_folder, rows=[row("stage2", [0.2]), row("stage3", [0.1])])
+    edit_results(run_folder, rows=[row("stage2", [0.2]), row("stage3", [0.1])], comparisons=[])
     _, page = report(run_folder)
     assert "One seed only, so the scatter is unknown." in page.text
 
@@ -187,7 +196,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def test_a_browser_opens_the_file_runs_the_clock_and_complains_about_nothing(
     run_folder: Path, tmp_path: Path
 ) -> None:
-    """1.9 s of virtual time are 11 ticks of the 6 Hz clock, which plays 9 frames and rests 7 ticks on the last."""
+    """1.9 s of virtual time are 11 ticks of the 6 Hz clock: 9 frames, then 7 ticks of rest on the last."""
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
