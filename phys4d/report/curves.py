@@ -48,7 +48,7 @@ def _reward(stage: Stage) -> list[str]:
         if held_out:
             curves.append(Series(name="held-out, no noise", points=held_out))
         title = f"Component: {phrase(part)}" if part else "Reward"
-        title += " (band: standard deviation in a group)" if band else ""
+        title += " (band: spread in a group)" if band else ""
         charts.append(line_chart(title, curves, unit=unit_of(part), x_label=_step_name(stage)))
     return charts
 
