@@ -30,7 +30,7 @@ def align_depth(
     *,
     fit_shift: bool,
 ) -> Alignment:
-    """Fit one scale, and a shift, on static pixels of frame 0: least squares with Huber weights.
+    """Fit one scale, and a shift, on static pixels of frame 0: least squares with Cauchy weights.
 
     A fit per frame would hide drift. The scale is clamped to [0.5, 2]; with fewer than 16 pixels nothing
     is fitted.
@@ -39,9 +39,11 @@ def align_depth(
     x, y = np.asarray(depth, np.float64)[use], true_depth_m[use]
     if len(x) < 16:
         return Alignment(scale=1.0, shift_m=0.0, num_pixels=len(x), residual_m=0.0)
-    weight = np.ones_like(x)
-    scale, shift = 1.0, 0.0
-    for _ in range(8):
+    scale, shift = float(np.clip(np.median(y / x), *SCALE_RANGE)), 0.0
+    residual = np.abs(scale * x - y)
+    for _ in range(12):
+        knee = max(2 * 1.4826 * float(np.median(residual)), 1e-6)
+        weight = 1 / (1 + np.square(residual / knee))
         total = weight.sum()
         mean_x, mean_y = (weight @ x) / total, (weight @ y) / total
         if fit_shift:
@@ -52,8 +54,6 @@ def align_depth(
         scale = float(np.clip(slope, *SCALE_RANGE))
         shift = float(mean_y - scale * mean_x) if fit_shift else 0.0
         residual = np.abs(scale * x + shift - y)
-        knee = max(1.345 * 1.4826 * float(np.median(residual)), 1e-6)
-        weight = np.minimum(1.0, knee / np.maximum(residual, knee))
     return Alignment(scale=scale, shift_m=shift, num_pixels=len(x), residual_m=float(np.median(residual)))
 
 

@@ -16,7 +16,7 @@ from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
-from reward_service.ready import PRESETS, announce
+from reward_service.ready import PRESETS, announce, check_port
 
 
 async def serve(config: ServiceConfig) -> None:
@@ -25,9 +25,12 @@ async def serve(config: ServiceConfig) -> None:
 
     from phys4d.reward.v1 import reward_pb2_grpc
     from phys4d.types import Failure, Outcome, Rollout
-    from reward_service.rewards import describe_simulator, make_rewards, score_one
+    from reward_service.rewards import describe, make_rewards, score_one
     from reward_service.servicer import RewardServicer
 
+    # A server that was made and never started crashes at exit; so what can fail comes first.
+    check_port(config.host, config.port)
+    token = read_token(config.token_file)
     rewards = make_rewards(config)
     threads = ThreadPoolExecutor(config.num_replicas, thread_name_prefix="scorer")
     loop = asyncio.get_running_loop()
@@ -52,24 +55,9 @@ async def serve(config: ServiceConfig) -> None:
             ("grpc.so_reuseport", 0),
         ]
     )
-    simulator, families = describe_simulator(config)
-    servicer = RewardServicer(
-        config,
-        token=read_token(config.token_file),
-        rewards=rewards,
-        score=score,
-        simulator=simulator,
-        families=families,
-    )
+    servicer = RewardServicer(config.limits, token=token, offer=describe(config, rewards), score=score)
     reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError:
-        port = 0
-    if port == 0:
-        raise OSError(
-            f"cannot listen on {config.host}:{config.port}; is the port taken? --port 0 finds a free one"
-        )
+    port = server.add_insecure_port(f"{config.host}:{config.port}")
     await server.start()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,11 +1,30 @@
-"""How a service tells that it answers."""
+"""Where a service listens, and how it tells that it answers."""
 
+import socket
 from pathlib import Path
 
 from phys4d.runtime.files import atomic_write_text
 from reward_service.config import ServiceConfig
 
 PRESETS = Path(__file__).parent / "presets"
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before anything is started; port 0 is any."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            message = f"cannot listen on {host}:{port} ({error.strerror}); --port 0 finds a free port"
+            raise OSError(message) from error
 
 
 def announce(config: ServiceConfig, port: int) -> None:

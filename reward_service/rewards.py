@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from phys4d.reward.plugin import DataError, Reward, load_reward
 from phys4d.types import Failure, Outcome, Rollout, Score
@@ -26,14 +26,27 @@ def make_rewards(config: ServiceConfig) -> dict[str, Reward]:
     return {reward.name: reward for reward in rewards}
 
 
-def describe_simulator(config: ServiceConfig) -> tuple[str, dict[str, list[str]]]:
-    """Engine and version, and the scene families it can rebuild by category."""
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What scorers offer, as `GetServerInfo` tells it."""
+
+    versions: dict[str, str]
+    """Version of each reward by name; the first is the default."""
+    simulator: str = ""
+    """Engine and version; empty if nothing is simulated."""
+    families: dict[str, list[str]] = field(default_factory=dict)
+    """Scene families by category that can be rebuilt."""
+
+
+def describe(config: ServiceConfig, rewards: Mapping[str, Reward]) -> Offer:
+    """What a scorer with these rewards offers."""
+    versions = {name: reward.version for name, reward in rewards.items()}
     if not config.scene_chamfer:
-        return "", {}
+        return Offer(versions=versions)
     from phys4d.scenes import registry
     from reward_service.truth import SIMULATOR
 
-    return SIMULATOR, registry.families()
+    return Offer(versions=versions, simulator=SIMULATOR, families=registry.families())
 
 
 def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Outcome:

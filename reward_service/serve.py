@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -19,36 +18,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from phys4d.reward.client import RewardClient
+from phys4d.reward.plugin import find_reward_class
 from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
-from reward_service.ready import PRESETS, announce
+from reward_service.ready import PRESETS, announce, check_port, free_port
 
 START_TIMEOUT_S = 60.0
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def check_port(port: int) -> None:
-    """Refuse a taken port at once; Ray Serve would retry for long and then hide the reason."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise OSError(f"port {port} is taken ({error.strerror}); --port 0 finds a free one") from error
 
 
 def serve(config: ServiceConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
     port = config.port or free_port()
-    check_port(port)
+    check_port("127.0.0.1", port)
+    for target in config.rewards:
+        find_reward_class(target)
     # Ray's processes find rewards of the working folder and keep their thread counts.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -88,7 +73,10 @@ def serve(config: ServiceConfig) -> None:
             },
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
-        ray.serve.run(build(config), name="phys4d", route_prefix="/")
+        try:
+            ray.serve.run(build(config), name="phys4d", route_prefix="/")
+        except RuntimeError as error:
+            raise ValueError(f"scorers did not start: {_reason_of_failure()}") from error
         with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
             client.wait_ready(START_TIMEOUT_S)
         announce(config, port)
@@ -97,6 +85,17 @@ def serve(config: ServiceConfig) -> None:
         ray.serve.shutdown()
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _reason_of_failure() -> str:
+    """The last line of what a failed deployment says of itself."""
+    import ray.serve
+
+    for deployment in ray.serve.status().applications["phys4d"].deployments.values():
+        lines = [line.strip() for line in deployment.message.splitlines() if "Error" in line]
+        if lines:
+            return lines[-1]
+    return "see the log above"
 
 
 def main() -> None:

@@ -3,16 +3,16 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
 from phys4d.reward import wire
-from phys4d.reward.plugin import Reward
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Failure, Outcome, Rollout
-from reward_service.config import ServiceConfig
+from reward_service.config import LimitSettings
+from reward_service.rewards import Offer
 
 ScoreFunction = Callable[[str, Rollout], Awaitable[Outcome]]
 
@@ -30,31 +30,24 @@ class RewardServicer:
     """Checks calls, hands each rollout to a scorer and gathers the outcomes.
 
     Args:
-        config: limits of a call.
+        limits: how much a call may carry.
         token: what callers must show, or None.
-        rewards: on offer; used for names and versions only.
+        offer: what the scorers offer.
         score: sends a rollout to a scorer; must turn every failure into an outcome.
-        simulator: engine and version, or empty.
-        families: scene families by category that can be rebuilt.
     """
 
     def __init__(
         self,
-        config: ServiceConfig,
+        limits: LimitSettings,
         *,
         token: str | None,
-        rewards: Mapping[str, Reward],
+        offer: Offer,
         score: ScoreFunction,
-        simulator: str = "",
-        families: Mapping[str, list[str]] | None = None,
     ) -> None:
-        self._config = config
+        self._limits = limits
         self._token = None if token is None else f"Bearer {token}".encode()
-        self._versions = {name: reward.version for name, reward in rewards.items()}
-        self._default_reward = next(iter(rewards))
+        self._offer = offer
         self._score = score
-        self._simulator = simulator
-        self._families = families or {}
 
     # A handler sets the status and returns a message: Ray Serve loses the status of one that raises.
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
@@ -65,13 +58,13 @@ class RewardServicer:
             _set_status(context, error)
             return pb.GetServerInfoResponse()
         return pb.GetServerInfoResponse(
-            rewards=[pb.RewardInfo(name=n, version=v) for n, v in self._versions.items()],
-            simulator=self._simulator,
+            rewards=[pb.RewardInfo(name=n, version=v) for n, v in self._offer.versions.items()],
+            simulator=self._offer.simulator,
             categories=[
                 pb.CategoryInfo(name=name, families=sorted(families))
-                for name, families in sorted(self._families.items())
+                for name, families in sorted(self._offer.families.items())
             ],
-            limits=pb.Limits(**self._config.limits.__dict__),
+            limits=pb.Limits(**self._limits.__dict__),
         )
 
     async def ScoreBatch(self, request: pb.ScoreBatchRequest, context: Any) -> pb.ScoreBatchResponse:
@@ -102,10 +95,10 @@ class RewardServicer:
 
     def _check(self, request: pb.ScoreBatchRequest) -> str:
         """Check the call as a whole and return the name of the reward."""
-        limits = self._config.limits
+        limits = self._limits
         num_bytes, num_rollouts = request.ByteSize(), len(request.rollouts)
         ids = [message.sample_id for message in request.rollouts]
-        reward = request.reward or self._default_reward
+        reward = request.reward or next(iter(self._offer.versions))
         faults = {
             f"the request has {num_bytes} bytes, at most {limits.max_request_bytes} are taken": (
                 num_bytes > limits.max_request_bytes
@@ -114,8 +107,8 @@ class RewardServicer:
                 num_rollouts > limits.max_rollouts
             ),
             "sample ids must be unique within a request": len(set(ids)) != len(ids),
-            f"unknown reward {reward[:64]!r}; on offer: {', '.join(self._versions)}": (
-                reward not in self._versions
+            f"unknown reward {reward[:64]!r}; on offer: {', '.join(self._offer.versions)}": (
+                reward not in self._offer.versions
             ),
             f"budget_ms must not be negative, got {request.budget_ms}": request.budget_ms < 0,
         }
@@ -148,7 +141,7 @@ class RewardServicer:
 
     async def _score_message(self, message: pb.Rollout, reward: str) -> Outcome:
         try:
-            rollout = wire.rollout_from_proto(message, max_tensor_bytes=self._config.limits.max_tensor_bytes)
+            rollout = wire.rollout_from_proto(message, max_tensor_bytes=self._limits.max_tensor_bytes)
         except wire.WireError as error:
             return Outcome(sample_id=message.sample_id, result=error.failure)
         return await self._score(reward, rollout)

@@ -62,6 +62,8 @@ class RewardClient:
                 raise ValueError(f"{name} must be above 0, got {value}")
         if ":" not in endpoint:
             raise ValueError(f"endpoint must be host:port, got {endpoint!r}")
+        if token is not None and not (token.isascii() and token.isprintable() and token):
+            raise ValueError("token must be printable ASCII")
         self.endpoint = endpoint
         self.timeout_s = timeout_s
         self.max_attempts = max_attempts
@@ -71,7 +73,7 @@ class RewardClient:
         """Rollouts sent again so far, for logs."""
         self._count_lock = threading.Lock()
         self._closed = threading.Event()
-        self._metadata = [("authorization", f"Bearer {token}")] if token else []
+        self._metadata = [("authorization", f"Bearer {token}")] if token is not None else []
         self._channel = grpc.insecure_channel(
             endpoint,
             options=[

@@ -51,6 +51,22 @@ def load_reward(target: str) -> Reward:
     Raises:
         ValueError: the target is malformed, cannot be imported, or makes no `Reward`.
     """
+    reward_class, options = find_reward_class(target)
+    try:
+        reward = reward_class(**options)
+    except TypeError as error:
+        raise ValueError(f"reward {target!r}: {error}") from error
+    if not isinstance(reward, Reward) or not reward.name:
+        raise ValueError(f"reward {target!r} lacks name, version or score; see phys4d.reward.plugin.Reward")
+    return reward
+
+
+def find_reward_class(target: str) -> tuple[type, dict[str, Any]]:
+    """Import the class that a target names, and read its options, without making the reward.
+
+    Raises:
+        ValueError: the target is malformed or cannot be imported.
+    """
     module_name, separator, call = target.partition(":")
     if not (separator and module_name and call):
         raise ValueError(f"a reward is named package.module:Class, got {target!r}")
@@ -62,13 +78,7 @@ def load_reward(target: str) -> Reward:
     reward_class = getattr(module, class_name, None)
     if not isinstance(reward_class, type):
         raise ValueError(f"reward {target!r}: module {module_name} has no class {class_name}")
-    try:
-        reward = reward_class(**options)
-    except TypeError as error:
-        raise ValueError(f"reward {target!r}: {error}") from error
-    if not isinstance(reward, Reward) or not reward.name:
-        raise ValueError(f"reward {target!r} lacks name, version or score; see phys4d.reward.plugin.Reward")
-    return reward
+    return reward_class, options
 
 
 def _parse_call(call: str, target: str) -> tuple[str, dict[str, Any]]:

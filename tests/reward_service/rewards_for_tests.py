@@ -1,0 +1,92 @@
+"""Rewards that behave badly in known ways, loaded by real servers in the tests."""
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+from phys4d.types import Rollout, Score
+
+
+class Constant:
+    """Scores everything alike and tells which process did it."""
+
+    name = "constant"
+    version = "1"
+
+    def __init__(self, value: float = 1.0, seconds: float = 0.0) -> None:
+        self.value = value
+        self.seconds = seconds
+
+    def score(self, rollout: Rollout) -> Score:
+        time.sleep(self.seconds)
+        return Score(value=self.value, components={"pid": os.getpid()}, scorer_version=self.version)
+
+
+class Slow(Constant):
+    """Takes as many seconds as the text says."""
+
+    name = "slow"
+
+    def score(self, rollout: Rollout) -> Score:
+        time.sleep(float(rollout.text))
+        return super().score(rollout)
+
+
+class Raising(Constant):
+    """Has a bug."""
+
+    name = "raising"
+
+    def score(self, rollout: Rollout) -> Score:
+        raise ZeroDivisionError("division by zero in a reward")
+
+
+class NotANumber(Constant):
+    """Computes NaN."""
+
+    name = "not_a_number"
+
+    def score(self, rollout: Rollout) -> Score:
+        return Score(value=float("nan"))
+
+
+class PlainFloat(Constant):
+    """Forgets to return a Score."""
+
+    name = "plain_float"
+
+    def score(self, rollout: Rollout) -> Score:
+        return 0.0  # pyright: ignore[reportReturnType]
+
+
+class Flaky(Constant):
+    """Fails the first time it sees a sample."""
+
+    name = "flaky"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def score(self, rollout: Rollout) -> Score:
+        self.seen[rollout.sample_id] += 1
+        if self.seen[rollout.sample_id] == 1:
+            raise OSError("a disk that comes back")
+        return super().score(rollout)
+
+
+class Crashing(Constant):
+    """Ends its process once, at the first sample after the file named by the text appeared."""
+
+    name = "crashing"
+
+    def score(self, rollout: Rollout) -> Score:
+        if rollout.text:
+            try:
+                Path(rollout.text).unlink()
+            except FileNotFoundError:
+                pass
+            else:
+                os._exit(1)
+        return super().score(rollout)

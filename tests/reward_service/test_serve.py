@@ -1,0 +1,147 @@
+"""The Ray Serve application: real cluster, real scorer processes, one of them killed."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phys4d.reward.client import RewardClient
+from phys4d.types import Failure, Rollout
+from reward_service.config import ChamferSettings
+from reward_service.scoring import score
+
+pytestmark = pytest.mark.slow
+TOKEN = "open-sesame"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[tuple[str, int]]:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "token").write_text(TOKEN)
+    rewards = [
+        "rewards_for_tests:Constant(seconds=0.1)",
+        "rewards_for_tests:Crashing",
+        "rewards_for_tests:Slow",
+    ]
+    flags = ("--num-replicas", "2", "--token-file", str(folder / "token"), "--rewards", *rewards)
+    with run_service("serve", folder, *flags) as endpoint_and_pid:
+        yield endpoint_and_pid
+
+
+def connect(service: tuple[str, int], **options) -> RewardClient:
+    return RewardClient(service[0], **{"token": TOKEN, "timeout_s": 40, "max_attempts": 6, **options})
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids below a process, from /proc."""
+    children = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children |= {int(p) for p in (task / "children").read_text().split()}
+    return children.union(*(descendants(child) for child in children))
+
+
+def test_the_scores_are_those_of_the_pure_function(service, make_truth) -> None:
+    rollouts = [make_truth(f, sample_id=f) for f in ("drop", "ramp")]
+    rollouts.append(replace(rollouts[0], sample_id="still", motion=0 * rollouts[0].motion))
+    bad = replace(rollouts[0], sample_id="bad", depth=0 * rollouts[0].depth)
+    with connect(service) as client:
+        assert client.wait_ready(5).simulator.startswith("mujoco ")
+        outcomes = client.score([*rollouts, bad])
+    for rollout, outcome in zip(rollouts, outcomes, strict=False):
+        assert outcome.score is not None, outcome
+        assert outcome.score.value == score(rollout, ChamferSettings()).value
+    failure = outcomes[3].result
+    assert isinstance(failure, Failure) and failure.reason == "NON_POSITIVE_DEPTH"
+
+
+def test_a_wrong_token_is_told_as_such(service, small_rollouts) -> None:
+    with connect(service, token="wrong") as client, pytest.raises(PermissionError, match="token"):
+        client.score(small_rollouts(1))
+
+
+def test_an_unknown_reward_is_told_as_such(service, small_rollouts) -> None:
+    with connect(service, reward="beauty") as client, pytest.raises(ValueError, match="unknown reward"):
+        client.score(small_rollouts(1))
+
+
+def test_work_beyond_the_budget_fails_and_the_rest_is_kept(service, small_rollouts) -> None:
+    fast, slow = small_rollouts(2)
+    with connect(service, reward="slow", timeout_s=2) as client:
+        outcomes = client.score([replace(fast, text="0"), replace(slow, text="5")])
+    assert outcomes[0].score is not None
+    assert isinstance(outcomes[1].result, Failure) and outcomes[1].result.reason == "BUDGET_EXCEEDED"
+
+
+def scorer_ids(outcomes) -> set[int]:
+    return {int(o.score.components["pid"]) for o in outcomes}
+
+
+def test_two_scorers_share_the_work(service, small_rollouts) -> None:
+    with connect(service, reward="constant") as client:
+        assert len(scorer_ids(client.score(small_rollouts(12)))) == 2
+
+
+def test_a_killed_scorer_loses_nothing(service, small_rollouts) -> None:
+    """Rollouts of the dead process come back as INFRA and are sent again; every rollout gets its score."""
+    with connect(service, reward="constant") as client:
+        victim = min(scorer_ids(client.score(small_rollouts(12))))
+        rollouts: list[Rollout] = small_rollouts(40)
+        future = client.submit(rollouts)
+        time.sleep(0.6)
+        os.kill(victim, signal.SIGKILL)
+        outcomes = future.result(40)
+        assert [o.sample_id for o in outcomes] == [r.sample_id for r in rollouts]
+        assert all(o.score is not None and o.score.value == 1.0 for o in outcomes)
+        assert 1 <= client.num_retried <= 10
+
+
+def test_a_reward_that_ends_its_process_fails_that_rollout_only(
+    service, small_rollouts, tmp_path: Path
+) -> None:
+    fuse = tmp_path / "fuse"
+    fuse.touch()
+    crash, *others = small_rollouts(3)
+    crash = replace(crash, text=str(fuse))
+    with connect(service, reward="crashing", max_attempts=1) as client:
+        outcome = client.score([crash])[0]
+        assert isinstance(outcome.result, Failure)
+        assert (outcome.result.error_class, outcome.result.reason) == ("INFRA", "SCORER_DIED")
+    with connect(service, reward="crashing") as client:
+        assert all(o.score is not None for o in client.score([crash, *others]))
+
+
+def test_the_service_ends_with_all_its_processes(tmp_path: Path, run_service, service) -> None:
+    """A second service beside the first: own cluster, own ports."""
+    flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Constant", "--num-replicas", "1")
+    with run_service("serve", tmp_path, *flags) as (endpoint, pid):
+        assert endpoint != service[0]
+        started = descendants(pid)
+        assert len(started) >= 4
+    deadline = time.monotonic() + 5
+    while (alive := [p for p in started if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
+
+
+def test_scorers_that_do_not_start_are_one_line(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    target = "examples.motion_smoothness:MotionSmoothness(scale_px=-1)"
+    command = [
+        sys.executable,
+        "-m",
+        "reward_service.serve",
+        "--port",
+        "0",
+        "--no-scene-chamfer",
+        "--rewards",
+        target,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert result.returncode == 2
+    assert "scale_px must be positive" in result.stderr.splitlines()[-1]
