@@ -21,7 +21,7 @@ RUN ?= $(PRESET)
 REWARD_ENDPOINT ?=
 # Port of `make serve`.
 PORT ?= 9000
-# More flags for the stage program, e.g. make sft FLAGS="--optimiser.num-steps 20".
+# More flags for the program of the target named, e.g. make sft FLAGS="--lora-rank 8".
 FLAGS ?=
 # More flags for pytest, e.g. make test PYTEST_FLAGS="-m 'not slow' -x".
 PYTEST_FLAGS ?=
@@ -37,6 +37,7 @@ NUM_VAL ?= 64
 PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
+flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 ENDPOINT := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
 
@@ -109,24 +110,24 @@ data/rigid/val/index.json: | $(VENV)/.setup
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup
-	$(PY) -m pretrain.base --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+	$(PY) -m pretrain.base --preset $(PRESET) --run runs/$(RUN) $(call flags,base)
 
 pretrain: $(STAGE1) ## Stage 1: heads for depth and motion on pseudo-labels.
 $(STAGE1): $(BASE) $(TRUE) | $(VENV)/.setup
-	$(PY) -m pretrain.train --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+	$(PY) -m pretrain.train --preset $(PRESET) --run runs/$(RUN) $(call flags,pretrain)
 
 sft: $(STAGE2) ## Stage 2: LoRA and heads on simulator ground truth.
 $(STAGE2): $(STAGE1) | $(VENV)/.setup
-	$(PY) -m sft.train --preset $(PRESET) --run runs/$(RUN) $(FLAGS)
+	$(PY) -m sft.train --preset $(PRESET) --run runs/$(RUN) $(call flags,sft)
 
 rl-train: $(REPORT) ## Stage 3: reinforcement learning against the simulator; then evaluate and report.
 	@printf '\nreport: file://%s\n' "$(abspath $(REPORT))"
 $(STAGE3): $(STAGE2) | $(VENV)/.setup
-	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(FLAGS)
+	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,rl-train)
 
 evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
 $(EVALUATION): $(STAGE3) | $(VENV)/.setup
-	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(FLAGS)
+	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,evaluate)
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)

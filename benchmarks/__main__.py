@@ -1,0 +1,64 @@
+"""Time the hot paths beside named peers: `python -m benchmarks --only WORD --json FILE` (or make bench)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.registry import COMPARISONS, measure
+from phys4d.runtime.config import load
+from phys4d.runtime.errors import UserError, run_main
+from phys4d.runtime.files import atomic_write_text
+from phys4d.runtime.run import provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Compare our code with peers on this machine."""
+
+    only: str = ""
+    """Run comparisons whose name contains this."""
+    repeats: int = 7
+    """Interleaved repeats; the median counts."""
+    json: Path | None = None
+    """File for the results with the facts of the machine."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 3:
+            raise ValueError(f"repeats must be at least 3 for a median, got {self.repeats}")
+
+
+def main() -> None:
+    """Command line."""
+    config = load(BenchConfig)
+    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+        importlib.import_module(f"benchmarks.{path.stem}")
+    chosen = [c for c in COMPARISONS if config.only in c.name]
+    if not chosen:
+        names = ", ".join(c.name for c in COMPARISONS) or "none yet"
+        raise UserError(f"no benchmark matches {config.only!r}; there are: {names}")
+    facts = provenance()
+    print(
+        f"{facts['cpu']}, {facts['num_cpus']} cores, Python {facts['python']}, commit {facts['git_commit']}"
+    )
+    print(f"median of {config.repeats} interleaved repeats\n")
+    print(f"{'what':44s} {'ours':>10s} {'peer':>10s} {'ratio':>7s} {'range':>13s}  peer")
+    timings = []
+    for comparison in chosen:
+        t = measure(comparison, repeats=config.repeats)
+        timings.append(t)
+        times = f"{1e3 * t.ours_s:7.3f} ms {1e3 * t.peer_s:7.3f} ms {t.ratio:6.2f}x"
+        span = f"{t.ratio_range[0]:.2f}-{t.ratio_range[1]:.2f}"
+        print(f"{t.name:44s} {times} {span:>13s}  {t.peer}", flush=True)
+    print("\nratio: the peer's time over ours; above 1 we are faster")
+    if config.json is not None:
+        atomic_write_text(
+            config.json,
+            json.dumps({"machine": facts, "results": [asdict(t) for t in timings]}, indent=2) + "\n",
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,106 @@
+"""What a benchmark is, and how it is timed.
+
+A file `benchmarks/bench_<topic>.py` registers comparisons:
+
+    @compare("chamfer, 2 x 4096 points", peer="scipy.spatial.cKDTree 1.17")
+    def chamfer() -> tuple[Work, Work]:
+        ...
+        return ours, theirs
+
+Both functions do the same work on the same input; what they return is checked to agree before timing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Our code beside a named peer."""
+
+    name: str
+    peer: str
+    make: Callable[[], tuple[Work, Work]]
+    rtol: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What a comparison took."""
+
+    name: str
+    peer: str
+    ours_s: float
+    """Median seconds of one call."""
+    peer_s: float
+    ratio: float
+    """Median of the peer's time over ours in the same repeat; above 1 we are faster."""
+    ratio_range: tuple[float, float]
+    repeats: int
+
+
+COMPARISONS: list[Comparison] = []
+
+
+def compare(
+    name: str, *, peer: str, rtol: float = 1e-5
+) -> Callable[[Callable[[], tuple[Work, Work]]], Callable[[], tuple[Work, Work]]]:
+    """Register a function that prepares the input and returns (ours, theirs).
+
+    Args:
+        name: the work and its size.
+        peer: whose code the other one is, with version.
+        rtol: relative difference up to which the two results count as equal.
+    """
+
+    def register(make: Callable[[], tuple[Work, Work]]) -> Callable[[], tuple[Work, Work]]:
+        COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol))
+        return make
+
+    return register
+
+
+def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Timing:
+    """Median seconds of both, their repeats interleaved so that a busy machine slows both alike.
+
+    Each is run once untimed, and as often in a repeat as fills `min_s` seconds.
+
+    Raises:
+        ValueError: the two results differ.
+    """
+    works = comparison.make()
+    results = [np.asarray(work(), np.float64) for work in works]
+    if not np.allclose(results[0], results[1], rtol=comparison.rtol):
+        worst = float(np.max(np.abs(results[0] - results[1])))
+        raise ValueError(f"{comparison.name}: results differ by up to {worst:g} from {comparison.peer}")
+    num_calls = [max(1, round(min_s / max(_seconds(work, 1), 1e-7))) for work in works]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for work, count, kept in zip(works, num_calls, times, strict=True):
+            kept.append(_seconds(work, count))
+    ours_s, peer_s = (statistics.median(kept) for kept in times)
+    ratios = [theirs / ours for ours, theirs in zip(*times, strict=True)]
+    return Timing(
+        name=comparison.name,
+        peer=comparison.peer,
+        ours_s=ours_s,
+        peer_s=peer_s,
+        ratio=statistics.median(ratios),
+        ratio_range=(min(ratios), max(ratios)),
+        repeats=repeats,
+    )
+
+
+def _seconds(work: Work, count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        work()
+    return (time.perf_counter() - start) / count
