@@ -82,7 +82,7 @@ def build(config: ServiceConfig) -> Application:
         num_replicas=config.num_replicas,
         max_ongoing_requests=2,
         max_queued_requests=config.max_queued,
-        max_constructor_retry_count=2,
+        max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=5,

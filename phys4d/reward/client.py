@@ -71,6 +71,8 @@ class RewardClient:
         self.max_request_bytes = max_request_bytes
         self.num_retried = 0
         """Rollouts sent again so far, for logs."""
+        # The server's budget ends this much earlier, so that its answer is back before the call is given up.
+        self._reserve_s = min(1.0, 0.1 * timeout_s)
         self._count_lock = threading.Lock()
         self._closed = threading.Event()
         self._metadata = [("authorization", f"Bearer {token}")] if token is not None else []
@@ -204,7 +206,8 @@ class RewardClient:
             outcomes.update(self._call(pending, deadline))
             pending = [m for m in pending if _may_pass(outcomes[m.sample_id])]
             wait_s = backoff_s * random.uniform(0.5, 1.5)
-            if not pending or attempt == self.max_attempts or time.monotonic() + wait_s >= deadline:
+            too_late = time.monotonic() + wait_s >= deadline - self._reserve_s
+            if not pending or attempt == self.max_attempts or too_late:
                 break
             if self._closed.wait(wait_s):
                 break
@@ -220,8 +223,7 @@ class RewardClient:
             return {i: _failed(i, "INFRA", "CLIENT_CLOSED", "the client was closed") for i in ids}
         if remaining_s <= 0:
             return {i: _failed(i, "INFRA", "DEADLINE_EXCEEDED", "no time left to send it") for i in ids}
-        # The server gets a little less, so that its answer is back before the call is given up.
-        budget_ms = max(1, int(1000 * (remaining_s - min(1.0, 0.1 * remaining_s))))
+        budget_ms = max(1, int(1000 * (remaining_s - self._reserve_s)))
         request = pb.ScoreBatchRequest(rollouts=messages, reward=self.reward, budget_ms=budget_ms)
         try:
             response = self._stub.ScoreBatch(request, timeout=remaining_s, metadata=self._metadata)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,13 +25,20 @@ def service(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[t
     folder = tmp_path_factory.mktemp("serve")
     (folder / "token").write_text(TOKEN)
     rewards = [
-        "rewards_for_tests:Constant(seconds=0.1)",
+        "rewards_for_tests:Constant(seconds=0.05)",
         "rewards_for_tests:Crashing",
         "rewards_for_tests:Slow",
     ]
     flags = ("--num-replicas", "2", "--token-file", str(folder / "token"), "--rewards", *rewards)
-    with run_service("serve", folder, *flags) as endpoint_and_pid:
-        yield endpoint_and_pid
+    with run_service("serve", folder, *flags) as (endpoint, pid):
+        yield endpoint, pid
+        started = descendants(pid)
+        assert len(started) >= 6
+    # It ends with all its processes.
+    deadline = time.monotonic() + 5
+    while (alive := [p for p in started if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
 
 
 def connect(service: tuple[str, int], **options) -> RewardClient:
@@ -87,16 +96,16 @@ def test_two_scorers_share_the_work(service, small_rollouts) -> None:
 
 def test_a_killed_scorer_loses_nothing(service, small_rollouts) -> None:
     """Rollouts of the dead process come back as INFRA and are sent again; every rollout gets its score."""
-    with connect(service, reward="constant") as client:
-        victim = min(scorer_ids(client.score(small_rollouts(12))))
-        rollouts: list[Rollout] = small_rollouts(40)
+    with connect(service, reward="slow") as client:
+        victim = min(scorer_ids(client.score(small_rollouts(12, text="0.1"))))
+        rollouts: list[Rollout] = small_rollouts(24, text="0.5")
         future = client.submit(rollouts)
-        time.sleep(0.6)
+        time.sleep(1.2)
         os.kill(victim, signal.SIGKILL)
         outcomes = future.result(40)
         assert [o.sample_id for o in outcomes] == [r.sample_id for r in rollouts]
         assert all(o.score is not None and o.score.value == 1.0 for o in outcomes)
-        assert 1 <= client.num_retried <= 10
+        assert client.num_retried >= 1
 
 
 def test_a_reward_that_ends_its_process_fails_that_rollout_only(
@@ -114,23 +123,7 @@ def test_a_reward_that_ends_its_process_fails_that_rollout_only(
         assert all(o.score is not None for o in client.score([crash, *others]))
 
 
-def test_the_service_ends_with_all_its_processes(tmp_path: Path, run_service, service) -> None:
-    """A second service beside the first: own cluster, own ports."""
-    flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Constant", "--num-replicas", "1")
-    with run_service("serve", tmp_path, *flags) as (endpoint, pid):
-        assert endpoint != service[0]
-        started = descendants(pid)
-        assert len(started) >= 4
-    deadline = time.monotonic() + 5
-    while (alive := [p for p in started if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive
-
-
 def test_scorers_that_do_not_start_are_one_line(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     target = "examples.motion_smoothness:MotionSmoothness(scale_px=-1)"
     command = [
         sys.executable,
