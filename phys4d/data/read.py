@@ -128,7 +128,8 @@ def open_dataset(path: Path | str, split: str) -> Dataset:
     if not index_path.is_file():
         what = "is unfinished" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"dataset {folder} {what} (no {INDEX_NAME}); make it with: {_command(path, split)} --num-samples N"
+            f"dataset {folder} {what} (no {INDEX_NAME}); "
+            f"make it with: {_command(path, split)} --num-samples N"
         )
     try:
         index = json.loads(index_path.read_text())

@@ -34,13 +34,13 @@ class ShardWriter:
             raise ValueError(f"sample {key} is already in {self.path.name}")
         check_arrays(key, arrays, len(metadata["objects"]))
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         text = json.dumps({"key": key, **metadata}, sort_keys=True, allow_nan=False)
         self._members += [(f"{key}.json", text.encode()), (f"{key}.npz", buffer.getvalue())]
         self.keys.append(key)
 
     def close(self) -> dict[str, Any]:
-        """Write the shard, then its note `shard-....json`; returns the note: name, SHA-256 and keys."""
+        """Write the shard; returns its note for the index: name, SHA-256 and keys."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, data in self._members:
@@ -63,7 +63,7 @@ def write_index(folder: Path, shards: Sequence[Mapping[str, Any]], settings: Map
 
 
 def inspect_shard(path: Path) -> dict[str, Any] | None:
-    """The note of a finished shard: name, SHA-256 and keys; None where there is no such file or it is broken."""
+    """The note of a finished shard, or None where there is no such file or it is no whole tar."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Following generated motion: motion at frame t is (du px, dv px, dz m) and carries a point to frame t + 1."""
+"""Following generated motion: (du px, dv px, dz m) at frame t carries a point to frame t + 1."""
 
 from typing import Any
 

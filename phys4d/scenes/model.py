@@ -110,18 +110,23 @@ def look_at(position_m: Sequence[float], target_m: Sequence[float]) -> Float64[n
 def damping_of_restitution(restitution: float, stiffness: float = CONTACT_STIFFNESS) -> float:
     """Damping in 1/s of a contact spring that only pushes and returns `restitution` of the speed.
 
-    With half damping b and w^2 = stiffness - b^2, e = exp(-b / w (pi - atan2(2 b w, w^2 - b^2))).
+    With b half the damping: below critical damping, w^2 = stiffness - b^2 and
+    e = exp(-b / w (pi - atan2(2 b w, w^2 - b^2))); above it, w^2 = b^2 - stiffness and
+    e = exp(-b / w ln((b + w) / (b - w))).
 
     Source: Schwager and Poeschel, Granular Matter 9 (2007), equation 21.
     """
     if not 0.05 <= restitution <= 1:
         raise ValueError(f"restitution must be in [0.05, 1], got {restitution}")
-    low, high = 0.0, math.sqrt(stiffness) * (1 - 1e-9)
+    low, high = 0.0, 2.5 * math.sqrt(stiffness)
     for _ in range(60):
         b = 0.5 * (low + high)
-        w = math.sqrt(stiffness - b * b)
-        e = math.exp(-b / w * (math.pi - math.atan2(2 * b * w, w * w - b * b)))
-        low, high = (b, high) if e > restitution else (low, b)
+        w = math.sqrt(abs(stiffness - b * b)) or 1e-12
+        if b * b < stiffness:
+            exponent = b / w * (math.pi - math.atan2(2 * b * w, w * w - b * b))
+        else:
+            exponent = b / w * math.log((b + w) / (b - w))
+        low, high = (b, high) if math.exp(-exponent) > restitution else (low, b)
     return low + high
 
 
@@ -187,7 +192,7 @@ def build(spec: SceneSpec) -> BuiltScene:
                 name=values.get("name", f"object{index}"),
                 body_id=index + 1,
                 geom_ids=tuple(int(g) for g in np.flatnonzero(model.geom_bodyid == index + 1)),
-                color_rgb=tuple(_vector(values, f"objects[{index}]", "rgb", 3)),
+                color_rgb=_rgb(values, f"objects[{index}]"),
                 material=values.get("material", ""),
                 mass_kg=float(model.body_mass[index + 1]),
                 shape=values["shape"],
@@ -254,6 +259,11 @@ def _entries(parameters: Mapping[str, Any], name: str, most: int) -> list[Mappin
     if not all(isinstance(entry, Mapping) for entry in entries):
         raise ValueError(f"parameters.{name} must hold tables")
     return entries
+
+
+def _rgb(values: Mapping[str, Any], where: str) -> tuple[float, float, float]:
+    red, green, blue = _vector(values, where, "rgb", 3)
+    return red, green, blue
 
 
 def _number(values: Mapping[str, Any], where: str, name: str) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import mujoco
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from phys4d.scenes.model import GEOM_TYPE, MAX_FIXTURES, MAX_OBJECTS, BuiltScene
 from phys4d.scenes.simulation import Trajectory
@@ -92,7 +92,7 @@ class RgbRenderer:
                 nworld=num_frames,
                 cam_res=(width * supersampling, height * supersampling),
                 render_rgb=True,
-                render_depth=False,
+                render_depth=True,
                 render_seg=False,
                 use_shadows=True,
                 use_precomputed_rays=False,
@@ -115,6 +115,13 @@ class RgbRenderer:
         packed = self._context.rgb_data.numpy().reshape(self.num_frames, self.height, n, self.width, n)
         channels = [((packed >> shift) & 255).sum(axis=(2, 4), dtype=np.uint32) for shift in (16, 8, 0)]
         return ((np.stack(channels, axis=-1) + n * n // 2) // (n * n)).astype(np.uint8)
+
+    def depth(self) -> Float32[np.ndarray, "frames rows columns"]:
+        """z-depth at the rays of the last video drawn, in metres; 0 where a ray met nothing."""
+        n = self.supersampling
+        return (
+            self._context.depth_data.numpy().reshape(self.num_frames, self.height * n, self.width * n).copy()
+        )
 
     def _set_geoms(self, scene: BuiltScene, trajectory: Trajectory) -> None:
         """Objects take the first slots, fixtures the slots after them; the others are parked out of sight."""

@@ -1,0 +1,118 @@
+"""Drawing scenes: deterministic, never degenerate, told in few words."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phys4d.scenes import families, raycast, sample_spec, simulate
+from phys4d.scenes.registry import MIN_PIXELS, examine, sample_scene
+
+FAMILIES = families("rigid")["rigid"]
+
+
+def test_there_are_five_rigid_families() -> None:
+    assert FAMILIES == ["drop", "collision", "ramp", "tower", "projectile"]
+
+
+def test_the_same_seed_draws_the_same_scene_and_another_seed_another() -> None:
+    first = sample_spec("rigid", "ramp", 5)
+    assert sample_spec("rigid", "ramp", 5).to_json() == first.to_json()
+    assert sample_spec("rigid", "ramp", 6).parameters != first.parameters
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drawn_scenes_move_and_show_their_objects(family: str) -> None:
+    for seed in range(4):
+        scene, trajectory = sample_scene("rigid", family, seed)
+        travel = np.linalg.norm(trajectory.position_m - trajectory.position_m[0], axis=-1).max()
+        depth, ids = raycast(scene, trajectory, 0, scene.camera(64, 64))
+        assert travel > 0.2
+        assert min(np.bincount(ids.ravel())[1:]) >= MIN_PIXELS
+        assert np.isfinite(depth).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixed_physics_starts_from_the_same_picture_and_words(family: str) -> None:
+    """Where no draw is refused, only gravity, friction and restitution differ."""
+    hidden = {"gravity_m_s2", "object_friction", "physics"}
+    for seed in range(50):
+        true = sample_spec("rigid", family, seed).parameters
+        mixed = sample_spec("rigid", family, seed, physics="mixed").parameters
+        if true["attempt"] == mixed["attempt"]:
+            break
+    for name in set(true) - hidden - {"objects", "fixtures"}:
+        assert mixed[name] == true[name]
+    for group, redrawn in (("objects", "restitution"), ("fixtures", "friction")):
+        for a, b in zip(true[group], mixed[group], strict=True):
+            assert {**a, redrawn: 0} == {**b, redrawn: 0}
+            assert a[redrawn] != b[redrawn]
+    assert true["gravity_m_s2"] == 9.81
+    assert 0.2 * 9.81 <= mixed["gravity_m_s2"] <= 2 * 9.81
+
+
+def test_captions_are_short_and_of_few_words() -> None:
+    """The vocabulary of a word-level tokenizer; numbers are multiples of 0.25."""
+    captions = [
+        sample_spec("rigid", family, seed).parameters["caption"] for family in FAMILIES for seed in range(12)
+    ]
+    words = {word for caption in captions for word in caption.split()}
+    assert max(len(caption.split()) for caption in captions) <= 30
+    assert len(words) <= 70
+    assert all(word == word.lower() for word in words)
+    numbers = [float(word) for word in words if word[0].isdigit()]
+    assert all(number == round(number * 4) / 4 for number in numbers)
+
+
+def test_speeds_of_the_caption_are_those_of_the_scene() -> None:
+    for seed in range(10):
+        parameters = sample_spec("rigid", "projectile", seed).parameters
+        x, _, z = parameters["objects"][0]["linear_velocity_m_s"]
+        assert f"{'right' if x > 0 else 'left'} {abs(x):.2f}" in parameters["caption"]
+        assert (f"up {z:.2f}" in parameters["caption"]) == (z > 0)
+
+
+@pytest.mark.parametrize(
+    ("objects", "reason"),
+    [
+        ([{"position_m": [0.0, 0.0, 0.1]}], "overlap at start"),
+        ([{"position_m": [0.0, 0.0, 0.2]}], "nothing moves"),
+        ([{"linear_velocity_m_s": [4.0, 0.0, 0.0]}], "leaves view"),
+        ([{"position_m": [0.0, 0.6, 0.6]}, {"position_m": [0.0, -0.6, 0.6]}], "hidden at start"),
+        ([{"linear_velocity_m_s": [0.0, 20.0, 0.0]}], "too fast"),
+        ([{"linear_velocity_m_s": [1e12, 0.0, 0.0]}], "unstable"),
+    ],
+)
+def test_a_degenerate_scene_is_refused_with_its_reason(
+    make_scene: Any, objects: list[dict[str, Any]], reason: str
+) -> None:
+    assert examine(make_scene(*objects))[0] == reason
+
+
+def test_refused_draws_are_counted_and_their_attempt_is_recorded() -> None:
+    rejected: Counter[str] = Counter()
+    attempts = 0
+    for seed in range(60):
+        scene, _ = sample_scene("rigid", "drop", seed, physics="mixed", rejected=rejected)
+        attempts += int(scene.spec.parameters["attempt"])
+        if attempts:
+            break
+    assert 0 < attempts == rejected.total()
+
+
+@pytest.mark.parametrize(
+    ("category", "family", "message"),
+    [
+        ("rigid", "dorp", r"unknown family 'dorp' \(did you mean 'drop'\?\); known: drop, collision"),
+        ("rigit", "drop", r"unknown category 'rigit' \(did you mean 'rigid'\?\); known: rigid"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_a_suggestion(category: str, family: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample_spec(category, family, 0)
+
+
+def test_a_trajectory_can_be_simulated_again_from_the_spec_alone() -> None:
+    scene, trajectory = sample_scene("rigid", "tower", 1)
+    assert simulate(scene).qpos.tobytes() == trajectory.qpos.tobytes()

@@ -1,0 +1,162 @@
+"""The render program: whole datasets, resumed after a kill, refused when asked for nonsense."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phys4d.data import open_dataset
+from phys4d.scenes import build, simulate
+from phys4d.scenes.render import RenderConfig, render_sample, render_split
+
+ROOT = Path(__file__).parents[3]
+
+
+def _config(folder: Path, **changes: object) -> RenderConfig:
+    values = {"num_samples": 34, "width": 16, "height": 16, "num_frames": 3, "supersampling": 1, "workers": 1}
+    return RenderConfig(out=folder, **{**values, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def _command(folder: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "phys4d.scenes.render", "--out", str(folder), *flags]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """34 small videos in two shards."""
+    folder = tmp_path_factory.mktemp("rendered")
+    render_split(_config(folder))
+    return folder
+
+
+def test_samples_hold_the_simulation_of_their_spec(rendered: Path) -> None:
+    dataset = open_dataset(rendered, "train")
+    assert len(dataset) == 34
+    for number in (0, 1, 2, 3, 4, 33):
+        sample = dataset[number]
+        scene = build(sample.spec)
+        trajectory = simulate(scene)
+        assert sample.position.tobytes() == trajectory.position_m.tobytes()
+        assert sample.caption == scene.caption
+        assert sample.spec.seed == number
+        assert sample.rgb.std() > 5
+        assert sample.camera.to_dict() == scene.camera(16, 16).to_dict()
+
+
+def test_families_take_turns(rendered: Path) -> None:
+    dataset = open_dataset(rendered, "train")
+    assert [dataset[i].spec.family for i in range(6)] == [
+        "drop",
+        "collision",
+        "ramp",
+        "tower",
+        "projectile",
+        "drop",
+    ]
+
+
+def test_a_lost_shard_is_made_again_with_the_same_bytes_and_the_others_are_kept(
+    rendered: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy" / "train"
+    folder.mkdir(parents=True)
+    for path in (rendered / "train").iterdir():
+        if path.name not in ("shard-000001.tar", "index.json"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    before = (folder / "shard-000000.tar").stat().st_mtime_ns
+    render_split(_config(tmp_path / "copy"))
+    assert (folder / "shard-000000.tar").stat().st_mtime_ns == before
+    for name in ("shard-000001.tar", "index.json"):
+        assert (folder / name).read_bytes() == (rendered / "train" / name).read_bytes()
+
+
+def test_a_killed_run_leaves_whole_shards_and_is_resumed(rendered: Path, tmp_path: Path) -> None:
+    flags = ["--num-samples", "34", "--width", "16", "--height", "16", "--num-frames", "3"]
+    flags += ["--supersampling", "1", "--workers", "1"]
+    process = subprocess.Popen(_command(tmp_path, *flags), cwd=ROOT, stderr=subprocess.DEVNULL)
+    first = tmp_path / "train" / "shard-000000.tar"
+    deadline = time.monotonic() + 120
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.read_bytes() == (rendered / "train" / first.name).read_bytes()
+    render_split(_config(tmp_path))
+    for name in ("shard-000000.tar", "shard-000001.tar", "index.json"):
+        assert (tmp_path / "train" / name).read_bytes() == (rendered / "train" / name).read_bytes()
+
+
+def test_two_workers_render_what_one_does(rendered: Path, tmp_path: Path) -> None:
+    render_split(_config(tmp_path, workers=2))
+    for name in ("shard-000000.tar", "shard-000001.tar"):
+        assert (tmp_path / "train" / name).read_bytes() == (rendered / "train" / name).read_bytes()
+
+
+def test_more_samples_extend_a_split(rendered: Path, tmp_path: Path) -> None:
+    render_split(_config(tmp_path, num_samples=3))
+    render_split(_config(tmp_path, num_samples=5))
+    dataset, reference = open_dataset(tmp_path, "train"), open_dataset(rendered, "train")
+    assert len(dataset) == 5
+    assert np.array_equal(dataset.stack("rgb"), reference.stack("rgb")[:5])
+
+
+def test_other_settings_in_the_same_split_are_refused(rendered: Path) -> None:
+    with pytest.raises(ValueError, match=r"begun with other settings \(physics\)"):
+        render_split(_config(rendered, physics="mixed"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--families", "dorp"], "error: unknown family 'dorp' (did you mean 'drop'?)"),
+        (["--famlies", "drop"], "error: unknown option '--famlies'"),
+        (["--num-samples", "0"], "num_samples must be at least 1, got 0"),
+        (["--split", "a/b"], "split must be a plain folder name, got 'a/b'"),
+    ],
+)
+def test_bad_flags_end_with_one_line_and_code_2(tmp_path: Path, flags: list[str], message: str) -> None:
+    done = subprocess.run(_command(tmp_path, *flags), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_nothing_but_progress_and_the_outcome_is_printed(tmp_path: Path) -> None:
+    flags = ["--num-samples", "1", "--width", "16", "--height", "16", "--num-frames", "3"]
+    done = subprocess.run(
+        _command(tmp_path, *flags, "--supersampling", "1", "--workers", "1"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path}/train: 1 videos, 0 of them were there; draws refused: ")
+    assert done.stdout.count("\n") == 1
+    assert all(line.startswith("rendering train") for line in done.stderr.splitlines()), done.stderr
+
+
+def test_an_unwritable_folder_is_an_error_of_one_line() -> None:
+    done = subprocess.run(
+        _command(Path("/proc/nowhere"), "--num-samples", "1"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "/proc/nowhere" in done.stderr
+
+
+def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
+    names = ["drop", "ramp"]
+    config = _config(tmp_path)
+    first = render_sample(config, names, 3, Counter())
+    render_sample(config, names, 4, Counter())
+    again = render_sample(config, names, 3, Counter())
+    assert all(np.array_equal(first["arrays"][k], again["arrays"][k]) for k in first["arrays"])
