@@ -69,7 +69,7 @@ help: ## Print this.
 	@printf '\nVariables, e.g. make rl-train RUN=mine NUM_TRAIN=512:\n'
 	@awk '/^# /{note=substr($$0,3); next} /^[A-Z_0-9]+ \?=/{printf "  %-16s %s\n", $$1, note} {note=""}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(VENV)/.setup ## Install everything into .venv (5.5 GB, no root).
+setup: $(VENV)/.setup ## Install everything into .venv (7.6 GB, no root).
 
 # Partial environments never count: the stamp is written last. A changed constraint installs again in place.
 $(VENV)/.setup: pyproject.toml constraints.txt
