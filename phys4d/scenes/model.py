@@ -27,6 +27,8 @@ from phys4d.types import Camera, SceneSpec
 
 MAX_OBJECTS = 8
 MAX_FIXTURES = 12
+MAX_STEPS = 100_000
+"""Bounds what one spec can ask of a simulator that serves others."""
 CONTACT_STIFFNESS = 40_000.0
 """Contact spring in 1/s^2 (force over mass and depth): an impact lasts about pi / 200 s, 8 steps of 2 ms."""
 FRICTION_DAMPING = 250.0
@@ -138,6 +140,11 @@ def build(spec: SceneSpec) -> BuiltScene:
     """
     if spec.category != "rigid":
         raise ValueError(f"category {spec.category!r} is not built here; known: rigid")
+    if spec.num_frames > MAX_STEPS or spec.num_frames / spec.fps > MAX_STEPS * spec.timestep_s:
+        raise ValueError(
+            f"a scene must take at most {MAX_STEPS} steps, got {spec.num_frames} frames at {spec.fps} fps "
+            f"with timestep_s {spec.timestep_s}"
+        )
     parameters = spec.parameters
     objects = _entries(parameters, "objects", MAX_OBJECTS)
     fixtures = _entries(parameters, "fixtures", MAX_FIXTURES)

@@ -31,7 +31,7 @@ def textures() -> dict[str, UInt8[np.ndarray, "size size 3"]]:
     n = TEXTURE_SIZE
     rng = np.random.default_rng(0)
     row, column = np.mgrid[0:n, 0:n] / n
-    noise = sum(_smooth_noise(rng, n, cells) / cells**0.5 for cells in (4, 8, 16, 32))
+    noise = np.sum([_smooth_noise(rng, n, cells) / cells**0.5 for cells in (4, 8, 16, 32)], axis=0)
     noise = (noise - noise.min()) / np.ptp(noise)
     checker = (np.floor(4 * row) + np.floor(4 * column)) % 2
     joints = np.maximum(4 * row % 1 < 0.1, 4 * column % 1 < 0.1)

@@ -139,6 +139,13 @@ def test_a_missing_parameter_is_named(name: str) -> None:
         build(replace(spec, parameters=parameters))
 
 
+def test_a_spec_that_asks_for_too_many_steps_is_refused() -> None:
+    spec = sample_spec("rigid", "drop", 0)
+    for change in ({"num_frames": 10**9}, {"timestep_s": 1e-6}, {"fps": 0.001}):
+        with pytest.raises(ValueError, match="at most 100000 steps"):
+            build(replace(spec, **change))
+
+
 def test_another_category_is_refused() -> None:
     with pytest.raises(ValueError, match="category 'fluid' is not built here; known: rigid"):
         build(replace(sample_spec("rigid", "drop", 0), category="fluid"))
