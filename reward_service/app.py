@@ -77,24 +77,21 @@ class Ingress:
 def build(config: ServiceConfig) -> Application:
     """Bind the application for a configuration."""
     # Cores are Ray's bookkeeping only: the cluster is started with one for each actor.
-    quiet = {"log_level": "WARNING", "enable_access_log": False}
-    scorer = serve.deployment(Scorer).options(
+    shared = {
+        "ray_actor_options": {"num_cpus": 1},
+        "health_check_period_s": 2,
+        "graceful_shutdown_timeout_s": 5,
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+    }
+    scorer = serve.deployment(
         num_replicas=config.num_replicas,
+        # One is scored while the next is on its way.
         max_ongoing_requests=2,
         max_queued_requests=config.max_queued,
         max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": 1},
-        health_check_period_s=2,
-        graceful_shutdown_timeout_s=5,
-        logging_config=quiet,
-    )
-    ingress = serve.deployment(Ingress).options(
-        num_replicas=1,
-        max_ongoing_requests=64,
-        max_queued_requests=256,
-        ray_actor_options={"num_cpus": 1},
-        health_check_period_s=2,
-        graceful_shutdown_timeout_s=5,
-        logging_config=quiet,
+        **shared,
+    )(Scorer)
+    ingress = serve.deployment(num_replicas=1, max_ongoing_requests=64, max_queued_requests=256, **shared)(
+        Ingress
     )
     return ingress.bind(config, scorer.bind(config))

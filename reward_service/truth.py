@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
+import mujoco
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
@@ -83,12 +84,12 @@ def _simulate(spec_json: str, width: int, height: int, max_points: int) -> Scene
     spec = SceneSpec.from_json(spec_json)
     try:
         scene = scenes.build(spec)
+        camera = scene.camera(width, height)
         trajectory = scenes.simulate(scene)
     except UnstableSimulation as error:
         raise DataError("UNSTABLE_SCENE", str(error)) from error
-    except ValueError as error:
+    except (ValueError, mujoco.FatalError) as error:
         raise DataError("BAD_SCENE", str(error)) from error
-    camera = scene.camera(width, height)
     depth_m, object_ids = scenes.raycast(scene, trajectory, 0, camera)
     rotation, translation = camera.camera_from_world[:3, :3], camera.camera_from_world[:3, 3]
     position_m = trajectory.position_m @ rotation.T + translation

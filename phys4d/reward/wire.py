@@ -262,7 +262,7 @@ def failure_from_status(status: status_pb2.Status) -> Failure:
     info = error_details_pb2.ErrorInfo()
     metadata: Mapping[str, str] = {}
     for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
+        if detail.TypeName() == info.DESCRIPTOR.full_name:
             detail.Unpack(info)
             metadata = info.metadata
     is_data = metadata.get("class") == "DATA"

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from phys4d import scenes
 from phys4d.reward.plugin import DataError
 from phys4d.types import Camera, Rollout, SceneSpec
 from reward_service.carrying import align_depth, carry_points
 from reward_service.config import ChamferSettings
-from reward_service.scoring import score
+from reward_service.scoring import SceneChamfer, score
 
 SETTINGS = ChamferSettings()
 FAMILIES = ("drop", "collision", "ramp", "tower", "projectile")
@@ -23,7 +24,7 @@ def value(rollout: Rollout, **changes) -> float:
 
 def reason(rollout: Rollout) -> str:
     with pytest.raises(DataError) as info:
-        score(rollout, SETTINGS)
+        SceneChamfer(SETTINGS).score(rollout)
     return info.value.reason
 
 
@@ -182,6 +183,7 @@ def test_input_without_sense_is_an_error_and_never_a_number(make_truth: MakeTrut
         "UNKNOWN_CATEGORY": with_spec(truth, category="magic"),
         "ENGINE_MISMATCH": with_spec(truth, engine="mujoco 3.0.0"),
         "SCENE_TOO_LONG": with_spec(truth, timestep_s=1e-6),
+        "UNSTABLE_SCENE": with_spec(truth, parameters={**truth.scene.parameters, "gravity_m_s2": 1e300}),
         "BAD_SCENE": with_spec(truth, parameters={**truth.scene.parameters, "objects": []}),
         "CAMERA_MISMATCH": replace(truth, camera=Camera.from_dict({**camera, "camera_from_world": moved})),
         "OBJECT_MASK_MISMATCH": replace(truth, object_ids=np.roll(truth.object_ids, 6, axis=1)),
@@ -198,8 +200,6 @@ def test_a_scene_whose_objects_are_out_of_view_cannot_be_scored(make_truth: Make
     parameters = SceneSpec.from_json(truth.scene.to_json()).parameters
     aside = parameters["camera"]
     aside["target_m"] = [2 * p - t for p, t in zip(aside["position_m"], aside["target_m"], strict=True)]
-    from phys4d import scenes
-
     spec = replace(truth.scene, parameters=parameters)
     turned = replace(
         truth,
