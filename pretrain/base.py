@@ -31,20 +31,19 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
     generator = torch.Generator().manual_seed(config.seed)
 
     def images(indices: Tensor) -> Tensor:
-        return (
-            to_model_range(frames_NHW3[indices].unsqueeze(1))
-            .squeeze(2)
-            .contiguous(memory_format=torch.channels_last)
-        )
+        return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2)
+
+    chosen = torch.randperm(len(frames_NHW3), generator=generator)[:4096].split(256)
+    model.vae.fit_principal_components(images(part) for part in chosen)
 
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
         x = images(indices)
-        latents = model.vae.encode(x).latents
-        spread = latents.detach().float().std()
-        noise = torch.randn(latents.shape, generator=generator) * config.latent_noise * spread
-        error = model.vae.decode(latents + noise).sample.float() - x
-        size = (latents.float().square().mean() - 1.0).clamp(min=0)
-        return {"l1": error.abs().mean(), "mse": error.square().mean(), "latent_size": 0.01 * size}
+        latents = model.vae.encode(x)
+        noise = torch.randn(latents.shape, generator=generator) * config.latent_noise
+        error = model.vae.decode(latents + noise) - x
+        # Latents start at unit variance; without a price on their size the noise would be outgrown.
+        size = (latents.square().mean() - 1.0).clamp(min=0)
+        return {"l1": error.abs().mean(), "mse": error.square().mean(), "latent_size": 0.1 * size}
 
     fit(
         loss_parts,
@@ -56,9 +55,8 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
         run=run,
         log_prefix="autoencoder_",
     )
-    chosen = torch.randperm(len(frames_NHW3), generator=generator)[:2048]
     with torch.no_grad():
-        latents = torch.cat([model.vae.encode(images(part)).latents for part in chosen.split(256)])
+        latents = torch.cat([model.vae.encode(images(part)) for part in chosen])
     model.latents_mean.copy_(latents.mean((0, 2, 3)).view_as(model.latents_mean))
     model.latents_std.copy_(latents.std((0, 2, 3)).view_as(model.latents_std))
 
@@ -111,7 +109,7 @@ def train(config: BaseConfig) -> Path:
     rgb_NTHW3 = torch.from_numpy(dataset.stack("rgb"))
     captions = dataset.captions()
     model = tiny_wan(captions, width=config.width, num_layers=config.num_layers)
-    with RunFolder.open(config.run / "base", configs.to_toml(config), resume=True) as run:
+    with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
         train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)
     model.save(config.run / "base" / "model")

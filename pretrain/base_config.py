@@ -25,7 +25,7 @@ class BaseConfig:
     latent_noise: float = 0.1
     """Noise added to latents while the autoencoder trains, relative to their spread."""
     autoencoder: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=32, learning_rate=3e-3, bf16=True)
+        default_factory=lambda: OptimiserConfig(num_steps=150, batch_size=64, learning_rate=2e-3)
     )
     denoiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(num_steps=420, batch_size=32, learning_rate=1.5e-3)

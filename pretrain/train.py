@@ -99,8 +99,7 @@ def train(config: StageOneConfig) -> Path:
         )
     model = WanModel.load(config.run / "base" / "model")
     model.requires_grad_(False)
-    with RunFolder.open(config.run / "stage1", configs.to_toml(config), resume=True) as run:
-        run.rewind(-1)
+    with RunFolder.open(config.run / "stage1", configs.to_toml(config), restart=True) as run:
         estimator = train_depth_estimator(truth, config, run)
         with atomic_directory(config.run / "estimator", replace=True) as folder:
             estimator.save_pretrained(folder)

@@ -41,8 +41,7 @@ def train(config: StageTwoConfig) -> Path:
     heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors")
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=model.lora_targets)
     stage = config.run / "stage2"
-    with RunFolder.open(stage, configs.to_toml(config), resume=True) as run:
-        run.rewind(-1)
+    with RunFolder.open(stage, configs.to_toml(config), restart=True) as run:
         latents = encode_videos(model, torch.from_numpy(dataset.stack("rgb")))
         with torch.no_grad():
             text = model.encode_text(dataset.captions())

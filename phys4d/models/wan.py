@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.models.wordlevel import build_tokenizer
 from phys4d.runtime.files import atomic_directory
@@ -30,7 +31,7 @@ class WanModel(nn.Module):
     def __init__(
         self,
         transformer: WanTransformer3DModel,
-        vae: AutoencoderTiny,
+        vae: PatchAutoencoder,
         text_encoder: UMT5EncoderModel,
         tokenizer: PreTrainedTokenizerFast,
     ) -> None:
@@ -65,19 +66,19 @@ class WanModel(nn.Module):
 
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
         batch, _, frames, _, _ = video_BCTHW.shape
-        images = video_BCTHW.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        latents = self.vae.encode(images).latents
+        images = video_BCTHW.transpose(1, 2).flatten(0, 1)
+        latents = self.vae.encode(images)
         latents = latents.unflatten(0, (batch, frames)).transpose(1, 2)
         return (latents - self.latents_mean) / self.latents_std
 
     def decode_video(self, latents_BCThw: Tensor) -> Tensor:
         batch, _, frames, _, _ = latents_BCThw.shape
         latents = latents_BCThw * self.latents_std + self.latents_mean
-        images = self.vae.decode(latents.transpose(1, 2).flatten(0, 1)).sample
+        images = self.vae.decode(latents.transpose(1, 2).flatten(0, 1))
         return images.unflatten(0, (batch, frames)).transpose(1, 2).clamp(-1, 1)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        stride = 2 ** (len(self.vae.config.encoder_block_out_channels) - 1)
+        stride = self.vae.config.patch_size
         multiple = stride * self.transformer.config.patch_size[1]
         for name, size in (("height", height), ("width", width)):
             if size % multiple:
@@ -150,7 +151,7 @@ class WanModel(nn.Module):
         for part in ("transformer", "vae", "text_encoder", "tokenizer"):
             if not (directory / part).is_dir():
                 raise FileNotFoundError(f"no {part}/ in {directory}; train the base with `make base`")
-        vae = AutoencoderTiny.from_pretrained(directory / "vae")
+        vae = PatchAutoencoder.from_pretrained(directory / "vae")
         model = cls(
             WanTransformer3DModel.from_pretrained(directory / "transformer"),
             vae,
@@ -192,18 +193,11 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
             decoder_start_token_id=tokenizer.pad_token_id,
         )
     )
-    vae = AutoencoderTiny(
-        encoder_block_out_channels=(32,) * 4,
-        decoder_block_out_channels=(32,) * 4,
-        num_encoder_blocks=(1, 1, 1, 1),
-        num_decoder_blocks=(1, 1, 1, 1),
-        latent_channels=8,
-    )
     transformer = WanTransformer3DModel(
         num_attention_heads=4,
         attention_head_dim=width // 4,
-        in_channels=8,
-        out_channels=8,
+        in_channels=16,
+        out_channels=16,
         text_dim=64,
         freq_dim=64,
         ffn_dim=4 * width,
@@ -211,4 +205,4 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
     )
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
-    return WanModel(transformer, vae.to(memory_format=torch.channels_last), text_encoder, tokenizer)
+    return WanModel(transformer, PatchAutoencoder(), text_encoder, tokenizer)

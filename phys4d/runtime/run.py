@@ -54,7 +54,13 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, path: Path | str, config_toml: str, *, resume: bool, may_change: Collection[str] = ()
+        cls,
+        path: Path | str,
+        config_toml: str,
+        *,
+        resume: bool = False,
+        restart: bool = False,
+        may_change: Collection[str] = (),
     ) -> "RunFolder":
         """Take the folder and write `config.toml` and `provenance.json`.
 
@@ -62,6 +68,8 @@ class RunFolder:
             path: the folder; made if missing.
             config_toml: the whole configuration, from `config.to_toml`.
             resume: go on in a folder that already holds a run. An empty folder is always accepted.
+            restart: begin anew in a folder that already holds a run, whose metrics are forgotten. For stages that
+                are repeated whole after an interruption.
             may_change: dotted keys that a resumed run may set anew, e.g. `num_iterations`.
 
         Raises:
@@ -73,13 +81,16 @@ class RunFolder:
         lock = _take_lock(path)
         try:
             old = path / "config.toml"
-            if old.exists():
+            if old.exists() and not restart:
                 if not resume:
                     raise UserError(f"{path} already holds a run; pass --resume, another name, or remove it")
                 _refuse_changes(path, tomllib.loads(old.read_text()), tomllib.loads(config_toml), may_change)
             atomic_write_text(old, config_toml)
             _write_provenance(path / "provenance.json")
-            return cls(path, lock)
+            run = cls(path, lock)
+            if restart:
+                run.rewind(-1)
+            return run
         except BaseException:
             os.close(lock)
             raise
