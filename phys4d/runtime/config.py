@@ -31,7 +31,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest known word, else the known words."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def load(config_class: type[C], preset: Path | None = None, args: Sequence[str] | None = None) -> C:
