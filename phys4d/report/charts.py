@@ -142,11 +142,12 @@ def dot_chart(
         return ""
     y = value_axis([*values, 0.0], HEIGHT - BOTTOM, TOP)
     marks = [_horizontal_grid(y)]
-    for name, value in references:
+    for index, (name, value) in enumerate(references):
         if math.isfinite(value):
+            anchor, x = ("end", WIDTH - RIGHT) if index % 2 == 0 else ("start", LEFT + 2)
             marks.append(
                 f'<line class="reference" {_level(LEFT, WIDTH - RIGHT, y(value))}/>'
-                f'<text class="reference" x="{WIDTH - RIGHT}" y="{y(value) - 4:.1f}" text-anchor="end">'
+                f'<text class="reference {anchor}" x="{x}" y="{y(value) - 4:.1f}">'
                 f"{html.escape(name)} {number(value)}</text>"
             )
     width = (WIDTH - LEFT - RIGHT) / max(1, len(columns))

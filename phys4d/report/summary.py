@@ -88,9 +88,11 @@ def lead(run: Run) -> str:
 
 
 def tiles(run: Run) -> str:
-    """A tile for each of the first four metrics: the last stage's value, the change from the first."""
+    """Four tiles, the main metric first: the last stage's value and the change from the first."""
     cards = []
-    for reader, metric in metrics(run)[:4]:
+    pairs = metrics(run)
+    main = _main_metric(run)
+    for reader, metric in sorted(pairs, key=lambda pair: pair != main)[:4]:
         by_stage = measured(run, reader, metric)
         names = [name for name in STAGES if name in by_stage and math.isfinite(by_stage[name].mean)]
         if not names:
