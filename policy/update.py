@@ -59,11 +59,18 @@ def update_policy(
     optimiser.zero_grad(set_to_none=True)
     num_terms = sum(int(adv.trained.sum()) * len(rollouts.steps) for rollouts, adv in batches)
     stats: list[LossStats] = []
+    measured: list[LossStats] = []
     for rollouts, advantages in batches:
         if tuple(rollouts.conditioning.digests()) != rollouts.digests:
             raise RuntimeError("replay sees other conditioning than rollout did: its hash has changed")
         for recorded in rollouts.steps:
-            stats.append(_accumulate(model, rule, rollouts, recorded, advantages, num_terms, config))
+            # Without a price on it the KL is only watched, which one recorded step of each batch is enough for.
+            with_kl = config.kl_weight > 0 or recorded is rollouts.steps[0]
+            stats.append(
+                _accumulate(model, rule, rollouts, recorded, advantages, num_terms, config, with_kl=with_kl)
+            )
+            if with_kl:
+                measured.append(stats[-1])
     ratio_gap = max((max(s.ratio_max - 1, 1 - s.ratio_min) for s in stats), default=0.0)
     if on_policy and ratio_gap > ON_POLICY_TOLERANCE:
         raise RuntimeError(
@@ -77,7 +84,7 @@ def update_policy(
     total = max(1, sum(s.num_terms for s in stats))
     return UpdateStats(
         policy_loss=sum(s.policy_loss * s.num_terms for s in stats) / total,
-        kl=sum(s.kl * s.num_terms for s in stats) / total,
+        kl=sum(s.kl * s.num_terms for s in measured) / max(1, sum(s.num_terms for s in measured)),
         ratio_max=ratio_gap,
         clip_fraction=sum(s.clip_fraction * s.num_terms for s in stats) / total,
         grad_norm=float(grad_norm) if torch.isfinite(grad_norm) else 0.0,
@@ -93,6 +100,8 @@ def _accumulate(
     advantages: Advantages,
     num_terms: int,
     config: AlgorithmConfig,
+    *,
+    with_kl: bool,
 ) -> LossStats:
     """Add one recorded step's gradient."""
 
@@ -109,15 +118,18 @@ def _accumulate(
         return out.log_prob, out.mean, out.std
 
     log_prob, mean, std = replay()
-    with torch.no_grad(), model.reference():
-        _, reference_mean, _ = replay()
+    kl = None
+    if with_kl:
+        with torch.no_grad(), model.reference():
+            _, reference_mean, _ = replay()
+        kl = kl_gaussian(mean, reference_mean, std, model.generated_mask(mean))
     result = clipped_policy_loss(
         log_prob,
         recorded.log_prob_B,
         advantages.values.to(log_prob),
         clip_range=config.clip_range,
         trained=advantages.trained,
-        kl=kl_gaussian(mean, reference_mean, std, model.generated_mask(mean)),
+        kl=kl,
         beta=config.kl_weight,
         num_terms=max(1, num_terms),
     )

@@ -30,7 +30,7 @@ def policy() -> tuple[WanModel, list[torch.nn.Parameter]]:
 def conditioning(model: WanModel, group_size: int = 4) -> Conditioning:
     with torch.no_grad():
         text = model.encode_text(CAPTIONS)
-    first = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(5))
+    first = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(5))
     return Conditioning(text, first).repeat(group_size)
 
 

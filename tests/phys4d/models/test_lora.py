@@ -21,10 +21,10 @@ def make() -> WanModel:
 def predict(model: WanModel) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     cond = Conditioning(
-        torch.randn(1, 48, 64, generator=generator), torch.randn(1, 8, 8, 8, generator=generator)
+        torch.randn(1, 48, 64, generator=generator), torch.randn(1, 16, 8, 8, generator=generator)
     )
     with torch.no_grad():
-        return model.predict(torch.randn(1, 8, 3, 8, 8, generator=generator), 0.5, cond).velocity_BCThw
+        return model.predict(torch.randn(1, 16, 3, 8, 8, generator=generator), 0.5, cond).velocity_BCThw
 
 
 def perturb(model: WanModel) -> None:
@@ -88,8 +88,8 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
     wider = WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=32,
-        in_channels=8,
-        out_channels=8,
+        in_channels=16,
+        out_channels=16,
         text_dim=64,
         freq_dim=64,
         ffn_dim=64,

@@ -24,7 +24,7 @@ def model() -> WanModel:
 def conditioning(model: WanModel, batch: int = 2) -> Conditioning:
     with torch.no_grad():
         text = model.encode_text(CAPTIONS[:batch])
-    return Conditioning(text, torch.randn(batch, 8, 8, 8, generator=torch.Generator().manual_seed(1)))
+    return Conditioning(text, torch.randn(batch, 16, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 
 def test_latents_of_an_encoded_video_have_the_promised_shape(model: WanModel) -> None:
@@ -44,7 +44,7 @@ def test_a_size_that_does_not_fit_the_strides_is_refused_with_the_nearest_one(mo
 def test_the_noisy_first_frame_has_no_influence(model: WanModel) -> None:
     """Conditioning replaces it, so two inputs that differ only there give the same prediction."""
     cond = conditioning(model)
-    x = torch.randn(2, 8, 5, 8, 8)
+    x = torch.randn(2, 16, 5, 8, 8)
     other = x.clone()
     other[:, :, 0] += 1.0
     torch.testing.assert_close(
@@ -55,7 +55,7 @@ def test_the_noisy_first_frame_has_no_influence(model: WanModel) -> None:
 @torch.no_grad()
 def test_text_and_first_frame_and_noise_level_each_change_the_prediction(model: WanModel) -> None:
     cond = conditioning(model)
-    x = torch.randn(2, 8, 5, 8, 8)
+    x = torch.randn(2, 16, 5, 8, 8)
     base = model.predict(x, 0.5, cond).velocity_BCThw
     swapped_text = Conditioning(cond.text_BLD.flip(0), cond.first_frame_BChw)
     swapped_frame = Conditioning(cond.text_BLD, cond.first_frame_BChw.flip(0))
@@ -69,16 +69,16 @@ def test_text_and_first_frame_and_noise_level_each_change_the_prediction(model: 
 
 @torch.no_grad()
 def test_features_are_the_tapped_blocks_on_the_token_grid(model: WanModel) -> None:
-    prediction = model.predict(torch.randn(2, 8, 5, 8, 8), 0.5, conditioning(model), features=True)
+    prediction = model.predict(torch.randn(2, 16, 5, 8, 8), 0.5, conditioning(model), features=True)
     assert [f.shape for f in prediction.features] == [(2, 5, 4, 4, 32)] * 3
-    assert model.predict(torch.randn(2, 8, 5, 8, 8), 0.5, conditioning(model)).features == ()
+    assert model.predict(torch.randn(2, 16, 5, 8, 8), 0.5, conditioning(model)).features == ()
 
 
 @torch.no_grad()
 def test_a_saved_model_predicts_the_same_after_loading(model: WanModel, tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     loaded = WanModel.load(tmp_path / "model")
-    cond, x = conditioning(model), torch.randn(2, 8, 5, 8, 8)
+    cond, x = conditioning(model), torch.randn(2, 16, 5, 8, 8)
     assert torch.equal(
         loaded.predict(x, 0.3, cond).velocity_BCThw, model.predict(x, 0.3, cond).velocity_BCThw
     )
