@@ -68,8 +68,8 @@ class RunFolder:
             path: the folder; made if missing.
             config_toml: the whole configuration, from `config.to_toml`.
             resume: go on in a folder that already holds a run. An empty folder is always accepted.
-            restart: begin anew in a folder that already holds a run, whose metrics are forgotten. For stages that
-                are repeated whole after an interruption.
+            restart: begin anew in a folder that already holds a run, whose metrics are forgotten. For stages
+                that are repeated whole after an interruption.
             may_change: dotted keys that a resumed run may set anew, e.g. `num_iterations`.
 
         Raises:

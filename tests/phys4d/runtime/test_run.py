@@ -111,6 +111,14 @@ def test_resuming_with_another_configuration_is_refused_unless_the_key_may_chang
         RunFolder.open(tmp_path, longer.replace("8", "2"), resume=True, may_change=["steps"])
 
 
+def test_a_stage_that_restarts_forgets_its_metrics_and_may_be_configured_anew(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, CONFIG) as run:
+        run.log(0, loss=1.0)
+    with RunFolder.open(tmp_path, CONFIG.replace("4", "9"), restart=True) as run:
+        run.log(0, loss=0.5)
+    assert [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0.5]
+
+
 def test_provenance_says_what_ran(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, CONFIG, resume=False).close()
     facts = json.loads((tmp_path / "provenance.json").read_text())
