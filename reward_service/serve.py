@@ -29,7 +29,7 @@ START_TIMEOUT_S = 60.0
 
 
 def serve(config: ServiceConfig) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE."""
     port = config.port or free_port()
     check_port("127.0.0.1", port)
     for target in config.rewards:
@@ -38,6 +38,8 @@ def serve(config: ServiceConfig) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # On busy cores a scorer may take longer than the usual 0.1 s to tell its queue; it would be passed over.
+    os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     # Ray's own ports run code for whoever holds this token; nobody outside this process tree does.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -58,7 +60,6 @@ def serve(config: ServiceConfig) -> None:
             object_store_memory=config.object_store_mb << 20,
             logging_level=logging.WARNING,
             log_to_driver=True,
-            _node_ip_address="127.0.0.1",
             _temp_dir=str(temp_dir),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,7 +83,7 @@ def serve(config: ServiceConfig) -> None:
         announce(config, port)
         stopped.wait()
     finally:
-        ray.serve.shutdown()
+        # The whole cluster ends with us. Ending the application first takes up to 30 s on busy cores.
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
 

@@ -22,7 +22,7 @@ BAD_REWARDS = "rewards_for_tests"
 
 @contextlib.contextmanager
 def running(
-    program: str, folder: Path, *flags: str, timeout_s: float = 90.0, exit_code: int = 0
+    program: str, folder: Path, *flags: str, timeout_s: float = 240.0, exit_code: int = 0
 ) -> Iterator[tuple[str, int]]:
     """Start a service on a free port as a user would; yields its endpoint and process id.
 
