@@ -48,7 +48,7 @@ def refusal(message: pb.Rollout) -> Failure:
 
 
 @given(st.dictionaries(st.text(max_size=8), json_values, max_size=4), st.floats(1e-3, 1e6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_scene_arrives_exactly(parameters: dict, fps: float) -> None:
     scene = SceneSpec(
         category="rigid", family="drop", seed=2**63 - 1, parameters=parameters, num_frames=9, fps=fps
