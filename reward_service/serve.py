@@ -40,6 +40,8 @@ def serve(config: ServiceConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # On busy cores a scorer may take longer than the usual 0.1 s to tell its queue; it would be passed over.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
+    # Ray would run scorers at niceness 15: beside a trainer on the same cores they would starve.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Ray's own ports run code for whoever holds this token; nobody outside this process tree does.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
