@@ -38,8 +38,8 @@ def serve(config: ServiceConfig) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Beside a trainer on the same cores answers take longer than Ray expects: it would pass over scorers that do
-    # not tell their queue within 0.1 s, and give up a proxy that is not ready within 3 x 5 s.
+    # Beside a trainer on the same cores answers take longer than Ray expects: it would pass over scorers that
+    # do not tell their queue within 0.1 s, and give up a proxy that is not ready within 3 x 5 s.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
