@@ -85,18 +85,23 @@ def fit(
     desc: str,
     run: RunFolder | None = None,
     log_prefix: str = "",
+    matrices: Sequence[nn.Parameter] = (),
 ) -> None:
     """Minimise the sum of `loss_parts(indices)` and leave the averaged weights in `parameters`.
+
+    Args:
+        matrices: those of `parameters` that Muon takes if `muon_learning_rate` is not 0.
 
     A step whose gradient is not finite is skipped and counted; ten in a row raise.
     """
     accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no")
-    optimiser = torch.optim.AdamW(
-        parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, config.num_steps, config.warmup_steps)
-    )
+    optimisers = _optimisers(parameters, matrices if config.muon_learning_rate else (), config)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate_factor(step, config.num_steps, config.warmup_steps)
+        )
+        for optimiser in optimisers
+    ]
     ema = Ema(parameters, config.ema_decay)
     skipped_in_a_row = 0
     bar = progress(
@@ -109,12 +114,14 @@ def fit(
         with accelerator.autocast():
             parts = loss_parts(indices)
             loss = torch.stack(list(parts.values())).sum()
-        optimiser.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         accelerator.backward(loss)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         if torch.isfinite(grad_norm):
-            optimiser.step()
-            schedule.step()
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
             ema.update()
             skipped_in_a_row = 0
         else:
@@ -131,3 +138,19 @@ def fit(
                 **{f"{log_prefix}loss": loss.item(), f"{log_prefix}grad_norm": grad_norm.item()},
             )
     ema.copy_to_parameters()
+
+
+def _optimisers(
+    parameters: Sequence[nn.Parameter], matrices: Sequence[nn.Parameter], config: OptimiserConfig
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters but `matrices`, which go to Muon."""
+    taken = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in taken]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    ]
+    if matrices:
+        optimisers.append(
+            torch.optim.Muon(matrices, config.muon_learning_rate, weight_decay=0.0, adjust_lr_fn="original")
+        )
+    return optimisers

@@ -72,6 +72,7 @@ class SceneSpec:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+            object.__setattr__(self, name, float(value))
         object.__setattr__(self, "parameters", _canonical(self.parameters, "parameters"))
 
     def to_json(self) -> str:
@@ -84,7 +85,9 @@ class SceneSpec:
         values = json.loads(text)
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
-            raise ValueError(f"unknown scene spec fields {unknown}; known: {sorted(cls.__dataclass_fields__)}")
+            raise ValueError(
+                f"unknown scene spec fields {unknown}; known: {sorted(cls.__dataclass_fields__)}"
+            )
         return cls(**values)
 
     def digest(self) -> str:
@@ -198,5 +201,3 @@ class Outcome:
     def score(self) -> Score | None:
         """The score, or None where scoring failed."""
         return self.result if isinstance(self.result, Score) else None
-
-

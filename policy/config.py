@@ -72,6 +72,8 @@ class RewardConfig:
 
     endpoint: str = ""
     """host:port of a running reward service; empty starts one on this machine for the run."""
+    name: str = ""
+    """Which of the service's rewards to train on; empty is its first."""
     preset: str = "tiny"
     """Preset of the service started here."""
     num_replicas: int = 2

@@ -147,7 +147,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from policy.rollout import SamplingRule, sample
     from policy.schedules import flow_schedule
     from policy.service import reward_client
-    from policy.stages import STAGES, load_stage
+    from policy.stages import STAGES, is_finished, load_stage
 
     limit_threads(config.num_threads)
     dataset = open_dataset(config.data, "val")
@@ -162,13 +162,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         schedule=flow_schedule(config.num_steps, shift=config.shift), sampler="ode", noise_level=0.0
     )
     estimator = load_depth_estimator(config.run / "estimator")
-    present = [
-        s
-        for s in STAGES
-        if (
-            config.run / s / ("model" if s == "base" else "heads.safetensors" if s != "stage3" else "lora")
-        ).exists()
-    ]
+    present = [stage for stage in STAGES if is_finished(config.run, stage)]
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
@@ -258,7 +252,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             (folder / "scenes" / samples[i].key).mkdir(parents=True)
             for stage, videos in shown.items():
                 files[stage] = f"scenes/{samples[i].key}/{stage}.npz"
-                np.savez_compressed(folder / files[stage], **videos[i])
+                np.savez_compressed(folder / files[stage], allow_pickle=False, **videos[i])
             scenes.append(
                 {
                     "id": samples[i].key,

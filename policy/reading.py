@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DepthAnythingForDepthEstimation
 
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel, to_uint8
@@ -23,7 +24,10 @@ class Reader:
     """
 
     def __init__(
-        self, model: VideoModel, heads: GeometryHeads | None, estimator: torch.nn.Module | None
+        self,
+        model: VideoModel,
+        heads: GeometryHeads | None,
+        estimator: DepthAnythingForDepthEstimation | None,
     ) -> None:
         self.model = model
         self.heads = heads

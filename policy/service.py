@@ -58,10 +58,12 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
 
 
 def _connect(endpoint: str, config: RewardConfig, timeout_s: float) -> RewardClient:
-    client = RewardClient(endpoint, timeout_s=config.timeout_s, max_attempts=config.max_attempts)
-    client.wait_ready(timeout_s)
-    info = client.server_info()
-    print(f"reward service at {endpoint}: {info}", flush=True)
+    client = RewardClient(
+        endpoint, timeout_s=config.timeout_s, max_attempts=config.max_attempts, reward=config.name
+    )
+    info = client.wait_ready(timeout_s)
+    rewards = ", ".join(f"{reward.name} {reward.version}" for reward in info.rewards)
+    print(f"reward service at {endpoint}: {rewards}", flush=True)
     return client
 
 

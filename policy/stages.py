@@ -15,6 +15,19 @@ POLICY = "policy"
 """Name of stage 3's adapter."""
 
 
+_LAST_WRITTEN: dict[Stage, str] = {
+    "base": "model/model_index.json",
+    "stage1": "heads.safetensors",
+    "stage2": "heads.safetensors",
+    "stage3": "lora/pytorch_lora_weights.safetensors",
+}
+
+
+def is_finished(run: Path, stage: Stage) -> bool:
+    """Whether a stage has written all that it writes."""
+    return (run / stage / _LAST_WRITTEN[stage]).is_file()
+
+
 def load_stage(run: Path, stage: Stage) -> tuple[WanModel, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
 

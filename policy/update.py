@@ -64,7 +64,7 @@ def update_policy(
         if tuple(rollouts.conditioning.digests()) != rollouts.digests:
             raise RuntimeError("replay sees other conditioning than rollout did: its hash has changed")
         for recorded in rollouts.steps:
-            # Without a price on it the KL is only watched, which one recorded step of each batch is enough for.
+            # Without a price on it the KL is only watched: one recorded step of each batch will do.
             with_kl = config.kl_weight > 0 or recorded is rollouts.steps[0]
             stats.append(
                 _accumulate(model, rule, rollouts, recorded, advantages, num_terms, config, with_kl=with_kl)

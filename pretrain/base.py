@@ -78,7 +78,9 @@ def train_denoiser(
         conditioning = Conditioning(model.encode_text([captions[i] for i in indices]), latents[:, :, 0])
         sigma = logit_normal_levels(len(indices), config.shift, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        return {"velocity": flow_matching_loss(model, latents, conditioning, sigma, noise)}
+        return {
+            "velocity": flow_matching_loss(model, latents, conditioning, sigma, noise, config.change_weight)
+        }
 
     parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
     fit(
@@ -90,6 +92,7 @@ def train_denoiser(
         desc="base",
         run=run,
         log_prefix="base_",
+        matrices=[p for p in model.transformer.blocks.parameters() if p.ndim == 2],
     )
 
 

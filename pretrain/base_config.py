@@ -22,13 +22,17 @@ class BaseConfig:
     """Transformer blocks."""
     shift: float = 3.0
     """Shift of the training noise levels towards 1."""
+    change_weight: float = 2.0
+    """How much more latent cells count that differ from frame 0."""
     latent_noise: float = 0.1
     """Noise added to latents while the autoencoder trains, relative to their spread."""
     autoencoder: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(num_steps=150, batch_size=64, learning_rate=2e-3)
     )
     denoiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=420, batch_size=32, learning_rate=1.5e-3)
+        default_factory=lambda: OptimiserConfig(
+            num_steps=1000, batch_size=12, learning_rate=2e-3, muon_learning_rate=0.02
+        )
     )
     seed: int = 0
     num_threads: int = 2

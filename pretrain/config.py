@@ -18,7 +18,7 @@ class StageOneConfig:
     """Dataset whose RGB is pseudo-labelled; its annotations are not looked at."""
     truth: Path = Path("data/rigid")
     """Simulator dataset: its `train` frames teach the depth estimator, its `val` split measures the heads."""
-    num_videos: int = 768
+    num_videos: int = 384
     """Videos to pseudo-label."""
     estimator: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(num_steps=150, batch_size=32, learning_rate=1.5e-3)

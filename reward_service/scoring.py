@@ -9,11 +9,9 @@
 What is missing counts as tau, input that makes no sense is a `DataError`, and nothing is fitted per frame.
 """
 
-import logging
 import time
 from functools import lru_cache
 
-import mujoco
 import numpy as np
 
 from phys4d.metrics.chamfer import ChamferTerms, chamfer4d, chamfer_reward
@@ -22,8 +20,6 @@ from phys4d.types import Rollout, Score
 from reward_service.carrying import align_depth, carry_points, warp_residual
 from reward_service.config import ChamferSettings
 from reward_service.truth import SIMULATOR, SceneTruth, check_camera, check_masks, scene_truth
-
-logger = logging.getLogger(__name__)
 
 VERSION = "1"
 MIN_MASK_PIXELS = 12
@@ -38,8 +34,6 @@ class SceneChamfer:
 
     def __init__(self, settings: ChamferSettings) -> None:
         self.settings = settings
-        # Without this MuJoCo writes MUJOCO_LOG.TXT into the working folder.
-        mujoco.set_mju_user_warning(logger.debug)
 
     def score(self, rollout: Rollout) -> Score:
         """Score one rollout."""

@@ -27,6 +27,8 @@ class StageTwoConfig:
     """l_m, in head units (4 px, 0.1 m)."""
     warp_weight: float = 1.0
     """l_w, metres."""
+    change_weight: float = 2.0
+    """How much more latent cells count that differ from frame 0, in the diffusion loss."""
     shift: float = 3.0
     """Shift of the noise levels towards 1 for the diffusion half of a batch."""
     low_noise_bias: float = 2.0

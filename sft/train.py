@@ -21,7 +21,7 @@ def train(config: StageTwoConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.depth_motion import depth_motion_errors
-    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels, noised
+    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels, noised, velocity_error
     from phys4d.models.geometry_losses import charbonnier, masked_mean, off_depth_edges, warp_consistency_loss
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
     from phys4d.models.latents import encode_videos
@@ -64,9 +64,10 @@ def train(config: StageTwoConfig) -> Path:
             conditioning = Conditioning(text[indices], x0[:, :, 0])
             prediction = model.predict(noised(x0, noise, sigma), sigma, conditioning, features=True)
             mask = model.generated_mask(x0)
-            velocity_error = ((prediction.velocity_BCThw - (noise - x0)).square() * mask)[
-                : len(indices) - half
-            ]
+            noisy = slice(0, len(indices) - half)
+            diffusion = velocity_error(
+                prediction.velocity_BCThw[noisy], x0[noisy], noise[noisy], mask, config.change_weight
+            )
             read = heads(prediction.features, sigma)
             depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
             on_object, moving = ids > 0, ids[:, :-1] > 0
@@ -74,7 +75,7 @@ def train(config: StageTwoConfig) -> Path:
             motion_error = charbonnier((read.motion_BTHW3 - motion) / unit).sum(-1)
             warp_mask = visible[indices] & off_depth_edges(depth[:, :-1])
             return {
-                "diffusion": velocity_error.sum() / mask.expand_as(velocity_error).sum(),
+                "diffusion": diffusion,
                 "depth": config.depth_weight * (depth_error.mean() + masked_mean(depth_error, on_object)),
                 "motion": config.motion_weight * (motion_error.mean() + masked_mean(motion_error, moving)),
                 "warp": config.warp_weight

@@ -7,7 +7,7 @@ which object it shows. The same tracker runs on the simulator's video, so that i
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 MIN_PIXELS = 4.0
 
@@ -61,8 +61,8 @@ def trajectory_errors(
     It is NaN where the truth is not seen, and `lost_px` where only the truth is seen.
     """
     distance = np.linalg.norm(tracks - true_tracks, axis=-1)
-    true_seen: Bool[np.ndarray, "frames objects"] = np.isfinite(true_tracks).all(-1)
-    lost = true_seen & ~np.isfinite(tracks).all(-1)
+    true_seen = np.isfinite(true_tracks).all(axis=-1)
+    lost = true_seen & ~np.isfinite(tracks).all(axis=-1)
     return np.where(lost, lost_px, np.where(true_seen, np.minimum(distance, lost_px), np.nan))
 
 

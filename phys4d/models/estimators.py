@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-MAX_DEPTH_M = 10.0
+MAX_DEPTH_M = 10
 
 
 def tiny_depth_anything(size: int = 64) -> DepthAnythingForDepthEstimation:

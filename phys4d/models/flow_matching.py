@@ -34,9 +34,23 @@ def flow_matching_loss(
     conditioning: Conditioning,
     sigma: Float[Tensor, " batch"],
     noise: Tensor,
+    change_weight: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Mean squared velocity error over generated frames, target v = eps - x0."""
+    """`velocity_error` of the model on noised latents."""
     prediction = model.predict(noised(latents_BCThw, noise, sigma), sigma, conditioning)
     mask = model.generated_mask(latents_BCThw)
-    error = (prediction.velocity_BCThw - (noise - latents_BCThw)).square()
-    return (error * mask).sum() / (mask.expand_as(error).sum())
+    return velocity_error(prediction.velocity_BCThw, latents_BCThw, noise, mask, change_weight)
+
+
+def velocity_error(
+    velocity: Tensor, latents: Tensor, noise: Tensor, mask: Tensor, change_weight: float
+) -> Float[Tensor, ""]:
+    """Mean of w (v - (eps - x0))^2 over generated dims.
+
+    w is 1 + `change_weight` where a latent cell differs from frame 0 by more than half a standard deviation:
+    most cells show background that only has to be copied, what moves is worth more.
+    """
+    change = (latents - latents[:, :, :1]).square().mean(1, keepdim=True)
+    weight = mask * (1 + change_weight * (change > 0.25))
+    error = (velocity - (noise - latents)).square()
+    return (error * weight).sum() / weight.expand_as(error).sum()

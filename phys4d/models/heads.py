@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -63,7 +64,7 @@ class GeometryHeads(nn.Module):
         self.up = nn.ModuleList(stages)
         self.to_output = nn.Conv2d(current, 4 * 4, 3, padding=1)
         nn.init.zeros_(self.to_output.weight)
-        nn.init.zeros_(self.to_output.bias)
+        nn.init.zeros_(cast(Tensor, self.to_output.bias))
 
     def forward(self, features: tuple[Tensor, ...], sigma: float | Tensor) -> Geometry:
         """Read geometry.

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline, WanTransformer3DModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from phys4d.runtime.files import atomic_directory
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 
 
-def add_lora(transformer: nn.Module, name: str, *, rank: int, targets: Sequence[str]) -> list[nn.Parameter]:
+def add_lora(
+    transformer: WanTransformer3DModel, name: str, *, rank: int, targets: Sequence[str]
+) -> list[nn.Parameter]:
     """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains.
 
     `lora_alpha` equals the rank, so that the file needs no metadata to reload exactly.
@@ -31,16 +33,15 @@ def add_lora(transformer: nn.Module, name: str, *, rank: int, targets: Sequence[
     return [p for p in transformer.parameters() if p.requires_grad]
 
 
-def save_lora(transformer: nn.Module, name: str, directory: Path) -> Path:
+def save_lora(transformer: WanTransformer3DModel, name: str, directory: Path) -> Path:
     """Write one adapter as `directory/pytorch_lora_weights.safetensors`, readable by `load_lora_weights`."""
     with atomic_directory(directory, replace=True) as folder:
-        WanPipeline.save_lora_weights(
-            str(folder), transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name=name)
-        )
+        weights: dict[str, nn.Module | Tensor] = {**get_peft_model_state_dict(transformer, adapter_name=name)}
+        WanPipeline.save_lora_weights(str(folder), transformer_lora_layers=weights)
     return directory / FILE_NAME
 
 
-def load_lora(transformer: nn.Module, name: str, directory: Path) -> None:
+def load_lora(transformer: WanTransformer3DModel, name: str, directory: Path) -> None:
     """Attach a saved adapter.
 
     Raises:
@@ -59,7 +60,7 @@ def load_lora(transformer: nn.Module, name: str, directory: Path) -> None:
 
 
 @torch.no_grad()
-def merge_lora(transformer: nn.Module, name: str) -> None:
+def merge_lora(transformer: WanTransformer3DModel, name: str) -> None:
     """Add an adapter to the weights it adapts and drop it: the merged model is the next stage's reference."""
     transformer.fuse_lora(adapter_names=[name])
     transformer.unload_lora()

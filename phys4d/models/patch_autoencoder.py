@@ -1,8 +1,8 @@
 """A frame-wise autoencoder for the tiny models, linear at first and refined by convolutions.
 
 Principal components of 8x8 patches already give 29 dB at 16 channels in closed form; a few convolutions at
-latent resolution, zero at first, learn what neighbouring patches tell. A convolutional autoencoder trained from
-scratch for two CPU minutes reached 22 dB on the same frames.
+latent resolution, zero at first, learn what neighbouring patches tell. A convolutional autoencoder trained
+from scratch for two CPU minutes reached 22 dB on the same frames.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit_principal_components(self, images: Iterator[Images]) -> None:
-        """Set the linear parts to the principal components of the patches of `images`, scaled to unit variance.
+        """Set the linear parts to the principal components of image patches, scaled to unit variance.
 
         What is decoded from the encoded is then the closest image of its rank in mean squared error.
         """
@@ -90,9 +90,10 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         basis = vectors[:, -kept:].flip(1)
         shape = (kept, 3, size, size)
         self.encode_linear.weight.copy_((basis / std).T.reshape(shape))
+        assert self.encode_linear.bias is not None and self.decode_linear.bias is not None
         self.encode_linear.bias.copy_(-(basis / std).T @ mean)
         self.decode_linear.weight.copy_((basis * std).T.reshape(shape))
-        # A transposed convolution has one bias per colour; the patch mean beyond that is left to the residual.
+        # A transposed convolution has one bias per colour; the rest of the patch mean goes to the residual.
         colours = mean.view(3, -1).mean(1)
         self.decode_linear.bias.copy_(colours)
         last = self.decode_residual[-2]

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from diffusers import ModelMixin
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +67,15 @@ class VideoModel(Protocol):
     Videos are (B, 3, T, H, W) in [-1, 1]. Latents are normalised to about zero mean and unit variance.
     """
 
-    transformer: nn.Module
-    """The denoiser; the only part that LoRA touches."""
-    lora_targets: tuple[str, ...]
-    """Names of the linear layers that LoRA adapts."""
+    @property
+    def transformer(self) -> ModelMixin:
+        """The denoiser; the only part that LoRA touches."""
+        ...
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Names of the linear layers that LoRA adapts."""
+        ...
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
         """Embed prompts."""

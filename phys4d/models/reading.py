@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
+from transformers import DepthAnythingForDepthEstimation
 
 from phys4d.models.estimators import DisFlow, estimate_depth
 from phys4d.models.geometry_losses import sample_at
@@ -44,7 +45,7 @@ def join(parts: Iterable[Geometry]) -> Geometry:
 
 
 def read_with_estimators(
-    estimator: torch.nn.Module, rgb_BTHW3: UInt8[Tensor, "batch frames height width 3"]
+    estimator: DepthAnythingForDepthEstimation, rgb_BTHW3: UInt8[Tensor, "batch frames height width 3"]
 ) -> tuple[Geometry, Bool[Tensor, "batch frames-1 height width"]]:
     """Depth and motion from RGB alone, and where the flow passed its forward-backward check.
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -36,7 +37,9 @@ class WanModel(nn.Module):
         tokenizer: PreTrainedTokenizerFast,
     ) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.latents_mean: Tensor
+        self.latents_std: Tensor
+        self.transformer: WanTransformer3DModel = transformer
         self.vae = vae
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
@@ -66,8 +69,7 @@ class WanModel(nn.Module):
 
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
         batch, _, frames, _, _ = video_BCTHW.shape
-        images = video_BCTHW.transpose(1, 2).flatten(0, 1)
-        latents = self.vae.encode(images)
+        latents = self.vae.encode(video_BCTHW.transpose(1, 2).flatten(0, 1))
         latents = latents.unflatten(0, (batch, frames)).transpose(1, 2)
         return (latents - self.latents_mean) / self.latents_std
 
@@ -166,7 +168,7 @@ class WanModel(nn.Module):
 @contextmanager
 def _tapped(transformer: WanTransformer3DModel, taps: Sequence[int]) -> Iterator[list[Tensor]]:
     """Collect the outputs of some blocks, in order."""
-    outputs: list[Tensor] = []
+    outputs: list[Any] = []
     hooks = [
         transformer.blocks[i].register_forward_hook(lambda _m, _a, out: outputs.append(out)) for i in taps
     ]
@@ -180,6 +182,7 @@ def _tapped(transformer: WanTransformer3DModel, taps: Sequence[int]) -> Iterator
 def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) -> WanModel:
     """An untrained Wan of about 2 M parameters for 64x64 videos, its vocabulary taken from `captions`."""
     tokenizer = build_tokenizer(captions)
+    pad = cast(int, tokenizer.pad_token_id)
     text_encoder = UMT5EncoderModel(
         UMT5Config(
             vocab_size=len(tokenizer),
@@ -189,8 +192,8 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
             d_ff=128,
             num_layers=2,
             dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad,
+            decoder_start_token_id=pad,
         )
     )
     transformer = WanTransformer3DModel(
@@ -203,6 +206,9 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
         ffn_dim=4 * width,
         num_layers=num_layers,
     )
+    for block in transformer.blocks:
+        # Gates of attention and feed-forward; diffusers draws them near zero, which slows a short training.
+        block.scale_shift_table.data[:, [2, 5]] = 0.5
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
     return WanModel(transformer, PatchAutoencoder(), text_encoder, tokenizer)

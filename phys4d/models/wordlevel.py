@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 
 
-def build_tokenizer(captions: Sequence[str], max_length: int = 48) -> PreTrainedTokenizerFast:
+def build_tokenizer(captions: Sequence[str], max_length: int = 24) -> PreTrainedTokenizerFast:
     """One token per whitespace-separated word of `captions`, in sorted order, ending with `</s>`."""
     if not captions:
         raise ValueError("a vocabulary needs captions, got none; render the dataset first with `make data`")

@@ -14,6 +14,7 @@ Contacts are declared pair by pair. Restitution is that of the less bouncy objec
 a fixture is the fixture's.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ def build(spec: SceneSpec) -> BuiltScene:
     Raises:
         ValueError: a parameter is missing, of the wrong length or out of range.
     """
+    # Without this MuJoCo writes MUJOCO_LOG.TXT into the working folder; `simulate` tells of unstable scenes.
+    mujoco.set_mju_user_warning(logging.getLogger(__name__).debug)
     if spec.category != "rigid":
         raise ValueError(f"category {spec.category!r} is not built here; known: rigid")
     if spec.num_frames > MAX_STEPS or spec.num_frames / spec.fps > MAX_STEPS * spec.timestep_s:

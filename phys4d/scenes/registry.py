@@ -13,6 +13,7 @@ from phys4d.scenes.simulation import Trajectory, UnstableSimulation, raycast, si
 from phys4d.types import SceneSpec
 
 Physics = Literal["true", "mixed"]
+Look = Literal["textured", "plain"]
 
 _FAMILIES = {"rigid": rigid.FAMILIES}
 MAX_ATTEMPTS = 200
@@ -51,6 +52,7 @@ def sample_spec(
     num_frames: int = 9,
     fps: float = 12.0,
     physics: Physics = "true",
+    look: Look = "textured",
 ) -> SceneSpec:
     """Draw a scene. The same arguments give the same spec.
 
@@ -58,11 +60,14 @@ def sample_spec(
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
             `mixed` redraws gravity (0.2 to 2 times), friction and restitution and keeps the caption: what
             looks alike then moves differently.
+        look: `plain` leaves textures and patterns away, on which tiny models spend most of their training.
 
     Raises:
         ValueError: unknown category or family, or no acceptable draw in 200 attempts.
     """
-    return sample_scene(category, family, seed, num_frames=num_frames, fps=fps, physics=physics)[0].spec
+    return sample_scene(category, family, seed, num_frames=num_frames, fps=fps, physics=physics, look=look)[
+        0
+    ].spec
 
 
 def sample_scene(
@@ -73,14 +78,16 @@ def sample_scene(
     num_frames: int = 9,
     fps: float = 12.0,
     physics: Physics = "true",
+    look: Look = "textured",
     rejected: Counter[str] | None = None,
 ) -> tuple[BuiltScene, Trajectory]:
     """`sample_spec` with the built scene and its trajectory; counts the reasons of refused draws."""
     check_family(category, family)
     _known(physics, ["true", "mixed"], "physics")
+    _known(look, ["textured", "plain"], "look")
     reasons: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
-        spec = _draw(category, family, seed, attempt, num_frames, fps, physics)
+        spec = _draw(category, family, seed, attempt, num_frames, fps, physics, look)
         scene = build(spec)
         reason, trajectory = examine(scene)
         if trajectory is not None and reason is None:
@@ -118,7 +125,14 @@ def examine(scene: BuiltScene) -> tuple[str | None, Trajectory | None]:
 
 
 def _draw(
-    category: str, family: str, seed: int, attempt: int, num_frames: int, fps: float, physics: Physics
+    category: str,
+    family: str,
+    seed: int,
+    attempt: int,
+    num_frames: int,
+    fps: float,
+    physics: Physics,
+    look: Look,
 ) -> SceneSpec:
     index = list(_FAMILIES[category]).index(family)
     rng = np.random.default_rng([seed, index, attempt])
@@ -145,6 +159,11 @@ def _draw(
             fixture["friction"] = friction
         for entry in objects:
             entry["restitution"] = rng.uniform(0.05, 0.9)
+    if look == "plain":
+        for fixture in fixtures:
+            fixture["texture"] = "plain"
+        for entry in objects:
+            entry["pattern"] = "plain"
     return SceneSpec(
         category=category,
         family=family,

@@ -36,6 +36,8 @@ class RenderConfig:
     """Physical category of the scenes."""
     families: str = ""
     """Families to draw from, with commas between them; empty is all of the category."""
+    look: Literal["textured", "plain"] = "textured"
+    """`plain` leaves textures and patterns away, for tiny models."""
     physics: Literal["true", "mixed"] = "true"
     """`mixed` redraws gravity, friction and restitution per video and does not tell in the caption."""
     seed_start: int = 0
@@ -120,6 +122,7 @@ def render_sample(
         num_frames=config.num_frames,
         fps=config.fps,
         physics=config.physics,
+        look=config.look,
         rejected=rejected,
     )
     camera = scene.camera(config.width, config.height)

@@ -1,0 +1,205 @@
+"""The main job in miniature: every program as a user runs it, with a real reward service."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from phys4d.runtime.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+
+SMALL_TRAINING = {
+    "pretrain.base": "--width 32 --num-layers 3 --autoencoder.num-steps 4 --denoiser.num-steps 6 "
+    "--denoiser.batch-size 4",
+    "pretrain.train": "--num-videos 12 --estimator.num-steps 3 --heads.num-steps 4 --heads.batch-size 4 "
+    "--head-channels 16",
+    "sft.train": "--optimiser.num-steps 4 --optimiser.batch-size 4 --lora-rank 4",
+}
+STAGE3 = (
+    "--algorithm.lora-rank 4 --rollout.num-prompts 2 --rollout.prompts-per-batch 1 --rollout.group-size 2 "
+    "--rollout.num-steps 4 --rollout.window-end 3 --num-eval-prompts 2 --eval-every 2 --checkpoint-every 1 "
+    "--keep-checkpoints 9"
+)
+
+
+def program(module: str, flags: str, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *flags.split(), "--num-threads", "1"]
+    if module.startswith("phys4d"):
+        command = command[:-2]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, f"{module}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a rendered dataset and stages up to 2."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    for out, split, physics, number in (
+        ("data/rigid-mixed", "train", "mixed", 12),
+        ("data/rigid", "train", "true", 12),
+        ("data/rigid", "val", "true", 5),
+    ):
+        flags = f"--out {out} --split {split} --physics {physics} --num-samples {number} --workers 1"
+        seed = 7000 if split == "val" else 0
+        program("phys4d.scenes.render", f"{flags} --look plain --seed-start {seed}", folder)
+    for module, flags in SMALL_TRAINING.items():
+        program(module, flags, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint(trained: Path) -> str:
+    """A plain reward service that stays up for the module."""
+    ready = trained / "endpoint"
+    command = [sys.executable, "-m", "reward_service.plain", "--port", "0", "--ready-file", str(ready)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.Popen(command, cwd=trained, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not ready.exists():
+        assert child.poll() is None and time.monotonic() < deadline, "the plain reward service did not start"
+        time.sleep(0.1)
+    yield ready.read_text().strip()
+    child.send_signal(signal.SIGTERM)
+    child.wait(20)
+
+
+def copy_run(folder: Path, name: str) -> str:
+    """A second run that shares the stages before the third."""
+    target = folder / "runs" / name
+    target.mkdir()
+    for part in ("base", "estimator", "stage1", "stage2"):
+        (target / part).symlink_to(folder / "runs" / "tiny-wan" / part)
+    return f"--run runs/{name}"
+
+
+def test_all_stages_log_held_out_errors(trained: Path) -> None:
+    for stage in ("stage1", "stage2"):
+        rows = read_metrics(trained / "runs/tiny-wan" / stage / "metrics.jsonl")
+        validated = [row["step"] for row in rows if "val_abs_rel" in row]
+        assert validated[0] == 0 and len(validated) == 2
+
+
+def test_stage_3_runs_and_resumes_bit_for_bit(trained: Path, endpoint: str) -> None:
+    """T17: four iterations are the same as two, a stop, and two more."""
+    service = f"--reward.endpoint {endpoint}"
+    whole, parts = copy_run(trained, "whole"), copy_run(trained, "parts")
+    program("policy.train", f"{whole} {service} {STAGE3} --num-iterations 4", trained)
+    program("policy.train", f"{parts} {service} {STAGE3} --num-iterations 2", trained)
+    again = program("policy.train", f"{parts} {service} {STAGE3} --num-iterations 4", trained)
+    assert "resuming after iteration 2" in again.stdout
+
+    checkpoint = "stage3/checkpoints/step-000004/trainer.pt"
+    first, second = (torch.load(trained / "runs" / r / checkpoint) for r in ("whole", "parts"))
+    for name in ("parameters", "average"):
+        assert all(torch.equal(a, b) for a, b in zip(first[name], second[name], strict=True)), name
+    moved = [not torch.equal(a, torch.zeros_like(a)) for a in first["parameters"]]
+    assert all(moved), "some adapter matrices never moved"
+
+    rows = read_metrics(trained / "runs/parts/stage3/metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert all(0 < row["reward_mean"] <= 1 and row["failed_fraction"] == 0 for row in rows[:-1])
+    assert (trained / "runs/parts/stage3/lora/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_trainer_killed_in_an_iteration_resumes_from_its_last_checkpoint(
+    trained: Path, endpoint: str
+) -> None:
+    run = copy_run(trained, "killed")
+    flags = f"{run} --reward.endpoint {endpoint} {STAGE3} --num-threads 1"
+    command = [sys.executable, "-m", "policy.train", *flags.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.Popen(
+        [*command, "--num-iterations", "500"],
+        cwd=trained,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoints = trained / "runs/killed/stage3/checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-000002")):
+        assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    done = program("policy.train", f"{flags[:-16]} --num-iterations 6", trained)
+    assert "resuming after iteration" in done.stdout
+    steps = [row["step"] for row in read_metrics(trained / "runs/killed/stage3/metrics.jsonl")]
+    assert steps == sorted(set(steps)) and steps[-1] >= 6
+
+
+def test_a_changed_setting_is_refused_at_resume(trained: Path, endpoint: str) -> None:
+    run = copy_run(trained, "changed")
+    flags = f"{run} --reward.endpoint {endpoint} {STAGE3} --num-iterations 1"
+    program("policy.train", flags, trained)
+    done = program("policy.train", f"{flags} --algorithm.clip-range 0.01", trained, check=False)
+    assert done.returncode == 2
+    assert "algorithm.clip_range: 0.001 -> 0.01" in done.stderr
+
+
+def test_no_reward_service_is_one_line_and_an_exit_code(trained: Path) -> None:
+    run = copy_run(trained, "down")
+    done = program("policy.train", f"{run} --reward.endpoint 127.0.0.1:1 {STAGE3}", trained, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: no reward service at 127.0.0.1:1")
+
+
+def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint: str) -> None:
+    """A policy whose videos cannot be scored, here for lack of time, is not trained on anything."""
+    run = copy_run(trained, "late")
+    flags = f"{run} --reward.endpoint {endpoint} --reward.timeout-s 0.001 {STAGE3} --num-iterations 1"
+    done = program("policy.train", flags, trained, check=False)
+    assert done.returncode == 2
+    assert "4 of 4 rollouts have no score" in done.stderr and "INFRA" in done.stderr
+    assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
+
+
+def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, endpoint: str) -> None:
+    run = copy_run(trained, "whole-evaluated")
+    service = f"--reward.endpoint {endpoint}"
+    program("policy.train", f"{run} {service} {STAGE3} --num-iterations 1", trained)
+    small = "--num-scenes 5 --num-seeds 2 --num-steps 3 --num-report-scenes 2"
+    program("policy.evaluate", f"{run} {service} {small}", trained)
+    results = json.loads((trained / "runs/whole-evaluated/evaluation/results.json").read_text())
+    rows = {(r["stage"], r["reader"], r["metric"]): r for r in results["rows"]}
+    for stage in ("base", "stage1", "stage2", "stage3"):
+        assert len(rows[stage, "rgb", "trajectory error"]["seeds"]) == 2
+        assert rows[stage, "estimator", "4D Chamfer"]["num_scenes"] == 5
+    assert ("base", "heads", "4D Chamfer") not in rows, "the base has no heads"
+    assert rows["simulator", "heads", "4D Chamfer"]["mean"] < 0.02, "the simulator's own rollouts are right"
+    assert rows["simulator", "rgb", "trajectory error"]["mean"] == 0.0
+    program("phys4d.report", f"{run}", trained)
+    page = (trained / "runs/whole-evaluated/report/index.html").read_text()
+    assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        ("pretrain.base", "--data nowhere", "dataset nowhere/train does not exist"),
+        (
+            "pretrain.train",
+            "--run nowhere",
+            "no transformer/ in nowhere/base/model; train the base with `make base`",
+        ),
+        ("policy.train", "--rollout.group-size 1", "a group needs 2 siblings to compare, got 1"),
+        ("policy.train", "--rollout.grup-size 2", "unknown option '--rollout.grup-size'; did you mean"),
+        ("policy.evaluate", "--num-scenes 99", "num_scenes is 99, but data/rigid val has 5; render more"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_and_what_to_do(
+    trained: Path, module: str, flags: str, message: str
+) -> None:
+    done = program(module, flags, trained, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.strip().splitlines()[-1]
