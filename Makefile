@@ -28,9 +28,9 @@ PYTEST_FLAGS ?=
 # Processes that render.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 # Videos with mixed physics, for the base model.
-NUM_MIXED ?= 1536
+NUM_MIXED ?= 1280
 # Videos with true physics, for stages 1 to 3.
-NUM_TRAIN ?= 1024
+NUM_TRAIN ?= 768
 # Held-out videos with true physics.
 NUM_VAL ?= 64
 

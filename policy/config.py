@@ -132,7 +132,7 @@ class EvaluateConfig:
     run: Path = Path("runs/tiny-wan")
     data: Path = Path("data/rigid")
     """Dataset whose `val` split is used."""
-    num_scenes: int = 64
+    num_scenes: int = 48
     num_seeds: int = 3
     """Videos per scene and stage; the spread over seeds is reported."""
     num_steps: int = 8

@@ -21,7 +21,7 @@ class StageOneConfig:
     num_videos: int = 384
     """Videos to pseudo-label."""
     estimator: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=150, batch_size=32, learning_rate=1.5e-3)
+        default_factory=lambda: OptimiserConfig(num_steps=200, batch_size=32, learning_rate=1.5e-3)
     )
     """Training of the tiny depth estimator, batch in frames."""
     heads: OptimiserConfig = field(

@@ -19,7 +19,7 @@ class StageTwoConfig:
     lora_rank: int = 32
     """Rank and alpha of the adapter."""
     optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=180, batch_size=32, learning_rate=1.5e-3)
+        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=12, learning_rate=2e-3)
     )
     depth_weight: float = 1.0
     """l_d, on |log d - log D|."""

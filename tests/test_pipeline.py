@@ -189,7 +189,7 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
         ("pretrain.base", "--data nowhere", "dataset nowhere/train does not exist"),
         (
             "pretrain.train",
-            "--run nowhere",
+            "--run nowhere --num-videos 12 --heads.batch-size 4",
             "no transformer/ in nowhere/base/model; train the base with `make base`",
         ),
         ("policy.train", "--rollout.group-size 1", "a group needs 2 siblings to compare, got 1"),

@@ -58,7 +58,7 @@ def sample_spec(
 
     Args:
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
-            `mixed` redraws gravity (0.2 to 2 times), friction and restitution and keeps the caption: what
+            `mixed` redraws gravity (0.5 to 1.5 times), friction and restitution and keeps the caption: what
             looks alike then moves differently.
         look: `plain` leaves textures and patterns away, on which tiny models spend most of their training.
 
@@ -152,7 +152,7 @@ def _draw(
     }
     if physics == "mixed":
         # Drawn last, so that the first frame is distributed as under true physics.
-        parameters["gravity_m_s2"] = 9.81 * rng.uniform(0.2, 2.0)
+        parameters["gravity_m_s2"] = 9.81 * rng.uniform(0.5, 1.5)
         parameters["object_friction"] = rng.uniform(0.02, 1.0)
         friction = rng.uniform(0.02, 1.0)
         for fixture in fixtures:
