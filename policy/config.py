@@ -50,7 +50,7 @@ class AlgorithmConfig:
     """GRPO: group advantages, clipped importance ratio, KL to the adapter-disabled reference."""
 
     learning_rate: float = 1e-3
-    lora_rank: int = 32
+    lora_rank: int = 16
     """Rank and alpha of the policy's adapter."""
     clip_range: float = 1e-3
     """PPO clip on the ratio of mean log-probabilities."""
@@ -100,14 +100,14 @@ class TrainConfig:
     """Run folder: reads `base/` and `stage2/`, writes `stage3/`."""
     data: Path = Path("data/rigid")
     """Dataset of prompts: first frames, texts, scenes. `train` is sampled from, `val` measures."""
-    num_iterations: int = 60
+    num_iterations: int = 20
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
-    eval_every: int = 10
+    eval_every: int = 5
     """Iterations between measurements on held-out prompts."""
     num_eval_prompts: int = 32
-    checkpoint_every: int = 10
+    checkpoint_every: int = 5
     keep_checkpoints: int = 2
     seed: int = 0
     num_threads: int = 2

@@ -31,7 +31,7 @@ class BaseConfig:
     )
     denoiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
-            num_steps=1400, batch_size=12, learning_rate=2e-3, muon_learning_rate=0.02
+            num_steps=1000, batch_size=12, learning_rate=2e-3, muon_learning_rate=0.02
         )
     )
     seed: int = 0
