@@ -250,9 +250,9 @@ def evaluate(config: EvaluateConfig) -> Path:
         for i in chosen:
             files = {}
             (folder / "scenes" / samples[i].key).mkdir(parents=True)
-            for stage, videos in shown.items():
-                files[stage] = f"scenes/{samples[i].key}/{stage}.npz"
-                np.savez_compressed(folder / files[stage], allow_pickle=False, **videos[i])
+            for name, videos in shown.items():
+                files[name] = f"scenes/{samples[i].key}/{name}.npz"
+                np.savez_compressed(folder / files[name], allow_pickle=False, **videos[i])
             scenes.append(
                 {
                     "id": samples[i].key,

@@ -28,7 +28,7 @@ def tiny_depth_anything(size: int = 64) -> DepthAnythingForDepthEstimation:
         mlp_ratio=2,
         image_size=size,
         patch_size=8,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
+        out_features=["stage1", "stage2", "stage3", "stage4"],  # pyright: ignore[reportCallIssue]
         reshape_hidden_states=False,
     )
     return DepthAnythingForDepthEstimation(

@@ -208,7 +208,7 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
     )
     for block in transformer.blocks:
         # Gates of attention and feed-forward; diffusers draws them near zero, which slows a short training.
-        block.scale_shift_table.data[:, [2, 5]] = 0.5
+        cast(nn.Parameter, block.scale_shift_table).data[:, [2, 5]] = 0.5
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
     return WanModel(transformer, PatchAutoencoder(), text_encoder, tokenizer)
