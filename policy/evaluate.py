@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from phys4d.data import Sample
     from phys4d.reward.client import RewardClient
     from phys4d.types import Rollout
+    from policy.stages import Stage
 
 TRACK, FINAL = "trajectory error", "final trajectory error"
 SERVICE_METRICS = {
@@ -162,7 +163,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         schedule=flow_schedule(config.num_steps, shift=config.shift), sampler="ode", noise_level=0.0
     )
     estimator = load_depth_estimator(config.run / "estimator")
-    present = [stage for stage in STAGES if is_finished(config.run, stage)]
+    present: list[Stage] = [stage for stage in STAGES if is_finished(config.run, stage)]
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
