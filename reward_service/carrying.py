@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from phys4d.geometry.camera import unproject
 from phys4d.types import Camera
 
 SCALE_RANGE = (0.5, 2.0)
@@ -152,12 +153,3 @@ def _corners(
     rows = np.stack([top, top, bottom, bottom], -1)
     columns = np.stack([left, right, left, right], -1)
     return rows, columns, np.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], -1)
-
-
-def unproject(
-    uv: Float64[np.ndarray, "*points 2"], z_m: Float64[np.ndarray, "*points"], camera: Camera
-) -> Float64[np.ndarray, "*points 3"]:
-    """Camera-frame points at pixel positions with z-depth in metres."""
-    x = (uv[..., 0] - camera.cx) / camera.fx * z_m
-    y = (uv[..., 1] - camera.cy) / camera.fy * z_m
-    return np.stack([x, y, z_m], -1)

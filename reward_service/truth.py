@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from phys4d import scenes
+from phys4d.geometry.camera import unproject
 from phys4d.reward.plugin import DataError
 from phys4d.scenes import registry
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.simulation import Trajectory, UnstableSimulation, cast_rays, state_at
 from phys4d.types import Camera, SceneSpec
-from reward_service.carrying import unproject
 
 SIMULATOR = registry.engine()
 MAX_STEPS = 20_000
