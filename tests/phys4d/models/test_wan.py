@@ -92,7 +92,7 @@ def test_a_missing_model_names_the_part_and_the_command(tmp_path: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(model: WanModel) -> None:
-    with pytest.raises(ValueError, match="a prompt has 61 tokens, the model reads at most 48"):
+    with pytest.raises(ValueError, match="a prompt has 61 tokens, the model reads at most 24"):
         model.encode_text(["ball " * 60])
 
 
