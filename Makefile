@@ -39,7 +39,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 ENDPOINT := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
-# The tiny model gets plain surfaces: on textures it would spend most of its minutes.
+# The tiny model gets plain surfaces, so that it has less to copy.
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS) --look plain
 
 MIXED := data/rigid-mixed/train/index.json

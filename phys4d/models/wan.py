@@ -207,7 +207,7 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
         num_layers=num_layers,
     )
     for block in transformer.blocks:
-        # Gates of attention and feed-forward; diffusers draws them near zero, which slows a short training.
+        # Gates of attention and feed-forward; diffusers draws them near zero, for weights to be loaded.
         cast(nn.Parameter, block.scale_shift_table).data[:, [2, 5]] = 0.5
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)

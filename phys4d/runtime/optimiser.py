@@ -17,7 +17,7 @@ class OptimiserConfig:
     """Peak learning rate."""
     muon_learning_rate: float = 0.0
     """Peak learning rate of Muon (Jordan et al. 2024) for the hidden matrices of a transformer trained from
-    scratch, about twice as fast there as AdamW; 0 leaves them to AdamW."""
+    scratch; 0 leaves them to AdamW. The two have not been compared here."""
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     weight_decay: float = 1e-4

@@ -60,7 +60,7 @@ def sample_spec(
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
             `mixed` redraws gravity (0.5 to 1.5 times), friction and restitution and keeps the caption: what
             looks alike then moves differently.
-        look: `plain` leaves textures and patterns away, on which tiny models spend most of their training.
+        look: `plain` leaves textures and patterns away, so that a tiny model has less to copy.
 
     Raises:
         ValueError: unknown category or family, or no acceptable draw in 200 attempts.
