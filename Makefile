@@ -31,19 +31,22 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 NUM_MIXED ?= 1280
 # Videos with true physics, for stages 1 to 3.
 NUM_TRAIN ?= 768
-# Held-out videos with true physics.
+# Held-out videos with true physics that stages look at while they train.
 NUM_VAL ?= 64
+# Held-out videos with true physics that only the evaluation sees.
+NUM_TEST ?= 64
 
 PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 ENDPOINT := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
-# The tiny model gets plain surfaces, so that it has less to copy.
-RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS) --look plain
+# The tiny model gets plain surfaces and few pixels, so that it has less to copy.
+RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS) --look plain --width 64 --height 48
 
 MIXED := data/rigid-mixed/train/index.json
 TRUE := data/rigid/train/index.json data/rigid/val/index.json
+TEST := data/rigid/test/index.json
 BASE := runs/$(RUN)/base/model/model_index.json
 STAGE1 := runs/$(RUN)/stage1/heads.safetensors
 STAGE2 := runs/$(RUN)/stage2/heads.safetensors
@@ -97,7 +100,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	$(PIP) --no-deps mujoco-warp==4.0.0
 	touch $@
 
-data: $(MIXED) $(TRUE) ## Render the simulated videos.
+data: $(MIXED) $(TRUE) $(TEST) ## Render the simulated videos.
 
 # The rules below need an installed environment but are not redone when it is installed again (|).
 $(MIXED): | $(VENV)/.setup
@@ -108,6 +111,9 @@ data/rigid/train/index.json: | $(VENV)/.setup
 
 data/rigid/val/index.json: | $(VENV)/.setup
 	$(RENDER) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+
+data/rigid/test/index.json: | $(VENV)/.setup
+	$(RENDER) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 3000000
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup
@@ -127,7 +133,7 @@ $(STAGE3): $(STAGE2) | $(VENV)/.setup
 	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,rl-train)
 
 evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
-$(EVALUATION): $(STAGE3) | $(VENV)/.setup
+$(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,evaluate)
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup

@@ -6,6 +6,7 @@ learns how things look and not how they fall: what post-training has to correct.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
-    """Fit the frame-wise autoencoder, then set the latents' mean and spread from 2,048 frames."""
+    """Fit the frame-wise autoencoder, then set the latents' mean and spread from 4,096 frames."""
     import torch
 
     from phys4d.models.protocol import to_model_range
@@ -34,7 +35,7 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
         return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2)
 
     chosen = torch.randperm(len(frames_NHW3), generator=generator)[:4096].split(256)
-    model.vae.fit_principal_components(images(part) for part in chosen)
+    model.vae.fit_principal_components((images(part) for part in chosen), config.whitening)
 
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
         x = images(indices)
@@ -58,7 +59,8 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
     with torch.no_grad():
         latents = torch.cat([model.vae.encode(images(part)) for part in chosen])
     model.latents_mean.copy_(latents.mean((0, 2, 3)).view_as(model.latents_mean))
-    model.latents_std.copy_(latents.std((0, 2, 3)).view_as(model.latents_std))
+    # One spread for all: the differences between channels are meant.
+    model.latents_std.fill_(latents.std((0, 2, 3)).square().mean().sqrt().item())
 
 
 def train_denoiser(
@@ -96,6 +98,11 @@ def train_denoiser(
     )
 
 
+def mirrored(caption: str) -> str:
+    """The caption of the video seen in a mirror: left and right change places."""
+    return re.sub(r"\b(left|right)\b", lambda word: "right" if word[0] == "left" else "left", caption)
+
+
 def train(config: BaseConfig) -> Path:
     """Train and save the base; returns its folder."""
     import torch
@@ -111,6 +118,9 @@ def train(config: BaseConfig) -> Path:
     dataset = open_dataset(config.data, "train")
     rgb_NTHW3 = torch.from_numpy(dataset.stack("rgb"))
     captions = dataset.captions()
+    if config.mirror:
+        rgb_NTHW3 = torch.cat([rgb_NTHW3, rgb_NTHW3.flip(3)])
+        captions += [mirrored(caption) for caption in captions]
     model = tiny_wan(captions, width=config.width, num_layers=config.num_layers)
     with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)

@@ -48,10 +48,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data/rigid-mixed", "train", "mixed", 12),
         ("data/rigid", "train", "true", 12),
         ("data/rigid", "val", "true", 5),
+        ("data/rigid", "test", "true", 5),
     ):
         flags = f"--out {out} --split {split} --physics {physics} --num-samples {number} --workers 1"
-        seed = 7000 if split == "val" else 0
-        program("phys4d.scenes.render", f"{flags} --look plain --seed-start {seed}", folder)
+        seed = {"train": 0, "val": 7000, "test": 8000}[split]
+        program("phys4d.scenes.render", f"{flags} --look plain --height 48 --seed-start {seed}", folder)
     for module, flags in SMALL_TRAINING.items():
         program(module, flags, folder)
     return folder

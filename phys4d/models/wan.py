@@ -2,7 +2,9 @@
 
 The first frame is a clean latent frame whose tokens carry timestep 0 (`expand_timesteps`); all other
 tokens carry the noise level. Source: Wan Team, Wan: Open and Advanced Large-Scale Video Generative
-Models, 2025, and diffusers' WanImageToVideoPipeline.
+Models, 2025, and diffusers' WanImageToVideoPipeline. A transformer with twice the latent channels as input
+(the tiny one) also gets the first frame beside every frame, as Wan2.1 I2V does with its condition: what
+stands still then need not be fetched by attention.
 """
 
 from __future__ import annotations
@@ -107,6 +109,8 @@ class WanModel(nn.Module):
         mask = self.generated_mask(latents_BCThw)
         first = conditioning.first_frame_BChw.unsqueeze(2).to(latents_BCThw.dtype)
         inputs = mask * latents_BCThw + (1 - mask) * first
+        if self.transformer.config.in_channels == 2 * inputs.shape[1]:
+            inputs = torch.cat([inputs, first.expand_as(inputs)], dim=1)
         _, patch_h, patch_w = self.transformer.config.patch_size
         rows, columns = h // patch_h, w // patch_w
         level = torch.as_tensor(sigma, dtype=torch.float32, device=inputs.device).expand(batch)
@@ -199,7 +203,7 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
     transformer = WanTransformer3DModel(
         num_attention_heads=4,
         attention_head_dim=width // 4,
-        in_channels=16,
+        in_channels=32,
         out_channels=16,
         text_dim=64,
         freq_dim=64,

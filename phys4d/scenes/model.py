@@ -81,9 +81,9 @@ class BuiltScene:
         return data
 
     def camera(self, width: int, height: int) -> Camera:
-        """The scene's camera at an image size in pixels; the vertical field of view is kept."""
+        """The scene's camera at an image size in pixels; the field of view spans the longer side."""
         values = self.spec.parameters["camera"]
-        focal = 0.5 * height / math.tan(math.radians(values["fovy_deg"]) / 2)
+        focal = 0.5 * max(width, height) / math.tan(math.radians(values["fov_deg"]) / 2)
         return Camera(
             fx=focal,
             fy=focal,
@@ -153,8 +153,8 @@ def build(spec: SceneSpec) -> BuiltScene:
     fixtures = _entries(parameters, "fixtures", MAX_FIXTURES)
     _vector(parameters.get("camera", {}), "camera", "position_m", 3)
     _vector(parameters["camera"], "camera", "target_m", 3)
-    if not 5 <= _number(parameters["camera"], "camera", "fovy_deg") <= 120:
-        raise ValueError(f"camera.fovy_deg must be in [5, 120], got {parameters['camera']['fovy_deg']}")
+    if not 5 <= _number(parameters["camera"], "camera", "fov_deg") <= 120:
+        raise ValueError(f"camera.fov_deg must be in [5, 120], got {parameters['camera']['fov_deg']}")
     if not isinstance(parameters.get("caption"), str):
         raise ValueError("parameters.caption must be a string")
 

@@ -89,7 +89,7 @@ def ramp(rng: Rng, friction: float) -> Draw:
         quaternion_wxyz=drawing.quaternion((0, 1, 0), sign * slope),
     )
     shape = str(rng.choice(("sphere", "sphere", "box", "cylinder", "capsule")))
-    size = drawing.random_size(rng, shape, high=0.22)
+    size = drawing.random_size(rng, shape, high=0.26)
     height, level = drawing.lying(shape, size, 0.0)
     place = np.array([foot, 0.0, 0.0]) - down * length * rng.uniform(0.55, 0.85) + normal * (height + 1e-4)
     place[1] = rng.uniform(-0.1, 0.1)
@@ -112,7 +112,7 @@ def ramp(rng: Rng, friction: float) -> Draw:
     words = [f"{drawing.words_of_object(first)} " + (f"downhill {along:.2f}" if along else "at rest")]
     if rng.random() < 0.5:
         shape = str(rng.choice(("sphere", "box", "cylinder")))
-        size = drawing.random_size(rng, shape, high=0.2)
+        size = drawing.random_size(rng, shape, high=0.25)
         height, level = drawing.lying(shape, size, rng.uniform(-0.2, 0.2))
         spot = [sign * (foot + rng.uniform(0.3, 0.6)), rng.uniform(-0.1, 0.1), height]
         objects.append(drawing.body(rng, names[1], shape, size, spot, quaternion_wxyz=level))
@@ -146,7 +146,7 @@ def tower(rng: Rng, friction: float) -> Draw:
             spot = [sign * (x + index * gap), y, half[2]]
             objects.append(drawing.body(rng, color, "box", half, spot, material=material))
         words, aim, front = f"row of {count} {material} dominoes", rng.uniform(0.0, 0.5), x - half[0]
-    radius = rng.uniform(0.15, 0.21)
+    radius = rng.uniform(0.17, 0.24)
     along, lift = drawing.speed(rng, 2.0, 4.0), 0.0
     height = max(radius, aim)
     if height > radius:
@@ -168,7 +168,7 @@ def projectile(rng: Rng, friction: float) -> Draw:
     sign = float(rng.choice([-1, 1]))
     color = drawing.colors(rng, 1)[0]
     shape = str(rng.choice(("sphere", "sphere", "box", "capsule", "ellipsoid")))
-    size = drawing.random_size(rng, shape, high=0.2)
+    size = drawing.random_size(rng, shape, high=0.25)
     start = [rng.uniform(-1.0, -0.75), rng.uniform(-0.1, 0.1), rng.uniform(0.4, 0.9)]
     fixtures = drawing.backdrop(rng, friction)
     if rng.random() < 0.5:
