@@ -158,7 +158,9 @@ def check_layout(module: nn.Module, keys: Mapping[str, Sequence[int]], num_param
     count = sum(p.numel() for p in module.parameters())
     if not problem and count != num_parameters:
         problem = f"{num_parameters} parameters are published, {count} are here"
-    return Checked(what=f"layout of {len(keys)} tensors", deviation=math.inf if problem else 0.0, problem=problem)
+    return Checked(
+        what=f"layout of {len(keys)} tensors", deviation=math.inf if problem else 0.0, problem=problem
+    )
 
 
 def check(vectors: object) -> list[Checked]:
@@ -206,7 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{result.what}: {result.problem or f'{result.deviation:.2e}'}")
     worst = max(result.deviation for result in results)
     passed = worst <= TOLERANCE
-    print(f"{'ok' if passed else 'FAILED'}: largest relative deviation {worst:.2e} (tolerance {TOLERANCE:.0e})")
+    print(
+        f"{'ok' if passed else 'FAILED'}: largest relative deviation {worst:.2e} (tolerance {TOLERANCE:.0e})"
+    )
     return 0 if passed else 1
 
 

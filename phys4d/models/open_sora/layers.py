@@ -92,7 +92,9 @@ class CrossAttention(nn.Module):
         self, x_BSD: Tensor, text_BLD: Tensor, text_mask_BL: Bool[Tensor, "batch tokens"] | None
     ) -> Tensor:
         q = self.q_linear(x_BSD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k, v = self.kv_linear(text_BLD).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = (
+            self.kv_linear(text_BLD).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         mask = None if text_mask_BL is None else text_mask_BL[:, None, None, :]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(out.transpose(1, 2).flatten(2))
@@ -136,9 +138,7 @@ class CaptionEmbedder(nn.Module):
         super().__init__()
         self.y_embedding: Tensor
         self.y_proj = FeedForward(caption_channels, width, width)
-        self.register_buffer(
-            "y_embedding", torch.randn(num_tokens, caption_channels) / caption_channels**0.5
-        )
+        self.register_buffer("y_embedding", torch.randn(num_tokens, caption_channels) / caption_channels**0.5)
 
     def forward(self, text_BLC: Tensor, drop_B: Bool[Tensor, " batch"] | None = None) -> Tensor:
         """Embed text; where `drop_B` is true, the embedding of no text in its place."""

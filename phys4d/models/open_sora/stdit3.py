@@ -214,7 +214,10 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):
         dtype, device = self.x_embedder.proj.weight.dtype, latents_BCThw.device
         if text_mask_BL is not None and not bool(text_mask_BL.any(1).all()):
             raise ValueError("a video has no text token; give an empty prompt at least its end token")
-        missing = [grid * part - length for grid, part, length in zip((frames, rows, columns), patch, size, strict=True)]
+        missing = [
+            grid * part - length
+            for grid, part, length in zip((frames, rows, columns), patch, size, strict=True)
+        ]
         padded = F.pad(latents_BCThw.to(dtype), (0, missing[2], 0, missing[1], 0, missing[0]))
         x = self.x_embedder.proj(padded).flatten(3).permute(0, 2, 3, 1)
         scale = (height * width) ** 0.5 / self.config.input_sq_size

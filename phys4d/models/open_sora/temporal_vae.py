@@ -52,7 +52,9 @@ class ResidualBlock(nn.Module):
 
 
 def _residual_blocks(channels_in: int, channels_out: int, num: int) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(num))
+    return nn.ModuleList(
+        ResidualBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(num)
+    )
 
 
 class Encoder(nn.Module):
