@@ -44,7 +44,7 @@ class Checked:
     """The first difference in layout, if there is one."""
 
 
-def closed_form_tensor(shape: Sequence[int], k: float) -> Float[Tensor, "..."]:
+def closed_form_tensor(shape: Sequence[int], k: float) -> Float[Tensor, ...]:
     """T(shape, k) of the module's docstring, float32."""
     index = np.arange(math.prod(shape))
     values = 1.3 * np.sin(0.7 * (index + 1) * k + 0.3 * k)

@@ -28,7 +28,7 @@ from phys4d.runtime.files import atomic_directory
 
 
 class OpenSoraModel(nn.Module):
-    """STDiT3 with a T5 encoder and an autoencoder: Open-Sora's own, or the frame-wise one of the tiny models."""
+    """STDiT3 with a T5 encoder and an autoencoder: Open-Sora's own or the tiny models' frame-wise one."""
 
     lora_targets = ("qkv", "attn.proj", "q_linear", "kv_linear", "cross_attn.proj", "mlp.fc1", "mlp.fc2")
 

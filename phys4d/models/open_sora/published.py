@@ -55,8 +55,8 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32, **config: Any) ->
     weights = _read(folder, VAE_SOURCE)
     with torch.device("meta"):
         model = OpenSoraVae(**config)
-    for name in ("shift", "scale"):
-        weights.setdefault(name, torch.tensor(model.config[name]).view(1, -1, 1, 1, 1))
+    for name, values in (("shift", model.config.latents_mean), ("scale", model.config.latents_std)):
+        weights.setdefault(name, torch.tensor(values).view(1, -1, 1, 1, 1))
     return _fill(model, weights, folder, dtype)
 
 

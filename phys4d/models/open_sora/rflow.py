@@ -25,7 +25,7 @@ Velocity = Callable[[Tensor, float, Bool[Tensor, "batch frames"]], Tensor]
 
 
 def resolution_shift(height: int, width: int, num_frames: int) -> float:
-    """How far noise levels are shifted for videos of a size: sqrt(h w / 512^2) sqrt(5 floor(num_frames / 17)).
+    """How far a size shifts noise levels: sqrt(h w / 512^2) sqrt(5 floor(num_frames / 17)).
 
     Args:
         height, width: pixels.
@@ -39,7 +39,7 @@ def resolution_shift(height: int, width: int, num_frames: int) -> float:
         raise ValueError(f"height, width and num_frames must be at least 1, got {height, width, num_frames}")
     if 1 < num_frames < 17:
         raise ValueError(
-            f"the shift is defined for 1 frame or at least 17, got num_frames {num_frames}; give a shift yourself"
+            f"the shift is defined for 1 frame or at least 17, got num_frames {num_frames}; choose a shift"
         )
     latent_frames = 1 if num_frames == 1 else num_frames // 17 * 5
     return math.sqrt(height * width / 512**2) * math.sqrt(latent_frames)

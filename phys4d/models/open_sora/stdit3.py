@@ -42,7 +42,7 @@ class STDiT3Output(BaseOutput):
     """What one call gives."""
 
     sample: Float[Tensor, "batch out_channels frames h w"]
-    """float32; the first half of the channels is the velocity x0 - eps. Meaningless at conditioning frames."""
+    """float32; the first half of the channels is x0 - eps. Meaningless at conditioning frames."""
     features: tuple[Float[Tensor, "batch frames rows columns width"], ...] = ()
     """Outputs of the tapped pairs of blocks, in the order of `taps`."""
 
@@ -113,7 +113,7 @@ class _PatchEmbedder(nn.Module):
 
 
 class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):
-    """Predicts the velocity x0 - eps of noisy video latents; the defaults are Open-Sora v1.2's STDiT3-XL/2."""
+    """Predicts x0 - eps from noisy video latents; the defaults are Open-Sora v1.2's STDiT3-XL/2."""
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["STDiT3Block"]  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Open-Sora v1.2's video autoencoder: an image autoencoder on every frame, then the temporal one on its latents.
+"""Open-Sora v1.2's video autoencoder: an image autoencoder on every frame, then one over time on its latents.
 
 Long videos are cut into pieces of 17 frames, which become 5 latent frames each and know nothing of one
 another. Latents are normalised per channel to about zero mean and unit variance.
@@ -43,8 +43,8 @@ class OpenSoraVae(ModelMixin, ConfigMixin):
         temporal_num_res_blocks: int = 4,
         piece_frames: int = 17,
         frames_at_once: int = 4,
-        shift: Sequence[float] = (-0.10, 0.34, 0.27, 0.98),
-        scale: Sequence[float] = (3.85, 2.32, 2.33, 3.06),
+        latents_mean: Sequence[float] = (-0.10, 0.34, 0.27, 0.98),
+        latents_std: Sequence[float] = (3.85, 2.32, 2.33, 3.06),
     ) -> None:
         """
         Args:
@@ -53,7 +53,7 @@ class OpenSoraVae(ModelMixin, ConfigMixin):
             temporal_filters, temporal_num_res_blocks: of the temporal autoencoder.
             piece_frames: frames that are encoded together, one more than a multiple of 4.
             frames_at_once: frames that the image autoencoder takes in one call; bounds memory.
-            shift, scale: mean and spread of the latents, per channel.
+            latents_mean, latents_std: of the latents, per channel; the buffers `shift` and `scale`.
         """
         super().__init__()
         if piece_frames % 4 != 1:
@@ -67,13 +67,13 @@ class OpenSoraVae(ModelMixin, ConfigMixin):
                 up_block_types=("UpDecoderBlock2D",) * levels,
                 block_out_channels=tuple(block_out_channels),
                 layers_per_block=layers_per_block,
-                latent_channels=len(shift),
+                latent_channels=len(latents_mean),
                 norm_num_groups=norm_num_groups,
             )
         )
-        self.temporal_vae = TemporalVae(len(shift), temporal_filters, temporal_num_res_blocks)
-        self.register_buffer("scale", torch.tensor(scale).view(1, -1, 1, 1, 1))
-        self.register_buffer("shift", torch.tensor(shift).view(1, -1, 1, 1, 1))
+        self.temporal_vae = TemporalVae(len(latents_mean), temporal_filters, temporal_num_res_blocks)
+        self.register_buffer("scale", torch.tensor(latents_std).view(1, -1, 1, 1, 1))
+        self.register_buffer("shift", torch.tensor(latents_mean).view(1, -1, 1, 1, 1))
         self.spatial_stride = 2 ** (levels - 1)
 
     # Sizes

@@ -41,7 +41,7 @@ def test_guidance_of_one_is_the_conditional_prediction() -> None:
 
 
 def exact(target: Tensor):
-    """The velocity of a flow to one video: x_s = (1 - s) target + s eps, so eps - target = (x - target) / s."""
+    """The velocity to one video: x_s = (1 - s) target + s eps, so eps - target = (x - target) / s."""
     return lambda x, level, _generated: (x - target) / level
 
 
