@@ -11,6 +11,7 @@ PixArt-α, 2023, for the shared modulation and the text embedder. Names follow t
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -128,7 +129,7 @@ class ScalarEmbedder(nn.Module):
         frequencies = torch.exp(-math.log(10000.0) * steps / self.num_frequencies)
         angles = values.float().unsqueeze(-1) * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(cast(nn.Linear, self.mlp[0]).weight.dtype))
 
 
 class CaptionEmbedder(nn.Module):

@@ -257,7 +257,6 @@ def tiny_open_sora(captions: Sequence[str], *, width: int = 128, num_layers: int
             dropout_rate=0.0,
             feed_forward_proj="gated-gelu",
             pad_token_id=pad,
-            decoder_start_token_id=pad,
         )
     )
     vae = PatchAutoencoder()

@@ -12,7 +12,7 @@ Source: Zheng et al., Open-Sora: Democratizing Efficient Video Production for Al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import cast
@@ -35,6 +35,10 @@ from phys4d.models.open_sora.layers import (
     SelfAttention,
     position_embedding,
 )
+
+
+Checkpoint = Callable[..., Tensor]
+"""Calls a block and recomputes it in the backward pass."""
 
 
 @dataclass
@@ -108,7 +112,7 @@ class FinalLayer(nn.Module):
 class _PatchEmbedder(nn.Module):
     def __init__(self, patch_size: Sequence[int], channels: int, width: int) -> None:
         super().__init__()
-        patch = tuple(patch_size)
+        patch = cast(tuple[int, int, int], tuple(patch_size))
         self.proj = nn.Conv3d(channels, width, kernel_size=patch, stride=patch)
 
 
@@ -241,7 +245,7 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):
             for block in pair:
                 arguments = (x, text_BLD, text_mask_BL, modulation_BT6D, rotary)
                 if self.gradient_checkpointing and torch.is_grad_enabled():
-                    x = cast(Tensor, self._gradient_checkpointing_func(block, *arguments))
+                    x = cast(Checkpoint, self._gradient_checkpointing_func)(block, *arguments)
                 else:
                     x = block(*arguments)
             if index in taps:

@@ -11,6 +11,7 @@ Source: Open-Sora v1.2 report; Podell et al., SDXL, 2023, for the image autoenco
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
@@ -61,16 +62,19 @@ class OpenSoraVae(ModelMixin, ConfigMixin):
         self.shift: Tensor
         self.scale: Tensor
         levels = len(block_out_channels)
-        self.spatial_vae = _SpatialVae(
-            AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                block_out_channels=tuple(block_out_channels),
-                layers_per_block=layers_per_block,
-                latent_channels=len(latents_mean),
-                norm_num_groups=norm_num_groups,
-            )
+        # AutoencoderKL declares its tuples to have one item.
+        tuples: dict[str, Any] = {
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
+            "block_out_channels": tuple(block_out_channels),
+        }
+        image_vae = AutoencoderKL(
+            layers_per_block=layers_per_block,
+            latent_channels=len(latents_mean),
+            norm_num_groups=norm_num_groups,
+            **tuples,
         )
+        self.spatial_vae = _SpatialVae(image_vae)
         self.temporal_vae = TemporalVae(len(latents_mean), temporal_filters, temporal_num_res_blocks)
         self.register_buffer("scale", torch.tensor(latents_std).view(1, -1, 1, 1, 1))
         self.register_buffer("shift", torch.tensor(latents_mean).view(1, -1, 1, 1, 1))
