@@ -50,7 +50,7 @@ class ChamferTerms:
     cd2_sum_m2: Float64[np.ndarray, "B T O"]
     """Mean squared truncated distances of both directions, added up."""
     fscore: Float64[np.ndarray, "B T O"]
-    """1 if all points have a neighbour within the threshold, 0 if no generated point has; missing ones lack it."""
+    """1 if all points have a neighbour within the threshold, 0 if no generated one has or all are missing."""
     num_pred: Int64[np.ndarray, "B T O"]
     """Generated points, without missing ones."""
     num_gt: Int64[np.ndarray, "B T O"]

@@ -1,8 +1,9 @@
 """What Chamfer terms are worth as a reward: weights, floor, gain, and when a group tells nothing.
 
 The terms of `phys4d.metrics.chamfer.chamfer4d` are measurements. A policy looks for ways to raise a reward
-made of them without moving things as the simulator does, so: a missing object counts as tau, an object weighs
-by its true motion and not by its points, standing still earns no gain, and distances are truncated, not squared.
+made of them without moving things as the simulator does, so: a missing object counts as tau, an object
+weighs by its true motion and not by its points, standing still earns no gain, and distances are truncated,
+not squared.
 """
 
 import math
