@@ -1,7 +1,8 @@
 """Nearest neighbours of the 4D Chamfer distance on a CPU, in the sizes of a tiny and of a large rollout.
 
 pytorch3d has no wheel for Linux. Where it is installed it is the peer; where not, its algorithm is: every
-pair of points, |x - y|^2, the smallest. That peer is written in torch and named so; its time is not pytorch3d's.
+pair of points, |x - y|^2, the smallest. That peer is written in torch and named so; its time is not
+pytorch3d's.
 """
 
 import importlib.metadata
