@@ -38,9 +38,9 @@ def nearest_kernel(
     d2_ptr,  # float32 (P)
     tile_ptr,  # int64 (3, num_tiles): first point of x, end of x's segment, segment
     range_ptr,  # int64 (S, 2): points of y to look at
-    num_tiles: tl.int64,
-    num_x: tl.int64,
-    num_y: tl.int64,
+    num_tiles: tl.int64,  # pyright: ignore[reportInvalidTypeForm]
+    num_x: tl.int64,  # pyright: ignore[reportInvalidTypeForm]
+    num_y: tl.int64,  # pyright: ignore[reportInvalidTypeForm]
     D: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -114,8 +114,8 @@ def nn_d2_triton(
             D=num_dims,
             BLOCK_P=tile.block_p,
             BLOCK_Q=tile.block_q,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            num_warps=tile.num_warps,  # pyright: ignore[reportCallIssue]
+            num_stages=tile.num_stages,  # pyright: ignore[reportCallIssue]
         )
     return d2
 
