@@ -64,7 +64,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate report serve test check lint fmt bench protos clean
+.PHONY: help setup data base pretrain sft rl-train evaluate report serve test check lint fmt bench bench-gpu protos clean
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -163,6 +163,9 @@ fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
 
 bench: $(VENV)/.setup ## Measure the hot paths against named peers.
 	$(PY) -m benchmarks $(FLAGS)
+
+bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
+	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
 
 protos: $(VENV)/.setup ## Regenerate the gRPC stubs from protos/.
 	PYTHON=$(PY) protos/generate.sh
