@@ -2,8 +2,8 @@
 
     python -m phys4d.metrics.physics_iq --real BENCHMARK/split-videos/testing/8FPS --generated VIDEOS --fps 8
 
-Each of 66 scenarios was filmed from 3 views in 2 takes. A model continues the first frame of take 1; its video
-is compared with take 1 in units of the physical variance, which is how take 2 compares with take 1.
+Each of 66 scenarios was filmed from 3 views in 2 takes. A model continues the first frame of take 1; its
+video is compared with take 1 in units of the physical variance, which is how take 2 compares with take 1.
 
     folders    names, ids, and what belongs to what
     videos     mp4 files, read or refused

@@ -20,7 +20,7 @@ class Agreement:
     s_iou: float
     """Spatial IoU: of where anything moves at any time."""
     ws_iou: float
-    """Weighted spatial IoU of the share of time in which each pixel moves: sum of minima over sum of maxima."""
+    """Weighted spatial IoU: sum of minima over sum of maxima of the share of time each pixel moves."""
 
     @property
     def mean_mse(self) -> float:

@@ -30,8 +30,8 @@ def original_score(views: Sequence[ViewResult]) -> dict[str, float]:
         score = clip(100 ((ST / vST + S / vS + WS / vWS) / 3 - (MSE - vMSE)), 0, 100)
 
     MSE and ST are means over all frames of a scenario's views, then over scenarios; S and WS, and each part
-    of the physical variance (v), are means over scenarios of a view, then over views. The parts of the variance
-    are rounded to 4 decimals, vS to 5, the score to 2.
+    of the physical variance (v), are means over scenarios of a view, then over views. The parts of the
+    variance are rounded to 4 decimals, vS to 5, the score to 2.
 
     Returns:
         `score`; `unclipped`, before clipping and rounding; and the parts.

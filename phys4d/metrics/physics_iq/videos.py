@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 CLIP_S = 5
@@ -58,7 +59,7 @@ def read_frames(path: Path, fps: int) -> Iterator[UInt8[np.ndarray, "height widt
     Raises:
         ClipError: the file is corrupt, is rotated by its metadata, or shows no colour in any frame.
     """
-    count, coloured = 0, False
+    count, coloured, to_bgr = 0, False, VideoReformatter()
     with _opened(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -70,7 +71,7 @@ def read_frames(path: Path, fps: int) -> Iterator[UInt8[np.ndarray, "height widt
                 raise ClipError(
                     f"{path} is turned by {frame.rotation} degrees in its metadata; turn the pixels"
                 )
-            image = frame.to_ndarray(format="bgr24")
+            image = to_bgr.reformat(frame, format="bgr24").to_ndarray()
             if not coloured:
                 coloured = bool(
                     (image[..., 0] != image[..., 1]).any() or (image[..., 1] != image[..., 2]).any()
