@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from phys4d.metrics.physics_iq.videos import inspect_clip, read_frames
+from phys4d.metrics.physics_iq.videos import read_frames
 
 BACKGROUND_RATE = 0.3
 """Weight of a new frame in the running background."""
@@ -77,5 +77,4 @@ def read_clip(path: Path, fps: int, shrunk: tuple[int, int] | None = None) -> Cl
     Raises:
         ClipError: the file breaks a rule of `videos`.
     """
-    inspect_clip(path, fps)
     return make_clip(read_frames(path, fps), shrunk)

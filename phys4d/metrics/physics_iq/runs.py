@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 
 from phys4d.metrics.physics_iq.agreement import agreement
-from phys4d.metrics.physics_iq.clips import Clip, make_clip, read_clip
+from phys4d.metrics.physics_iq.clips import Clip, read_clip
 from phys4d.metrics.physics_iq.folders import (
     NUM_SCENARIOS,
     VIEWS,
@@ -27,7 +27,7 @@ from phys4d.metrics.physics_iq.folders import (
     refusal_of,
 )
 from phys4d.metrics.physics_iq.score import ViewResult, original_score, verified_parts, verified_score
-from phys4d.metrics.physics_iq.videos import ClipError, inspect_clip, read_frames
+from phys4d.metrics.physics_iq.videos import ClipError, inspect_clip
 from phys4d.runtime.errors import UserError
 from phys4d.runtime.progress import progress
 from phys4d.runtime.threads import limit_threads
@@ -132,8 +132,8 @@ def _compare(work: _Work) -> _Outcome:
         take_1 = read_clip(path, fps)
         shrunk = (take_1.bgr.shape[2], take_1.bgr.shape[1])
         path = takes.take_2
-        _same_size(inspect_clip(path, fps), take_1.size, takes)
-        take_2 = make_clip(read_frames(path, fps), shrunk)
+        take_2 = read_clip(path, fps, shrunk)
+        _same_size(take_2.size, take_1.size, takes)
     except ClipError as error:
         return _Outcome(results=[None] * num_runs, refusals=[[refusal_of(path, error)]] * num_runs)
     outcome = _Outcome(results=[None] * num_runs, refusals=[[] for _ in range(num_runs)])

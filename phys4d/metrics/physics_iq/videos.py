@@ -35,38 +35,28 @@ def inspect_clip(path: Path, fps: int) -> tuple[int, int]:
     """
     with _opened(path) as container:
         stream = container.streams.video[0]
-        pixels = stream.codec_context.format
-        if pixels is None:
-            raise ClipError(f"{path} is corrupt: its pixel format is not known")
-        if any(component.is_alpha for component in pixels.components):
-            raise ClipError(f"{path} has an alpha channel ({pixels.name}); encode it as yuv420p")
-        if len(pixels.components) < 3:
-            raise ClipError(f"{path} is grey ({pixels.name}); encode it in colour, e.g. as yuv420p")
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width % 2 or height % 2 or min(width, height) < MIN_SIDE:
-            raise ClipError(
-                f"{path} is of {width}x{height} pixels; both sides must be even and at least {MIN_SIDE}"
-            )
-        clock = float(stream.time_base or 0)
-        times_s = np.sort([p.pts * clock for p in container.demux(stream) if p.pts is not None])
-    _check_times(path, times_s, clock, fps)
-    return width, height
+        size, clock_s = _check_header(path, stream)
+        times = [p.pts for p in container.demux(stream) if p.pts is not None]
+    _check_times(path, np.sort(times) * clock_s, clock_s, fps)
+    return size
 
 
 def read_frames(path: Path, fps: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """Decode an inspected clip; BGR frames, bit for bit those of OpenCV's reader.
+    """Decode a clip; BGR frames, bit for bit those of OpenCV's reader.
 
     Raises:
-        ClipError: the file is corrupt, is rotated by its metadata, or shows no colour in any frame.
+        ClipError: as `inspect_clip`; or the file is corrupt, rotated by its metadata, or shows no colour in
+            any frame. What only the whole file tells is raised after the last frame.
     """
-    count, coloured, to_bgr = 0, False, VideoReformatter()
+    times, coloured, to_bgr = [], False, VideoReformatter()
     with _opened(path) as container:
         stream = container.streams.video[0]
+        _, clock_s = _check_header(path, stream)
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"err_detect": "explode"}
         for frame in container.decode(stream):
             if frame.is_corrupt:
-                raise ClipError(f"{path} is corrupt at frame {count}; make or download it again")
+                raise ClipError(f"{path} is corrupt at frame {len(times)}; make or download it again")
             if frame.rotation:
                 raise ClipError(
                     f"{path} is turned by {frame.rotation} degrees in its metadata; turn the pixels"
@@ -76,12 +66,29 @@ def read_frames(path: Path, fps: int) -> Iterator[UInt8[np.ndarray, "height widt
                 coloured = bool(
                     (image[..., 0] != image[..., 1]).any() or (image[..., 1] != image[..., 2]).any()
                 )
-            count += 1
+            if frame.pts is not None:
+                times.append(frame.pts)
             yield image
-    if count != num_frames(fps):
-        raise ClipError(f"{path} is corrupt: {count} of its {num_frames(fps)} frames can be decoded")
+    _check_times(path, np.asarray(times) * clock_s, clock_s, fps)
     if not coloured:
         raise ClipError(f"{path} is grey: no pixel of any frame has a colour; was it written as RGB?")
+
+
+def _check_header(path: Path, stream: av.VideoStream) -> tuple[tuple[int, int], float]:
+    """Returns (width, height) and the length of a tick of the file's clock in seconds."""
+    pixels = stream.codec_context.format
+    if pixels is None:
+        raise ClipError(f"{path} is corrupt: its pixel format is not known")
+    if any(component.is_alpha for component in pixels.components):
+        raise ClipError(f"{path} has an alpha channel ({pixels.name}); encode it as yuv420p")
+    if len(pixels.components) < 3:
+        raise ClipError(f"{path} is grey ({pixels.name}); encode it in colour, e.g. as yuv420p")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width % 2 or height % 2 or min(width, height) < MIN_SIDE:
+        raise ClipError(
+            f"{path} is of {width}x{height} pixels; both sides must be even and at least {MIN_SIDE}"
+        )
+    return (width, height), float(stream.time_base or 0)
 
 
 def _check_times(path: Path, times_s: np.ndarray, clock_s: float, fps: int) -> None:
