@@ -34,8 +34,9 @@ NUM_TRAIN ?= 768
 # Held-out videos with true physics.
 NUM_VAL ?= 64
 
-# Videos of all nine categories for training, and for each of their two evaluation splits.
+# Videos of all nine categories for training.
 NUM_ALL ?= 72
+# Videos of all nine categories for each of the two evaluation splits.
 NUM_ALL_HELD ?= 18
 
 PY := $(VENV)/bin/python
