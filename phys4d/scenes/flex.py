@@ -44,11 +44,9 @@ class Anchor:
     position_m: Sequence[float]
 
 
-def configure(mjspec: mujoco.MjSpec, timestep_s: float, gravity_m_s2: float = 9.81) -> None:
+def configure(mjspec: mujoco.MjSpec) -> None:
     """Solver and integrator for scenes with flexes."""
     option = mjspec.option
-    option.timestep = timestep_s
-    option.gravity = (0.0, 0.0, -gravity_m_s2)
     option.integrator = mujoco.mjtIntegrator.mjINT_DISCRETE
     option.solver = mujoco.mjtSolver.mjSOL_CG
     option.iterations, option.tolerance = 100, 1e-6
@@ -63,7 +61,6 @@ def add_rope(
     density_kg_m: float,
     young_pa: float = 0.0,
     damping_s: float = 0.01,
-    friction: float = 0.5,
     anchors: Mapping[int, Anchor] | None = None,
 ) -> mujoco.MjsFlex:
     """A rope through points; its segments keep their length, and it bends freely if `young_pa` is 0.
@@ -81,7 +78,6 @@ def add_rope(
         segments,
         mass_kg=density_kg_m * meshes.lumped(lengths, segments, len(points)),
         radius_m=radius_m,
-        friction=friction,
         anchors=anchors or {},
     )
     flex.young, flex.damping = young_pa, damping_s if young_pa else 0.0
@@ -102,7 +98,6 @@ def add_sheet(
     density_kg_m2: float,
     elasticity: Elasticity,
     radius_m: float = 0.008,
-    friction: float = 0.5,
     bends: bool = True,
     anchors: Mapping[int, Anchor] | None = None,
 ) -> mujoco.MjsFlex:
@@ -120,7 +115,6 @@ def add_sheet(
         triangles,
         mass_kg=density_kg_m2 * meshes.lumped(meshes.areas(points, triangles), triangles, len(points)),
         radius_m=radius_m,
-        friction=friction,
         anchors=anchors or {},
     )
     flex.thickness = thickness_m
@@ -138,7 +132,6 @@ def add_soft_body(
     density_kg_m3: float,
     elasticity: Elasticity,
     cells: Sequence[int] = (2, 2, 2),
-    friction: float = 0.8,
     radius_m: float = 0.002,
 ) -> mujoco.MjsFlex:
     """A solid whose points follow a cage of trilinear cells, which carries mass and stiffness.
@@ -158,14 +151,15 @@ def add_soft_body(
     flex.cellcount = list(cells)
     flex.order = 1
     flex.nodebody = _add_points(mjspec, name, nodes, mass, {})
-    _set_contact(flex, friction)
+    _set_contact(flex)
     _set_elasticity(flex, elasticity)
     return flex
 
 
 def touches_flexes(geom: mujoco.MjsGeom, friction: float) -> None:
-    """Let a rigid body's geom collide with flexes; the larger friction of the two holds."""
+    """Let a rigid body's geom collide with flexes, with its own friction."""
     geom.conaffinity |= FLEX_BIT
+    geom.priority, geom.condim = 1, 3
     geom.friction = (friction, 0.005, 0.0001)
     geom.solref, geom.solimp = (CONTACT_TIME_S, 1.0), (0.95, 0.99, 0.001, 0.5, 2.0)
 
@@ -218,7 +212,6 @@ def _add_flex(
     *,
     mass_kg: np.ndarray,
     radius_m: float,
-    friction: float,
     anchors: Mapping[int, Anchor],
 ) -> mujoco.MjsFlex:
     flex = mjspec.add_flex(name=name, dim=elements.shape[1] - 1, radius=radius_m)
@@ -229,7 +222,7 @@ def _add_flex(
             local[index] = anchor.position_m
         flex.vert = local.ravel().tolist()
     flex.elem = elements.ravel().tolist()
-    _set_contact(flex, friction)
+    _set_contact(flex)
     return flex
 
 
@@ -272,10 +265,9 @@ def _node_volumes(
     return np.maximum(total, 0.02 * total.max()).ravel()
 
 
-def _set_contact(flex: mujoco.MjsFlex, friction: float) -> None:
+def _set_contact(flex: mujoco.MjsFlex) -> None:
     flex.contype, flex.conaffinity, flex.condim = FLEX_BIT, 0, 3
     flex.selfcollide = mujoco.mjtFlexSelf.mjFLEXSELF_NONE
-    flex.friction = (friction, 0.005, 0.0001)
     flex.solref, flex.solimp = (CONTACT_TIME_S, 1.0), (0.95, 0.99, 0.001, 0.5, 2.0)
 
 

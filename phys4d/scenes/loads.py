@@ -1,9 +1,9 @@
 """Forces on flexes that MuJoCo has no model of: gas in a closed shell, wind on a sheet.
 
-A load adds to `qfrc_applied` from the state before a step; it is explicit in time.
+A load adds to `qfrc_applied` before each step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -13,19 +13,23 @@ from jaxtyping import Float, Int64
 from phys4d.scenes import flex, meshes
 
 ATMOSPHERE_PA = 101_325.0
-GAS_CONSTANT = 8.314462618
-"""Joule per mole and kelvin."""
+ROOM_K = 293.15
 AIR_DENSITY_KG_M3 = 1.2
+
+Forces = Float[np.ndarray, " nv"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gas:
     """Gas in a closed shell: the force p A n / 3 on the corners of each triangle of area A and normal n.
 
-    The overpressure p is `overpressure_pa` at the volume V0 and temperature T0 that `rest_volume_m3` and
-    `temperature_k` name. An ideal gas (`ambient_pa` = p0) then has p = (p0 + overpressure) V0 T / (V T0) - p0;
-    with `ambient_pa` = 0 and `temperature_k` constant this is p V = constant. If `is_constant` the
-    overpressure does not depend on V: the shell hangs on a large supply of gas.
+    The overpressure p is `overpressure_pa` at the volume `rest_volume_m3` and 293 K; the outside is at p0. Gas that
+    is sealed in is ideal, p = (p0 + overpressure) V0 T / (V T0) - p0; with `is_constant` the overpressure stays,
+    as if a large supply of gas was connected. The gas has no mass.
+
+    Sealed gas is so stiff that a force from the volume at the start of a step explodes. So p is taken at the
+    volume at its end, V + dt a.v + dt^2 a.dv/dt with a the gradient of the volume, to first order in p: at rest
+    it is the pressure at V.
     """
 
     name: str
@@ -34,33 +38,36 @@ class Gas:
     overpressure_pa: float
     rest_volume_m3: float
     is_constant: bool = False
-    ambient_pa: float = ATMOSPHERE_PA
-    temperature_k: Callable[[float], float] = lambda time_s: 293.15
-    """Temperature of the gas over time in seconds."""
-    wall_damping_pa_s: float = 0.0
-    """Overpressure per relative rate of volume change dV/(V dt): losses that keep the shell from ringing."""
+    heating_k_s: float = 0.0
+    """How fast sealed gas gets warmer."""
 
     def overpressure(self, volume_m3: float, time_s: float) -> float:
         """p in pascal."""
-        if self.is_constant:
-            return self.overpressure_pa
         if volume_m3 <= 0:
             raise ShellInverted(f"flex {self.name} encloses {volume_m3:.3g} m^3 at {time_s:.3f} s")
-        ratio = self.rest_volume_m3 / volume_m3 * self.temperature_k(time_s) / self.temperature_k(0.0)
-        return (self.ambient_pa + self.overpressure_pa) * ratio - self.ambient_pa
+        if self.is_constant:
+            return self.overpressure_pa
+        warmth = 1 + self.heating_k_s * time_s / ROOM_K
+        return (ATMOSPHERE_PA + self.overpressure_pa) * self.rest_volume_m3 / volume_m3 * warmth - ATMOSPHERE_PA
 
-    def apply(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Add the force to `qfrc_applied`."""
+    def apply(self, model: mujoco.MjModel, data: mujoco.MjData, previous: Forces) -> None:
+        """Add the force of a step to `qfrc_applied`; `previous` is `qfrc_applied` of the step before."""
         points = flex.vertices(model, data, self.name)
-        normal_m2 = meshes.area_vectors(points, self.triangles)
-        volume = meshes.enclosed_volume(points, self.triangles)
-        pressure = self.overpressure(volume, data.time)
         dofs = flex.dofs_of_vertices(model, self.name)
-        share = _at_corners(normal_m2, self.triangles, len(points))
-        if self.wall_damping_pa_s:
-            velocity = data.qvel[dofs[:, None] + np.arange(3)]
-            pressure -= self.wall_damping_pa_s * float((share * velocity).sum()) / volume
-        data.qfrc_applied[dofs[:, None] + np.arange(3)] += pressure * share
+        free = dofs >= 0
+        dofs = (dofs[free, None] + np.arange(3)).ravel()
+        volume = meshes.enclosed_volume(points, self.triangles)
+        gradient = _at_corners(meshes.area_vectors(points, self.triangles), self.triangles, len(points))
+        gradient = gradient[free].ravel()
+        pressure = self.overpressure(volume, data.time)
+        if not self.is_constant:
+            step_s = model.opt.timestep
+            slope = -(pressure + ATMOSPHERE_PA) / volume
+            reply = -slope * step_s**2 * float((gradient**2 / model.dof_M0[dofs]).sum())
+            before = float(previous[dofs] @ gradient / (gradient @ gradient))
+            ahead_m3 = step_s * float(gradient @ (data.qvel[dofs] + step_s * data.qacc[dofs]))
+            pressure = (pressure + slope * ahead_m3 + reply * before) / (1 + reply)
+        data.qfrc_applied[dofs] += pressure * gradient
 
 
 class ShellInverted(ValueError):
@@ -79,8 +86,8 @@ class Wind:
     triangles: Int64[np.ndarray, "triangles 3"]
     velocity_m_s: Sequence[float]
 
-    def apply(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Add the force to `qfrc_applied`."""
+    def apply(self, model: mujoco.MjModel, data: mujoco.MjData, previous: Forces) -> None:
+        """Add the force of a step to `qfrc_applied`."""
         points = flex.vertices(model, data, self.name)
         dofs = flex.dofs_of_vertices(model, self.name)
         free = dofs >= 0
@@ -98,16 +105,12 @@ class Wind:
 Load = Gas | Wind
 
 
-def step(model: mujoco.MjModel, data: mujoco.MjData, loads: Sequence[Load], num_steps: int = 1) -> None:
-    """Integrate under loads; without any this is MuJoCo's own loop."""
-    if not loads:
-        mujoco.mj_step(model, data, num_steps)
-        return
-    for _ in range(num_steps):
-        data.qfrc_applied[:] = 0.0
-        for load in loads:
-            load.apply(model, data)
-        mujoco.mj_step(model, data)
+def apply(model: mujoco.MjModel, data: mujoco.MjData, loads: Sequence[Load]) -> None:
+    """Set `qfrc_applied` to the loads of the step to come."""
+    previous = data.qfrc_applied.copy()
+    data.qfrc_applied[:] = 0.0
+    for load in loads:
+        load.apply(model, data, previous)
 
 
 def _at_corners(

@@ -106,6 +106,13 @@ def rounded(points: Points, half_m: Sequence[float]) -> Points:
     return points * factor[:, None]
 
 
+def pillowed(points: Points, half_m: Sequence[float]) -> Points:
+    """The points of a block moved so that it gets thin towards its four upright sides, like a cushion."""
+    x, y = (points[:, k] / half_m[k] for k in (0, 1))
+    thickness = 0.3 + 0.7 * np.sqrt((1 - x**4) * (1 - y**4))
+    return points * np.stack([np.ones_like(x), np.ones_like(x), thickness], axis=1)
+
+
 def surface(points: Points, tetrahedra: Tetrahedra) -> Triangles:
     """Outer triangles of a tetrahedral mesh, counter-clockwise from outside."""
     faces = np.concatenate([tetrahedra[:, f] for f in ((1, 2, 3), (0, 3, 2), (0, 1, 3), (0, 2, 1))])
