@@ -125,7 +125,8 @@ def _instance(scene: BuiltScene, contact: mujoco.MjContact, side: int) -> int:
     geom = contact.geom[side]
     if geom >= 0:
         return int(scene.instance_of_geom[geom])
-    kind, _, number = scene.model.flex(contact.flex[side]).name.partition("object")
+    name = mujoco.mj_id2name(scene.model, mujoco.mjtObj.mjOBJ_FLEX, contact.flex[side])
+    kind, _, number = (name or "").partition("object")
     return int(number) + 1 if not kind and number.isdigit() else 0
 
 

@@ -48,8 +48,8 @@ def configure(mjspec: mujoco.MjSpec) -> None:
     """Solver and integrator for scenes with flexes."""
     option = mjspec.option
     option.integrator = mujoco.mjtIntegrator.mjINT_DISCRETE
-    option.solver = mujoco.mjtSolver.mjSOL_CG
-    option.iterations, option.tolerance = 100, 1e-6
+    option.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    option.iterations, option.tolerance = 50, 1e-8
 
 
 def add_rope(

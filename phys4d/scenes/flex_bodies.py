@@ -47,7 +47,7 @@ MAX_POINTS = 2_000
 """Most points of one flex."""
 MAX_STRAIN = 0.6
 """Longest relative stretch of an edge of cloth or rope in an accepted scene."""
-VOLUME_RANGE = (0.4, 1.8)
+VOLUME_RANGE = (0.4, 2.5)
 """Volume of a soft body or a balloon relative to its first, in an accepted scene."""
 RAIL_RATE = 60.0
 """Natural frequency in 1/s at which a driven body is held to its course."""
@@ -401,7 +401,8 @@ def _start(
             forces.append(Wind(name=name, triangles=elements, velocity_m_s=velocity))
         prefix = f"hold{index}_"
         for equality in range(model.neq):
-            if model.equality(equality).name.startswith(prefix):
+            label = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_EQUALITY, equality) or ""
+            if label.startswith(prefix):
                 releases.append((number(values, where, "release_s"), equality))
     setup = Setup(
         loads=tuple(forces),
