@@ -2,7 +2,7 @@
 
 A module of a category ends with
 
-    CATEGORY = Category(name="garment", families={"drape": drape, ...}, build=build, simulate=simulate, ...)
+    CATEGORY = Category(name="garments", families={"drape": drape, ...}, build=build, simulate=simulate, ...)
 
 and `registry` lists it. A family draws one scene:
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from phys4d.geometry.camera import camera_from_world, project
-from phys4d.scenes import drawing, garment, rigid
+from phys4d.scenes import articulated, deformable, drawing, garments, inflatables, rigid, ropes
 from phys4d.scenes.category import Category, perturb, redraw_physics
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import raycast
@@ -18,7 +18,10 @@ from phys4d.types import SceneSpec
 Physics = Literal["true", "mixed"]
 Look = Literal["textured", "plain"]
 
-CATEGORIES: dict[str, Category] = {category.name: category for category in (rigid.CATEGORY, garment.CATEGORY)}
+CATEGORIES: dict[str, Category] = {
+    module.CATEGORY.name: module.CATEGORY
+    for module in (rigid, garments, articulated, deformable, inflatables, ropes)
+}
 """In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200
 MAX_TAKES = 5
