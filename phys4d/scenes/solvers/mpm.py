@@ -202,14 +202,18 @@ class Tank:
     cell_m: float
     """Cell size of the grid."""
     friction: float = 0.0
-    """Coulomb friction of material on the solids; 0 slips, infinity sticks."""
+    """Coulomb friction of material on the floor and on solids; 0 slips, infinity sticks."""
+    wall_friction: float = 0.0
+    """The same on the walls and the lid."""
     solid: Callable[[Points], Float64[np.ndarray, " points"]] | None = None
     """Signed distance to fixed solids in metres at world points, negative inside."""
 
     def __post_init__(self) -> None:
         _positive(cell_m=self.cell_m, **{f"size_m[{i}]": s for i, s in enumerate(self.size_m)})
-        if not self.friction >= 0:
-            raise ValueError(f"friction must be 0 or more, got {self.friction}")
+        if not min(self.friction, self.wall_friction) >= 0:
+            raise ValueError(
+                f"friction and wall_friction must be 0 or more, got {self.friction} and {self.wall_friction}"
+            )
         if math.prod(self.shape) > MAX_CELLS:
             raise ValueError(
                 f"a tank of {self.size_m} m with cells of {self.cell_m} m needs {math.prod(self.shape)} nodes, "
@@ -222,14 +226,15 @@ class Tank:
         nx, ny, nz = (math.ceil(s / self.cell_m - 1e-9) + 1 + 2 * PAD for s in self.size_m)
         return nx, ny, nz
 
-    def boundary(self) -> tuple[np.ndarray, np.ndarray]:
-        """Signed distance of every node to walls and solids, and its outward normal."""
+    def boundary(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Signed distance of every node to walls and solids, their outward normal and friction."""
         axes = [(np.arange(n) - PAD) * self.cell_m for n in self.shape]
         place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         sides = np.concatenate([place, np.asarray(self.size_m) - place], axis=-1)
         nearest = sides.argmin(axis=-1)
         distance = np.take_along_axis(sides, nearest[..., None], axis=-1)[..., 0]
         normal = np.concatenate([np.eye(3), -np.eye(3)])[nearest]
+        friction = np.where(nearest == 2, float(self.friction), float(self.wall_friction))
         if self.solid is not None:
             points = place.reshape(-1, 3) + np.asarray(self.origin_m)
             other = self.solid(points)
@@ -242,7 +247,8 @@ class Tank:
             nearer = (other < distance) & (distance > 1e-9 * self.cell_m)
             normal = np.where(nearer[..., None], slope, normal)
             distance = np.where(nearer, other, distance)
-        return distance - 1e-9 * self.cell_m, np.ascontiguousarray(normal)
+            friction = np.where(nearer, float(self.friction), friction)
+        return distance - 1e-9 * self.cell_m, np.ascontiguousarray(normal), friction
 
 
 @dataclass(kw_only=True, eq=False)
@@ -292,7 +298,7 @@ class MaterialPoints:
         self._release = np.zeros(count) if self.release_s is None else np.asarray(self.release_s, np.float64)
         if np.any(np.diff(self._release) < 0):
             raise ValueError("release_s must not decrease; sort the particles by it")
-        self._distance, self._normal = self.tank.boundary()
+        self._distance, self._normal, self._friction = self.tank.boundary()
         self._grid = np.zeros((*self.tank.shape, 4))
         self._balls = np.array(
             [
@@ -363,7 +369,7 @@ class MaterialPoints:
                 bottom,
                 top,
                 gravity,
-                float(self.tank.friction),
+                self._friction,
                 float(self.ball_friction),
                 float(self.ball_bounce),
                 0.0,

@@ -158,9 +158,7 @@ def update_stress(
             left[i, i] += 1.0
         for i in range(3):
             for k in range(3):
-                work[i, k] = (
-                    left[i, 0] * b[p, 0, k] + left[i, 1] * b[p, 1, k] + left[i, 2] * b[p, 2, k]
-                )
+                work[i, k] = left[i, 0] * b[p, 0, k] + left[i, 1] * b[p, 1, k] + left[i, 2] * b[p, 2, k]
         for i in range(3):
             for k in range(i, 3):
                 total = work[i, 0] * left[k, 0] + work[i, 1] * left[k, 1] + work[i, 2] * left[k, 2]
@@ -259,7 +257,7 @@ def update_grid(
     low: np.ndarray,
     high: np.ndarray,
     gravity: np.ndarray,
-    friction: float,
+    friction: np.ndarray,
     ball_friction: float,
     dx: float,
     dt: float,
@@ -268,7 +266,7 @@ def update_grid(
 
     Args:
         distance: signed distance of each node to the fixed solids, metres; they own the nodes where it is <= 0.
-        normal: outward normal of the fixed solids at each node.
+        normal, friction: outward normal and Coulomb friction of the fixed solids at each node.
         balls: rows of position, velocity, spin (3 each), radius, mass and orientation (quaternion wxyz);
             velocity and spin take the impulse.
     """
@@ -311,7 +309,7 @@ def update_grid(
                     balls[b, 8] += (rx * fy - ry * fx) / inertia
                 if distance[i, j, k] <= 0.0:
                     n = normal[i, j, k]
-                    vx, vy, vz = slide(vx, vy, vz, n[0], n[1], n[2], friction)
+                    vx, vy, vz = slide(vx, vy, vz, n[0], n[1], n[2], friction[i, j, k])
                 node[1] = vx
                 node[2] = vy
                 node[3] = vz
@@ -365,9 +363,7 @@ def move_balls(balls: np.ndarray, top: np.ndarray, bottom: np.ndarray, bounce: f
         balls[b, 12] = x + p * w + q * z - r * y
         balls[b, 13] = y + q * w + r * x - p * z
         balls[b, 14] = z + r * w + p * y - q * x
-        length = math.sqrt(
-            balls[b, 11] ** 2 + balls[b, 12] ** 2 + balls[b, 13] ** 2 + balls[b, 14] ** 2
-        )
+        length = math.sqrt(balls[b, 11] ** 2 + balls[b, 12] ** 2 + balls[b, 13] ** 2 + balls[b, 14] ** 2)
         for i in range(11, 15):
             balls[b, i] /= length
         for i in range(3):
@@ -420,7 +416,7 @@ def advance(
     bottom: np.ndarray,
     top: np.ndarray,
     gravity: np.ndarray,
-    friction: float,
+    friction: np.ndarray,
     ball_friction: float,
     ball_bounce: float,
     tension: float,
@@ -439,9 +435,7 @@ def advance(
                     grid[i, j, k, 3] = 0.0
         update_stress(table, material, liquid, c, ratio, b, stress, count, dt, tension)
         to_grid(x, v, c, mass, volume, stress, grid, count, dx, dt)
-        update_grid(
-            grid, distance, normal, balls, low, high, gravity, friction, ball_friction, dx, dt
-        )
+        update_grid(grid, distance, normal, balls, low, high, gravity, friction, ball_friction, dx, dt)
         from_grid(x, v, c, grid, count, dx, dt)
         move_balls(balls, top, bottom, ball_bounce, dt)
     return num_steps if bounds(x, count, dx, grid.shape, low, high) else num_steps - 1
