@@ -89,12 +89,12 @@ def family_names(config: RenderConfig) -> list[str]:
 
 def settings_of(config: RenderConfig, names: list[str]) -> dict[str, Any]:
     """What all samples of a split share."""
-    from phys4d.scenes.registry import engine
+    from phys4d.scenes.registry import category_of
 
     values = {
         k: v for k, v in asdict(config).items() if k not in ("out", "num_samples", "workers", "families")
     }
-    return {**values, "families": names, "engine": engine()}
+    return {**values, "families": names, "engine": category_of(config.category).engine()}
 
 
 _RENDERERS: dict[tuple[int, int, int, int], Any] = {}
