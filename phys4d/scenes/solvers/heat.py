@@ -1,8 +1,8 @@
 """Heat conduction in a solid block: rho c dT/dt = div(k grad T) + q.
 
-Finite volumes on a regular grid of cells, explicit Euler in time; the flow between two cells uses the harmonic
-mean of their conductivities and is taken from one and given to the other, so that energy is conserved to rounding.
-Second order in space. Limits: fixed geometry, no phase change, no radiation.
+Finite volumes on a regular grid of cells, explicit Euler in time. The flow between two cells uses the
+harmonic mean of their conductivities and is taken from one and given to the other: energy is conserved to
+rounding. Second order in space. Limits: fixed geometry, no phase change, no radiation.
 
 Source: Patankar, Numerical Heat Transfer and Fluid Flow (1980), sections 4.2 and 4.4.
 """
@@ -145,7 +145,7 @@ class HeatBlock:
 
     def stable_timestep_s(self) -> float:
         """Longest step at which no cell overshoots its neighbours, with every side held at a temperature."""
-        fastest = float((self._k.max() / self._capacity.min()))
+        fastest = float(self._k.max() / self._capacity.min())
         return math.inf if fastest == 0 else self.cell_m**2 / (12 * fastest)
 
     def advance(self, duration_s: float, *, longest_step_s: float = math.inf) -> None:

@@ -7,12 +7,12 @@ Equations, with velocity v, density rho, Cauchy stress sigma and body accelerati
 * `Liquid`: sigma = -p I + mu (grad v + grad v^T), p = K/7 ((rho/rho0)^7 - 1), no tension (Tait 1888). Weakly
   compressible: choose K so that the speed of sound is about ten times the flow's; density then varies by 1 %.
 * `Sand`: Hencky elasticity with Drucker-Prager yield at the angle of internal friction, no cohesion.
-* `Meltable`: Hencky elasticity with von Mises yield stress Y (1 - f)^2 and viscosity f mu, f the melted share.
+* `Meltable`: Hencky elasticity, von Mises yield stress Y (1 - f)^2, viscosity f mu; f is the melted share.
 
 Space: APIC transfers with quadratic B-splines; time: symplectic Euler. Limits: no surface tension; no air;
-solids and tank act on nodes, so they are resolved to about one cell; numerical viscosity is that of APIC at the
-cell size (of the order of 1e-3 m2/s at 3 cm and 1 m/s), so real water flows are rendered somewhat thick.
-Balls are rigid spheres coupled both ways by the nodes inside them.
+solids and tank act on nodes, so they are resolved to about one cell; sand's toe and thin sheets are not
+resolved; a light ball floats deeper than it should when its radius is only two cells. Balls are rigid
+spheres coupled both ways by the nodes inside them.
 """
 
 import math
@@ -216,8 +216,8 @@ class Tank:
             )
         if math.prod(self.shape) > MAX_CELLS:
             raise ValueError(
-                f"a tank of {self.size_m} m with cells of {self.cell_m} m needs {math.prod(self.shape)} nodes, "
-                f"at most {MAX_CELLS}; take larger cells"
+                f"a tank of {self.size_m} m with cells of {self.cell_m} m needs {math.prod(self.shape)} "
+                f"nodes, at most {MAX_CELLS} are allowed; take larger cells"
             )
 
     @property
@@ -300,10 +300,17 @@ class MaterialPoints:
             raise ValueError("release_s must not decrease; sort the particles by it")
         self._distance, self._normal, self._friction = self.tank.boundary()
         self._grid = np.zeros((*self.tank.shape, 4))
+        still, level = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
         self._balls = np.array(
             [
-                [*(np.asarray(b.position_m) - self._shift), *b.velocity_m_s, 0, 0, 0, b.radius_m, b.mass_kg]
-                + [1, 0, 0, 0]
+                [
+                    *(np.asarray(b.position_m) - self._shift),
+                    *b.velocity_m_s,
+                    *still,
+                    b.radius_m,
+                    b.mass_kg,
+                    *level,
+                ]
                 for b in self.balls
             ],
             np.float64,
@@ -311,8 +318,8 @@ class MaterialPoints:
         limit = self.stable_timestep_s(self.tank, self.materials)
         if self.timestep_s > limit:
             raise ValueError(
-                f"timestep_s must be at most {limit:.3g} for cells of {self.tank.cell_m} m and these materials, "
-                f"got {self.timestep_s}"
+                f"timestep_s must be at most {limit:.3g} for cells of {self.tank.cell_m} m "
+                f"and these materials, got {self.timestep_s}"
             )
 
     @staticmethod
@@ -415,6 +422,13 @@ class MaterialPoints:
             [c[:, 2, 1] - c[:, 1, 2], c[:, 0, 2] - c[:, 2, 0], c[:, 1, 0] - c[:, 0, 1]], axis=-1
         )
         return self.mass_kg[:n] @ (orbit + spin)
+
+    @property
+    def mean_compression(self) -> float:
+        """Mean of 1 - J over the released liquid particles; 0 where there is none."""
+        n = self.num_released
+        liquid = self._table[self.material[:n], kernels.KIND] == kernels.LIQUID
+        return float(1 - self._ratio[:n][liquid].mean()) if liquid.any() else 0.0
 
     @property
     def pressure_pa(self) -> Float64[np.ndarray, " particles"]:

@@ -2,11 +2,14 @@
 
 Each particle carries its enthalpy per mass h in J/kg; h = 0 is the solid at its melting point Tm:
 
-    h < 0: T = Tm + h / c_solid     0 <= h <= L: T = Tm, melted share h / L     h > L: T = Tm + (h - L) / c_liquid
+    h < 0:        T = Tm + h / c_solid
+    0 <= h <= L:  T = Tm, melted share h / L
+    h > L:        T = Tm + (h - L) / c_liquid
 
-Conduction rho dh/dt = div(k grad T) is discretised on the grid as dE_i = -dt sum_p V_p k_p grad w_ip . grad T_p
-with grad T_p = sum_j T_j grad w_jp. The node gradients of a particle sum to 0, so no energy is made or lost. The
-free surface exchanges h_c (T_outside - T) per area; the area in a node is |grad(volume share)| times its volume.
+Conduction rho dh/dt = div(k grad T) is discretised on the grid as dE_i = -dt sum_p V_p k_p grad w_ip . grad
+T_p with grad T_p = sum_j T_j grad w_jp. A particle's node gradients sum to 0, so no energy is made or lost.
+The free surface exchanges h_c (T_outside - T) per area; a node's area is |grad(volume share)| times its
+volume.
 
 Source of the enthalpy method: Voller and Cross, Int. J. Heat Mass Transfer 24 (1981); of the discretisation:
 Stomakhin et al., Augmented MPM for Phase-Change and Varied Materials (SIGGRAPH 2014), explicit in time here.

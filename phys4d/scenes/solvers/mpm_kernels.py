@@ -265,7 +265,7 @@ def update_grid(
     """Momentum to velocity on the nodes in [low, high), with gravity, balls and walls.
 
     Args:
-        distance: signed distance of each node to the fixed solids, metres; they own the nodes where it is <= 0.
+        distance: signed distance of each node to the fixed solids, metres; they own nodes where it is <= 0.
         normal, friction: outward normal and Coulomb friction of the fixed solids at each node.
         balls: rows of position, velocity, spin (3 each), radius, mass and orientation (quaternion wxyz);
             velocity and spin take the impulse.

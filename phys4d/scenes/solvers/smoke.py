@@ -2,13 +2,14 @@
 
     Dv/Dt = -grad p / rho0 + nu laplace v + g beta (T - T0) e_z,   div v = 0,   DT/Dt = kappa laplace T
 
-Staggered (MAC) grid; momentum by semi-Lagrangian advection with MacCormack's correction, limited to the values
-around; temperature by conservative upwind fluxes with van Leer's limiter, so that heat is neither made nor lost;
-pressure by a cosine transform, so that div v = 0 to rounding. Walls slip and insulate. Limits: |T - T0| well below
-T0 (about 30 K in air), unresolved eddies are damped by the advection, the box has no openings.
+Staggered (MAC) grid. Momentum by semi-Lagrangian advection with MacCormack's correction, limited to the
+values around; temperature by conservative upwind fluxes with van Leer's limiter, so that heat is neither
+made nor lost; pressure by a cosine transform, so that div v = 0 to rounding. Walls slip and insulate.
+Limits: |T - T0| well below T0 (about 30 K in air), advection damps unresolved eddies, the box has no
+openings.
 
-Source: Bridson, Fluid Simulation for Computer Graphics, 2nd ed., chapters 3 to 6; Selle et al., An Unconditionally
-Stable MacCormack Method (J. Sci. Comput. 2008); van Leer, J. Comput. Phys. 14 (1974).
+Source: Bridson, Fluid Simulation for Computer Graphics, 2nd ed., chapters 3 to 6; Selle et al., An
+Unconditionally Stable MacCormack Method, J. Sci. Comput. (2008); van Leer, J. Comput. Phys. 14 (1974).
 """
 
 import math
@@ -22,7 +23,7 @@ from jaxtyping import Float64
 from phys4d.scenes.solvers.jit import compiled
 
 COURANT = 0.3
-"""Largest share of a cell that the air may cross in a step along an axis; unsplit fluxes need a sum below 1."""
+"""Largest share of a cell that air may cross in a step along an axis; unsplit fluxes need a sum below 1."""
 
 
 @compiled
@@ -89,7 +90,7 @@ def correct(
     oz: float,
     dt: float,
 ) -> None:
-    """MacCormack: add half the error of going there and back, unless it leaves the range of what was traced."""
+    """MacCormack: add half the error of going there and back, within the range of what was traced."""
     nx, ny, nz = field.shape
     for i in range(nx):
         for j in range(ny):

@@ -77,12 +77,13 @@ def test_a_heated_wire_peaks_at_q_l_squared_over_8_k() -> None:
     )
     block.advance(3.0)
     x = (np.arange(n) + 0.5) / n
-    # q x (1 - x) / (2 k) is a parabola, for which the cells' flows are exact; half a cell at the walls is not.
+    # q x (1 - x) / (2 k) is a parabola, for which the cells' flows are exact; half a cell at the walls is
+    # not.
     assert np.allclose(block.temperature_c[:, 0, 0], 2 * x * (1 - x), atol=0.006)
 
 
 def test_two_layers_in_series_share_the_drop_as_their_resistances() -> None:
-    """0 to 100 K over equal layers of 1 and 4 W/(m K): the interface is at 80 % of the drop in the poorer one."""
+    """0 to 100 K over equal layers of 1 and 4 W/(m K): 80 % of the drop is in the poorer one."""
     k = np.where(np.arange(20) < 10, 1.0, 4.0)[:, None, None]
     block = HeatBlock(
         temperature_c=np.full((20, 1, 1), 50.0),

@@ -74,8 +74,8 @@ def test_two_runs_are_bitwise_equal() -> None:
 def test_the_front_of_a_broken_dam_follows_the_experiment() -> None:
     """Column a wide and 2 a high; Z = x / a at T = t sqrt(2 g / a).
 
-    Source: Martin and Moyce, Phil. Trans. R. Soc. A 244 (1952), table 2. Theirs had a gate and drag at the floor:
-    frictionless codes run ahead by 5 to 10 %; this one must stay within 10 %.
+    Source: Martin and Moyce, Phil. Trans. R. Soc. A 244 (1952), table 2. Theirs had a gate and drag at the
+    floor: frictionless codes run ahead by 5 to 10 %; this one must stay within 10 %.
     """
     a, dx = 0.16, 0.02
     tank = Tank(size_m=(4.0 * a, 4 * dx, 2.2 * a), cell_m=dx)
@@ -106,7 +106,8 @@ def test_pressure_at_rest_is_rho_g_depth() -> None:
 def test_a_vortex_dies_as_its_viscosity_says() -> None:
     """Taylor and Green's vortex in a slipping box decays as exp(-2 nu k^2 t).
 
-    Walls act through nodes, so the vortex is about a cell wider than the box of 12, and its rate that much lower.
+    Walls act through nodes, so the vortex is about a cell wider than the box of 12, and its rate that much
+    lower.
     """
     side, dx, viscosity = 0.24, 0.02, 20.0
     tank = Tank(size_m=(side, 4 * dx, side), cell_m=dx)
@@ -130,7 +131,7 @@ def test_a_vortex_dies_as_its_viscosity_says() -> None:
 
 
 def test_water_in_a_tank_sloshes_with_the_period_of_linear_waves() -> None:
-    """omega^2 = g k tanh(k h), k = pi / L, started by a tilted surface: the centre passes the middle every T/2."""
+    """omega^2 = g k tanh(k h), k = pi / L: after a tilt the centre passes the middle every T/2."""
     length, depth, dx = 0.4, 0.16, 0.02
     tank = Tank(size_m=(length, 3 * dx, 0.3), cell_m=dx)
     points = _points(
@@ -157,9 +158,10 @@ def test_water_in_a_tank_sloshes_with_the_period_of_linear_waves() -> None:
 def test_a_sand_column_runs_out_as_in_the_experiment_and_keeps_its_slope() -> None:
     """A column as high as wide, in a channel between smooth panes.
 
-    In experiments the toe, at last a few grains thin, gets 1.2 times the height away (Lube et al., Phys. Rev. E 72
-    (2005), equation 3). Ten cells do not resolve the toe: 99.9 % of the sand must be within 0.5 to 1.3 heights.
-    The slope is a heap's, not a puddle's nor a wall's: 15 to 33 degrees, the angle of internal friction.
+    In experiments the toe, at last a few grains thin, gets 1.2 times the height away (Lube et al., Phys.
+    Rev. E 72 (2005), equation 3). Ten cells do not resolve the toe: 99.9 % of the sand must be within 0.5 to
+    1.3 heights. The slope is a heap's, not a puddle's nor a wall's: 15 to 33 degrees, the angle of internal
+    friction.
     """
     side, dx = 0.2, 0.02
     # A rough floor between smooth panes of glass.

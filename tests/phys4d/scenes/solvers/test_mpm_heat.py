@@ -37,7 +37,7 @@ def _block(low, high, temperature, **outside) -> MeltingPoints:
 
 
 def test_a_cosine_of_temperature_decays_at_the_rate_of_the_heat_equation() -> None:
-    """T = Tm + A cos(k x) in an insulated bar: A falls as exp(-alpha k^2 t); the grid smooths by some percent."""
+    """T = T0 + A cos(k x) in an insulated bar: A falls as exp(-alpha k^2 t)."""
     k = math.pi / 0.24
     bar = _block((0, 0, 0), (0.24, 0.06, 0.06), lambda p: 30 + 10 * np.cos(k * p[:, 0]))
     before = bar.energy_j
@@ -52,7 +52,7 @@ def test_a_cosine_of_temperature_decays_at_the_rate_of_the_heat_equation() -> No
 
 
 def test_a_cold_cube_takes_up_heat_through_its_own_surface() -> None:
-    """h A dT with A = 6 a^2: the surface of the particles is that of the cube within 20 %; its corners are rounded."""
+    """h A dT with A = 6 a^2, to 20 %: the particles' surface has rounded corners."""
     cube = _block(
         (0.06, 0.03, 0.03),
         (0.12, 0.09, 0.09),
@@ -64,7 +64,7 @@ def test_a_cold_cube_takes_up_heat_through_its_own_surface() -> None:
 
 
 def test_melting_takes_the_heat_that_the_books_say() -> None:
-    """Energy gained = heat received = m c (Tm - T0) for all, + L for the melt, + c_l (T - Tm) where hotter."""
+    """Energy gained = heat received = m c (Tm - T0), + L for the melt, + c_l (T - Tm) where hotter."""
     cube = _block(
         (0.06, 0.03, 0.0),
         (0.12, 0.09, 0.06),
