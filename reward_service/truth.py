@@ -70,7 +70,9 @@ def scene_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> Sc
         )
     engine = registry.CATEGORIES[spec.category].engine()
     if spec.engine and spec.engine != engine:
-        raise DataError("ENGINE_MISMATCH", f"the scene was made with {spec.engine}, this service has {engine}")
+        raise DataError(
+            "ENGINE_MISMATCH", f"the scene was made with {spec.engine}, this service has {engine}"
+        )
     num_steps = (spec.num_frames - 1) / spec.fps / spec.timestep_s
     if num_steps > MAX_STEPS:
         raise DataError(

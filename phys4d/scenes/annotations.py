@@ -47,8 +47,8 @@ class PointTracks:
 def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annotations:
     """Cast rays through the pixel centres, carry each hit with its material, and look where it went.
 
-    A pixel of an object is lifted to its 3D point, moved with the object from t to t + 1 and projected; a second
-    ray, through the exact place it lands on, tells whether it is seen there.
+    A pixel of an object is lifted to its 3D point, moved with the object from t to t + 1 and projected; a
+    second ray, through the exact place it lands on, tells whether it is seen there.
     """
     num_frames = len(trajectory.times_s)
     rays = pixel_rays(camera)
@@ -87,7 +87,9 @@ def track_points(
     chosen = []
     for index in range(len(scene.objects)):
         pixels = np.flatnonzero(first.object_ids == index + 1)
-        chosen.append(pixels[np.linspace(0, len(pixels) - 1, min(points_per_object, len(pixels))).astype(int)])
+        chosen.append(
+            pixels[np.linspace(0, len(pixels) - 1, min(points_per_object, len(pixels))).astype(int)]
+        )
     points = first.take(np.concatenate(chosen))
     position = np.empty((len(trajectory.times_s), len(points.distance), 3))
     visible = np.zeros(position.shape[:2], bool)

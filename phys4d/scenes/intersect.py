@@ -1,7 +1,7 @@
 """First hits of rays from one point with triangles and spheres, exact in float64.
 
-All rays start at the camera, so the search structure is two-dimensional: primitives are sorted into the tiles of
-the image plane z = 1 that they may cover, and a ray meets those of its own tile only.
+All rays start at the camera, so the search structure is two-dimensional: primitives are sorted into the tiles
+of the image plane z = 1 that they may cover, and a ray meets those of its own tile only.
 """
 
 import math
@@ -30,8 +30,8 @@ def first_hits(
         vertices, centres: in the camera frame, metres. Triangles are seen from both sides.
 
     Returns:
-        Distance in units of the ray's length, infinity where there is none; the face hit, or the number of faces
-        plus the sphere hit, or -1; and the weights of the face's second and third vertex.
+        Distance in units of the ray's length, infinity where there is none; the face hit, or the number of
+        faces plus the sphere hit, or -1; and the weights of the face's second and third vertex.
     """
     rays = np.ascontiguousarray(rays, np.float64)
     z = np.where(rays[:, 2] > 0, rays[:, 2], np.nan)
@@ -70,7 +70,7 @@ def first_hits(
 
 @numba.njit(cache=True)
 def _image_boxes(vertices, faces, centres, radii):  # pragma: no cover - compiled
-    """Bounds (x low, y low, x high, y high) on the plane z = 1; infinite where a primitive reaches the camera."""
+    """Bounds (x low, y low, x high, y high) on the plane z = 1; infinite for what reaches the camera."""
     num_faces = len(faces)
     boxes = np.empty((num_faces + len(radii), 4))
     for f in range(num_faces):

@@ -9,8 +9,8 @@ What a scene is follows from `spec.parameters` alone:
     light             direction, diffuse, ambient
     caption           what a viewer is told
 
-and more for each category. Every scene has a MuJoCo model: it poses and draws the rigid parts and stops rays at
-them, also where another engine moves the rest.
+and more for each category. Every scene has a MuJoCo model: it poses and draws the rigid parts and stops rays
+at them, also where another engine moves the rest.
 """
 
 import logging
@@ -208,8 +208,8 @@ def finish(
 ) -> BuiltScene:
     """Compile a scene.
 
-    An entry of `objects` owns the geoms of the body `object0`, `object1` ..., if there is one, and the geoms whose
-    names begin with `object0.` and so on; the others belong to fixtures.
+    An entry of `objects` owns the body or the flex `object0`, `object1` ..., if there is one, that body's
+    geoms and those whose names begin with `object0.` and so on; the other geoms belong to fixtures.
 
     Args:
         shape: stands for objects that say none.
@@ -217,7 +217,13 @@ def finish(
     """
     model = mjspec.compile()
     objects, fixtures = spec.parameters["objects"], spec.parameters["fixtures"]
-    bodies = [mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, f"object{i}") for i in range(len(objects))]
+    names = [f"object{index}" for index in range(len(objects))]
+    bodies = [
+        -1
+        if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, name) >= 0
+        else mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+        for name in names
+    ]
     looks = [look_of(values, f"objects[{i}]", shine=0.5) for i, values in enumerate(objects)]
     instance = np.zeros(model.ngeom, np.uint8)
     look_of_geom = [Look(rgb=(0.5, 0.5, 0.5))] * model.ngeom

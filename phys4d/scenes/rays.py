@@ -113,9 +113,7 @@ def cast(
         ids[on_ball] = object_of_particle[particle[on_ball]] + 1
         a, b, c = (vertices[faces[face[on_face], k]] for k in range(3))
         normal[on_face] = np.cross(b - a, c - a)
-        normal[on_ball] = (
-            origin + directions[on_ball] * distance[on_ball, None] - centres[particle[on_ball]]
-        )
+        normal[on_ball] = origin + directions[on_ball] * distance[on_ball, None] - centres[particle[on_ball]]
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     away = np.einsum("ij,ij->i", normal, directions) > 0
     normal = np.where(away[:, None], -normal, normal) / np.where(length > 0, length, 1.0)

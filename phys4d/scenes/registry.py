@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from phys4d.geometry.camera import camera_from_world, project
-from phys4d.scenes import drawing, fluids, granular, rigid, thermodynamics
+from phys4d.scenes import drawing, fluids, garment, granular, rigid, thermodynamics
 from phys4d.scenes.category import Category, perturb, redraw_physics
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import raycast
@@ -20,7 +20,13 @@ Look = Literal["textured", "plain"]
 
 CATEGORIES: dict[str, Category] = {
     category.name: category
-    for category in (rigid.CATEGORY, fluids.CATEGORY, granular.CATEGORY, thermodynamics.CATEGORY)
+    for category in (
+        rigid.CATEGORY,
+        garment.CATEGORY,
+        fluids.CATEGORY,
+        granular.CATEGORY,
+        thermodynamics.CATEGORY,
+    )
 }
 """In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200

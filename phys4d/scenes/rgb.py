@@ -1,8 +1,8 @@
 """RGB pictures of scenes with mujoco-warp's ray tracer on the CPU: no OpenGL, no display, no compiler.
 
-Making a render context takes far longer than drawing with it. So there is one generic model, the rig, with one
-world per frame of the video: a scene is drawn by putting arrays of its geoms, particles and meshes in the place
-of the rig's, and a whole video is one launch.
+Making a render context takes far longer than drawing with it. So there is one generic model, the rig, with
+one world per frame of the video: a scene is drawn by putting arrays of its geoms, particles and meshes in the
+place of the rig's, and a whole video is one launch.
 """
 
 import contextlib
@@ -135,7 +135,10 @@ class RgbRenderer:
         skins = slice(len(geoms) + num_particles, num)
         frames = self.num_frames
         kind, size = np.full(num, int(GEOM_TYPE["sphere"])), np.zeros((num, 3))
-        position, rotation = np.zeros((frames, num, 3)), np.broadcast_to(np.eye(3), (frames, num, 3, 3)).copy()
+        position, rotation = (
+            np.zeros((frames, num, 3)),
+            np.broadcast_to(np.eye(3), (frames, num, 3, 3)).copy(),
+        )
         rgba, mesh_of_geom = np.ones((frames, num, 4)), np.full((frames, num), -1)
         looks: list[Look] = []
         number_of_look = np.zeros(num, int)
@@ -262,7 +265,7 @@ def plain(look: Look) -> Look:
 
 
 def _rig() -> mujoco.MjModel:
-    """A model with materials and textures for any scene, one geom of each kind, a camera and two distant lights."""
+    """A model with materials and textures for any scene, a geom of each kind, a camera and two lights."""
     rig = mujoco.MjSpec()
     rig.stat.extent = 4.0
     rig.visual.headlight.active = False

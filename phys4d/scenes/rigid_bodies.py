@@ -1,8 +1,8 @@
 """Rigid scenes as MuJoCo models: free bodies whose contacts are declared pair by pair.
 
-Objects have a density, a restitution and initial velocities, fixtures a friction, the scene the friction between
-objects (`object_friction`). Restitution is that of the less bouncy object of a pair, friction with a fixture is the
-fixture's.
+Objects have a density, a restitution and initial velocities, fixtures a friction, the scene the friction
+between objects (`object_friction`). Restitution is that of the less bouncy object of a pair, friction with a
+fixture is the fixture's.
 """
 
 import math
@@ -112,5 +112,3 @@ def _add_contacts(
                 solreffriction=[-1.0, -FRICTION_DAMPING],
                 solimp=[0.99, 0.99, 0.001, 0.5, 2.0],
             )
-
-

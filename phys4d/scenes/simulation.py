@@ -1,4 +1,4 @@
-"""Step a MuJoCo model through the frames of a video, and pose its geoms: MuJoCo's C engine only, no OpenGL."""
+"""Step a MuJoCo model through the frames of a video, and pose its geoms: MuJoCo's C engine, no OpenGL."""
 
 from collections.abc import Callable
 

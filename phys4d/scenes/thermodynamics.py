@@ -23,7 +23,7 @@ MELTABLES = {
     "chocolate": (1300.0, 34.0, 45e3, 1600.0, 0.2, 3.0, (22.0, 0.8, 0.4)),
     "butter": (911.0, 35.0, 80e3, 2200.0, 0.2, 0.8, (50.0, 0.6, 0.97)),
 }
-"""kg/m3, melting point in C, latent heat in J/kg, J/(kg K), W/(m K), viscosity of the melt in Pa s, colour."""
+"""kg/m3, melting point in C, latent heat in J/kg, J/(kg K), W/(m K), viscosity of melt in Pa s, colour."""
 METALS = {
     "copper": (400.0, 3.45e6),
     "aluminium": (237.0, 2.42e6),

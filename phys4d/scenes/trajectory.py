@@ -1,6 +1,6 @@
 """What a simulation leaves behind, the same for every category: poses, deforming meshes, particles, fields.
 
-The renderer, the annotations and the reward read nothing else of a simulation. Lengths in metres, world frame.
+The renderer, the annotations and the reward read nothing else of a simulation. Metres, world frame.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Field:
     spacing_m: float
     """Edge of a cell."""
     smoke_rgb: tuple[float, float, float] | None = None
-    """Colour in which the field is drawn as smoke; None is not drawn. Rays see through it: it has no depth."""
+    """Colour in which it is drawn as smoke; None is not drawn. Rays see through it: it has no depth."""
     absorption_per_m: float = 0.0
     """Drawn as smoke, light falls by exp(-absorption x value x length)."""
 
