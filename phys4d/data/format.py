@@ -24,12 +24,12 @@ CHECKSUMS_NAME = "SHA256SUMS"
 CATEGORY_NAMES = (
     "rigid",
     "articulated",
-    "garment",
-    "fluid",
+    "garments",
+    "fluids",
     "thermodynamics",
     "deformable",
-    "inflatable",
-    "rope",
+    "inflatables",
+    "ropes",
     "granular",
 )
 """The nine physical categories; the category of a pixel is 1 + the place here, and 0 where nothing moves."""

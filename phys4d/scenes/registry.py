@@ -8,7 +8,18 @@ from typing import Literal
 import numpy as np
 
 from phys4d.geometry.camera import camera_from_world, project
-from phys4d.scenes import articulated, deformable, drawing, garments, inflatables, rigid, ropes
+from phys4d.scenes import (
+    articulated,
+    deformable,
+    drawing,
+    fluids,
+    garments,
+    granular,
+    inflatables,
+    rigid,
+    ropes,
+    thermodynamics,
+)
 from phys4d.scenes.category import Category, perturb, redraw_physics
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import raycast
@@ -20,7 +31,17 @@ Look = Literal["textured", "plain"]
 
 CATEGORIES: dict[str, Category] = {
     module.CATEGORY.name: module.CATEGORY
-    for module in (rigid, garments, articulated, deformable, inflatables, ropes)
+    for module in (
+        rigid,
+        articulated,
+        garments,
+        fluids,
+        thermodynamics,
+        deformable,
+        inflatables,
+        ropes,
+        granular,
+    )
 }
 """In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200
