@@ -33,7 +33,9 @@ class Offer:
     versions: dict[str, str]
     """Version of each reward by name; the first is the default."""
     simulator: str = ""
-    """Engine and version; empty if nothing is simulated."""
+    """Engine and version of rigid bodies; empty if nothing is simulated."""
+    engines: dict[str, str] = field(default_factory=dict)
+    """Engine and version by category."""
     families: dict[str, list[str]] = field(default_factory=dict)
     """Scene families by category that can be rebuilt."""
 
@@ -44,9 +46,10 @@ def describe(config: ServiceConfig, rewards: Mapping[str, Reward]) -> Offer:
     if not config.scene_chamfer:
         return Offer(versions=versions)
     from phys4d.scenes import registry
-    from reward_service.truth import SIMULATOR
 
-    return Offer(versions=versions, simulator=SIMULATOR, families=registry.families())
+    engines = {name: category.engine() for name, category in registry.CATEGORIES.items()}
+    families = registry.families()
+    return Offer(versions=versions, simulator=engines["rigid"], engines=engines, families=families)
 
 
 def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Outcome:

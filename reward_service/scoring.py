@@ -17,10 +17,11 @@ import numpy as np
 from phys4d.metrics.chamfer import ChamferTerms, chamfer4d
 from phys4d.metrics.chamfer_reward import chamfer_reward, motion_weight
 from phys4d.reward.plugin import DataError
+from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Rollout, Score
 from reward_service.carrying import align_depth, carry_points, warp_residual
 from reward_service.config import ChamferSettings
-from reward_service.truth import SIMULATOR, SceneTruth, check_camera, check_masks, scene_truth
+from reward_service.truth import SceneTruth, check_camera, check_masks, scene_truth
 
 VERSION = "1"
 MIN_MASK_PIXELS = 12
@@ -88,7 +89,7 @@ def score(rollout: Rollout, settings: ChamferSettings) -> Score:
         value=value,
         components=components,
         scorer_version=VERSION,
-        simulator=SIMULATOR,
+        simulator=CATEGORIES[rollout.scene.category].engine(),
         scoring_s=time.perf_counter() - start,
     )
 

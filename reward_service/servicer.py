@@ -61,7 +61,9 @@ class RewardServicer:
             rewards=[pb.RewardInfo(name=n, version=v) for n, v in self._offer.versions.items()],
             simulator=self._offer.simulator,
             categories=[
-                pb.CategoryInfo(name=name, families=sorted(families))
+                pb.CategoryInfo(
+                    name=name, families=sorted(families), engine=self._offer.engines.get(name, "")
+                )
                 for name, families in sorted(self._offer.families.items())
             ],
             limits=pb.Limits(**self._limits.__dict__),

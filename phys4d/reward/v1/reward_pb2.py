@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dphys4d/reward/v1/reward.proto\x12\x10phys4d.reward.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\x16\n\x14GetServerInfoRequest\"\xb7\x01\n\x15GetServerInfoResponse\x12-\n\x07rewards\x18\x01 \x03(\x0b\x32\x1c.phys4d.reward.v1.RewardInfo\x12\x11\n\tsimulator\x18\x02 \x01(\t\x12\x32\n\ncategories\x18\x03 \x03(\x0b\x32\x1e.phys4d.reward.v1.CategoryInfo\x12(\n\x06limits\x18\x04 \x01(\x0b\x32\x18.phys4d.reward.v1.Limits\"+\n\nRewardInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\".\n\x0c\x43\x61tegoryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x61milies\x18\x02 \x03(\t\"S\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x03\x12\x14\n\x0cmax_rollouts\x18\x02 \x01(\x05\x12\x18\n\x10max_tensor_bytes\x18\x03 \x01(\x03\"c\n\x11ScoreBatchRequest\x12+\n\x08rollouts\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Rollout\x12\x0e\n\x06reward\x18\x02 \x01(\t\x12\x11\n\tbudget_ms\x18\x03 \x01(\x03\"A\n\x12ScoreBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Outcome\"\xd5\x01\n\x07Rollout\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12*\n\x05scene\x18\x04 \x01(\x0b\x32\x1b.phys4d.reward.v1.SceneSpec\x12(\n\x06\x63\x61mera\x18\x05 \x01(\x0b\x32\x18.phys4d.reward.v1.Camera\x12)\n\x07tensors\x18\x06 \x03(\x0b\x32\x18.phys4d.reward.v1.Tensor\x12\x0c\n\x04text\x18\x07 \x01(\t\"\xad\x01\n\tSceneSpec\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nnum_frames\x18\x05 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x06 \x01(\x01\x12\x12\n\ntimestep_s\x18\x07 \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x08 \x01(\t\"r\n\x06\x43\x61mera\x12\n\n\x02\x66x\x18\x01 \x01(\x01\x12\n\n\x02\x66y\x18\x02 \x01(\x01\x12\n\n\x02\x63x\x18\x03 \x01(\x01\x12\n\n\x02\x63y\x18\x04 \x01(\x01\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x19\n\x11\x63\x61mera_from_world\x18\x07 \x03(\x01\"\xa6\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x64type\x18\x02 \x01(\x0e\x32\x17.phys4d.reward.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12&\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x17.phys4d.reward.v1.Codec\x12\x11\n\tbyte_size\x18\x05 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\"\x86\x01\n\x07Outcome\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12(\n\x05score\x18\x03 \x01(\x0b\x32\x17.phys4d.reward.v1.ScoreH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xc4\x01\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12;\n\ncomponents\x18\x02 \x03(\x0b\x32\'.phys4d.reward.v1.Score.ComponentsEntry\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x11\n\tsimulator\x18\x04 \x01(\t\x12\x11\n\tscoring_s\x18\x05 \x01(\x01\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*Y\n\x05\x44Type\x12\x16\n\x12\x44_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44_TYPE_FLOAT16\x10\x01\x12\x12\n\x0e\x44_TYPE_FLOAT32\x10\x02\x12\x10\n\x0c\x44_TYPE_UINT8\x10\x03*.\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_NONE\x10\x01\x32\xca\x01\n\rRewardService\x12`\n\rGetServerInfo\x12&.phys4d.reward.v1.GetServerInfoRequest\x1a\'.phys4d.reward.v1.GetServerInfoResponse\x12W\n\nScoreBatch\x12#.phys4d.reward.v1.ScoreBatchRequest\x1a$.phys4d.reward.v1.ScoreBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dphys4d/reward/v1/reward.proto\x12\x10phys4d.reward.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\x16\n\x14GetServerInfoRequest\"\xb7\x01\n\x15GetServerInfoResponse\x12-\n\x07rewards\x18\x01 \x03(\x0b\x32\x1c.phys4d.reward.v1.RewardInfo\x12\x11\n\tsimulator\x18\x02 \x01(\t\x12\x32\n\ncategories\x18\x03 \x03(\x0b\x32\x1e.phys4d.reward.v1.CategoryInfo\x12(\n\x06limits\x18\x04 \x01(\x0b\x32\x18.phys4d.reward.v1.Limits\"+\n\nRewardInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\">\n\x0c\x43\x61tegoryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x61milies\x18\x02 \x03(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\"S\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x03\x12\x14\n\x0cmax_rollouts\x18\x02 \x01(\x05\x12\x18\n\x10max_tensor_bytes\x18\x03 \x01(\x03\"c\n\x11ScoreBatchRequest\x12+\n\x08rollouts\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Rollout\x12\x0e\n\x06reward\x18\x02 \x01(\t\x12\x11\n\tbudget_ms\x18\x03 \x01(\x03\"A\n\x12ScoreBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Outcome\"\xd5\x01\n\x07Rollout\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12*\n\x05scene\x18\x04 \x01(\x0b\x32\x1b.phys4d.reward.v1.SceneSpec\x12(\n\x06\x63\x61mera\x18\x05 \x01(\x0b\x32\x18.phys4d.reward.v1.Camera\x12)\n\x07tensors\x18\x06 \x03(\x0b\x32\x18.phys4d.reward.v1.Tensor\x12\x0c\n\x04text\x18\x07 \x01(\t\"\xad\x01\n\tSceneSpec\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nnum_frames\x18\x05 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x06 \x01(\x01\x12\x12\n\ntimestep_s\x18\x07 \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x08 \x01(\t\"r\n\x06\x43\x61mera\x12\n\n\x02\x66x\x18\x01 \x01(\x01\x12\n\n\x02\x66y\x18\x02 \x01(\x01\x12\n\n\x02\x63x\x18\x03 \x01(\x01\x12\n\n\x02\x63y\x18\x04 \x01(\x01\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x19\n\x11\x63\x61mera_from_world\x18\x07 \x03(\x01\"\xa6\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x64type\x18\x02 \x01(\x0e\x32\x17.phys4d.reward.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12&\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x17.phys4d.reward.v1.Codec\x12\x11\n\tbyte_size\x18\x05 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\"\x86\x01\n\x07Outcome\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12(\n\x05score\x18\x03 \x01(\x0b\x32\x17.phys4d.reward.v1.ScoreH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xc4\x01\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12;\n\ncomponents\x18\x02 \x03(\x0b\x32\'.phys4d.reward.v1.Score.ComponentsEntry\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x11\n\tsimulator\x18\x04 \x01(\t\x12\x11\n\tscoring_s\x18\x05 \x01(\x01\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*Y\n\x05\x44Type\x12\x16\n\x12\x44_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44_TYPE_FLOAT16\x10\x01\x12\x12\n\x0e\x44_TYPE_FLOAT32\x10\x02\x12\x10\n\x0c\x44_TYPE_UINT8\x10\x03*.\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_NONE\x10\x01\x32\xca\x01\n\rRewardService\x12`\n\rGetServerInfo\x12&.phys4d.reward.v1.GetServerInfoRequest\x1a\'.phys4d.reward.v1.GetServerInfoResponse\x12W\n\nScoreBatch\x12#.phys4d.reward.v1.ScoreBatchRequest\x1a$.phys4d.reward.v1.ScoreBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCORE_COMPONENTSENTRY']._loaded_options = None
   _globals['_SCORE_COMPONENTSENTRY']._serialized_options = b'8\001'
-  _globals['_DTYPE']._serialized_start=1675
-  _globals['_DTYPE']._serialized_end=1764
-  _globals['_CODEC']._serialized_start=1766
-  _globals['_CODEC']._serialized_end=1812
+  _globals['_DTYPE']._serialized_start=1691
+  _globals['_DTYPE']._serialized_end=1780
+  _globals['_CODEC']._serialized_start=1782
+  _globals['_CODEC']._serialized_end=1828
   _globals['_GETSERVERINFOREQUEST']._serialized_start=106
   _globals['_GETSERVERINFOREQUEST']._serialized_end=128
   _globals['_GETSERVERINFORESPONSE']._serialized_start=131
@@ -46,27 +46,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REWARDINFO']._serialized_start=316
   _globals['_REWARDINFO']._serialized_end=359
   _globals['_CATEGORYINFO']._serialized_start=361
-  _globals['_CATEGORYINFO']._serialized_end=407
-  _globals['_LIMITS']._serialized_start=409
-  _globals['_LIMITS']._serialized_end=492
-  _globals['_SCOREBATCHREQUEST']._serialized_start=494
-  _globals['_SCOREBATCHREQUEST']._serialized_end=593
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=595
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=660
-  _globals['_ROLLOUT']._serialized_start=663
-  _globals['_ROLLOUT']._serialized_end=876
-  _globals['_SCENESPEC']._serialized_start=879
-  _globals['_SCENESPEC']._serialized_end=1052
-  _globals['_CAMERA']._serialized_start=1054
-  _globals['_CAMERA']._serialized_end=1168
-  _globals['_TENSOR']._serialized_start=1171
-  _globals['_TENSOR']._serialized_end=1337
-  _globals['_OUTCOME']._serialized_start=1340
-  _globals['_OUTCOME']._serialized_end=1474
-  _globals['_SCORE']._serialized_start=1477
-  _globals['_SCORE']._serialized_end=1673
-  _globals['_SCORE_COMPONENTSENTRY']._serialized_start=1624
-  _globals['_SCORE_COMPONENTSENTRY']._serialized_end=1673
-  _globals['_REWARDSERVICE']._serialized_start=1815
-  _globals['_REWARDSERVICE']._serialized_end=2017
+  _globals['_CATEGORYINFO']._serialized_end=423
+  _globals['_LIMITS']._serialized_start=425
+  _globals['_LIMITS']._serialized_end=508
+  _globals['_SCOREBATCHREQUEST']._serialized_start=510
+  _globals['_SCOREBATCHREQUEST']._serialized_end=609
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=611
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=676
+  _globals['_ROLLOUT']._serialized_start=679
+  _globals['_ROLLOUT']._serialized_end=892
+  _globals['_SCENESPEC']._serialized_start=895
+  _globals['_SCENESPEC']._serialized_end=1068
+  _globals['_CAMERA']._serialized_start=1070
+  _globals['_CAMERA']._serialized_end=1184
+  _globals['_TENSOR']._serialized_start=1187
+  _globals['_TENSOR']._serialized_end=1353
+  _globals['_OUTCOME']._serialized_start=1356
+  _globals['_OUTCOME']._serialized_end=1490
+  _globals['_SCORE']._serialized_start=1493
+  _globals['_SCORE']._serialized_end=1689
+  _globals['_SCORE_COMPONENTSENTRY']._serialized_start=1640
+  _globals['_SCORE_COMPONENTSENTRY']._serialized_end=1689
+  _globals['_REWARDSERVICE']._serialized_start=1831
+  _globals['_REWARDSERVICE']._serialized_end=2033
 # @@protoc_insertion_point(module_scope)

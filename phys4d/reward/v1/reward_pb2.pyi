@@ -51,12 +51,14 @@ class RewardInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class CategoryInfo(_message.Message):
-    __slots__ = ("name", "families")
+    __slots__ = ("name", "families", "engine")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILIES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     name: str
     families: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., families: _Optional[_Iterable[str]] = ...) -> None: ...
+    engine: str
+    def __init__(self, name: _Optional[str] = ..., families: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_request_bytes", "max_rollouts", "max_tensor_bytes")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from phys4d.scenes import build, families, sample_spec, simulate
-from phys4d.scenes.model import damping_of_restitution, look_at
+from phys4d.scenes.model import look_at
+from phys4d.scenes.rigid_bodies import damping_of_restitution
 from phys4d.types import SceneSpec
 
 
@@ -147,5 +148,5 @@ def test_a_spec_that_asks_for_too_many_steps_is_refused() -> None:
 
 
 def test_another_category_is_refused() -> None:
-    with pytest.raises(ValueError, match="category 'fluid' is not built here; known: rigid"):
-        build(replace(sample_spec("rigid", "drop", 0), category="fluid"))
+    with pytest.raises(ValueError, match="unknown category 'magic'; known: rigid"):
+        build(replace(sample_spec("rigid", "drop", 0), category="magic"))

@@ -52,7 +52,7 @@ def scene(floor_m: float = 0.0) -> Any:
         "object_friction": 0.4,
         "objects": [ball],
         "fixtures": [floor],
-        "camera": {"position_m": [0.0, -4.0, 1.0], "target_m": [0.0, 0.0, 0.6], "fovy_deg": 45.0},
+        "camera": {"position_m": [0.0, -4.0, 1.0], "target_m": [0.0, 0.0, 0.6], "fov_deg": 45.0},
         "light": {"direction": [0.0, 0.6, -0.8], "diffuse": 0.6, "ambient": 0.4, "fill": 0.1},
     }
     return build(
