@@ -67,6 +67,8 @@ class Category:
     """A scene in which an object is faster is refused."""
     max_overlap_m: float = 0.002
     """Deepest contact at time 0."""
+    held_out: tuple[str, ...] = ()
+    """Families that the split `seen` leaves out: models meet them in evaluation only."""
     still: bool = False
     """Whether scenes may stand still, because heat flows in them instead."""
 

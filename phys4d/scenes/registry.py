@@ -8,7 +8,18 @@ from typing import Literal
 import numpy as np
 
 from phys4d.geometry.camera import camera_from_world, project
-from phys4d.scenes import articulated, deformable, drawing, garments, inflatables, rigid, ropes
+from phys4d.scenes import (
+    articulated,
+    deformable,
+    drawing,
+    fluids,
+    garments,
+    granular,
+    inflatables,
+    rigid,
+    ropes,
+    thermodynamics,
+)
 from phys4d.scenes.category import Category, perturb, redraw_physics
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import raycast
@@ -20,10 +31,21 @@ Look = Literal["textured", "plain"]
 
 CATEGORIES: dict[str, Category] = {
     module.CATEGORY.name: module.CATEGORY
-    for module in (rigid, garments, articulated, deformable, inflatables, ropes)
+    for module in (
+        rigid,
+        articulated,
+        garments,
+        fluids,
+        thermodynamics,
+        deformable,
+        inflatables,
+        ropes,
+        granular,
+    )
 }
 """In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200
+MAX_TAKES = 5
 PROBE_PIXELS = 64
 MIN_PIXELS = 20
 """An object must show at least this many pixels of a 64 x 64 image in frame 0."""
@@ -152,14 +174,21 @@ def second_take(scene: BuiltScene) -> tuple[BuiltScene, Trajectory]:
     """The scene again, its physics changed by about 1 %: how far repeated takes of one event lie apart.
 
     Raises:
-        UnstableSimulation: the changed scene is.
+        UnstableSimulation: the changed scene is, five times.
     """
     spec = scene.spec
-    rng = np.random.default_rng([spec.seed, 0x7A4E, 2])
-    parameters = SceneSpec.from_json(spec.to_json()).parameters
-    perturb(rng, parameters, CATEGORIES[spec.category].physical)
-    again = build(replace(spec, parameters=parameters))
-    return again, simulate(again)
+    for attempt in range(MAX_TAKES):
+        parameters = SceneSpec.from_json(spec.to_json()).parameters
+        perturb(
+            np.random.default_rng([spec.seed, attempt, 2]), parameters, CATEGORIES[spec.category].physical
+        )
+        again = build(replace(spec, parameters=parameters))
+        try:
+            return again, simulate(again)
+        except UnstableSimulation:
+            if attempt + 1 == MAX_TAKES:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _draw(
