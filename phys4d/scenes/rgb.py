@@ -222,6 +222,8 @@ class RgbRenderer:
         context.mesh_registry = {mesh.id: mesh for mesh in meshes}
         context.mesh_bvh_id = wp.array([mesh.id for mesh in meshes] or [0], dtype=wp.uint64, device="cpu")
         context.mesh_bounds_size = wp.array(reach or [np.zeros(3)], dtype=wp.vec3, device="cpu")
+        # The renderer asks every textured mesh for texture coordinates: -1 is none. Beyond the array's end it crashes.
+        context.mesh_texcoord_offsets = wp.array(np.full(max(len(meshes), 1), -1), dtype=int, device="cpu")
 
     def _rebuild_bvh(self) -> None:
         """Sort the scene's shapes; the first refit computes their bounds in the arrays just made."""
