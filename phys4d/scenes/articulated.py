@@ -123,7 +123,11 @@ def drawer(rng: Rng, friction: float) -> Drawn:
     # The chest: below and behind the drawer, open to the camera.
     deep = half[0] + 0.03
     stand = drawing.block(
-        rng, "chest", (deep, half[1] + 0.03, (bottom - 0.02) / 2), [start[0], y, (bottom - 0.02) / 2], friction
+        rng,
+        "chest",
+        (deep, half[1] + 0.03, (bottom - 0.02) / 2),
+        [start[0], y, (bottom - 0.02) / 2],
+        friction,
     )
     back = drawing.block(
         rng,
@@ -185,7 +189,9 @@ def seesaw(rng: Rng, friction: float) -> Drawn:
     high = np.array(pivot) + axis * (arm - rng.uniform(0.08, 0.2))
     down = drawing.speed(rng, 0.0, 2.5)
     spot = [high[0], high[1], high[2] + radius + thick + rng.uniform(0.15, 0.45)]
-    ball = _ball(rng, names[2], radius, spot, [0.0, 0.0, -down], material=str(rng.choice(["steel", "clay", "rubber"])))
+    ball = _ball(
+        rng, names[2], radius, spot, [0.0, 0.0, -down], material=str(rng.choice(["steel", "clay", "rubber"]))
+    )
     words = (
         f"seesaw . {drawing.words_of_object(ball)} {drawing.words_of_velocity([0, 0, -down])} onto its "
         f"{'right' if sign > 0 else 'left'} end . {names[1]} {kind} box on the other"
@@ -210,7 +216,9 @@ def cradle(rng: Rng, friction: float) -> Drawn:
     for index, name in enumerate(names):
         x = sign * (index - (count - 1) / 2) * (2 * radius + 0.002)
         swing = -sign * angle if index < raised else 0.0
-        link = _rod(rng, name, [x, y, top], swing, length, bob=True, radius=radius, material=material, thin=True)
+        link = _rod(
+            rng, name, [x, y, top], swing, length, bob=True, radius=radius, material=material, thin=True
+        )
         if material == "steel":
             link["restitution"] = 0.95
         links.append(link)
@@ -342,4 +350,5 @@ CATEGORY = Category(
         "restitution": (0.05, 0.95),
         "joint_damping": (0.0, 3.0),
     },
+    held_out=("cradle",),
 )

@@ -43,7 +43,9 @@ def pillow(rng: Rng, friction: float) -> Drawn:
         shape,
         size,
         [*spot, height],
-        quaternion_wxyz=drawing.quaternion((rng.uniform(-1, 1), rng.uniform(-1, 1), 0.2), rng.uniform(0, 0.3)),
+        quaternion_wxyz=drawing.quaternion(
+            (rng.uniform(-1, 1), rng.uniform(-1, 1), 0.2), rng.uniform(0, 0.3)
+        ),
         velocity_m_s=[0.0, 0.0, -down],
     )
     weight["mass_kg"] = min(weight["mass_kg"], 12.0)
@@ -182,4 +184,5 @@ CATEGORY = Category(
         "damping_s": (0.002, 0.05),
     },
     min_travel_m=0.15,
+    held_out=("slide",),
 )

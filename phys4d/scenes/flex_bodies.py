@@ -112,7 +112,9 @@ def build(spec: SceneSpec) -> BuiltScene:
             adder = _ADDERS.get(str(values.get("shape")))
             if adder is None:
                 known = sorted([*SIZE_LENGTH, *_ADDERS])
-                raise ValueError(f"objects[{index}].shape must be one of {known}, got {values.get('shape')!r}")
+                raise ValueError(
+                    f"objects[{index}].shape must be one of {known}, got {values.get('shape')!r}"
+                )
             parts[index] = adder(mjspec, index, values, objects)
     scene = finish(spec, mjspec)
     qvel, setup = _start(scene, objects, parts)
@@ -355,7 +357,9 @@ _ADDERS = {"cloth": _add_cloth, "balloon": _add_balloon, "soft": _add_soft, "rop
 
 
 def _start(
-    scene: BuiltScene, objects: Sequence[Mapping[str, Any]], parts: Mapping[int, tuple[np.ndarray, np.ndarray]]
+    scene: BuiltScene,
+    objects: Sequence[Mapping[str, Any]],
+    parts: Mapping[int, tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, Setup]:
     """Generalised velocities at time 0, and the setup."""
     model, data = scene.model, mujoco.MjData(scene.model)

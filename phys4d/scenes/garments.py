@@ -38,7 +38,11 @@ def drape(rng: Rng, friction: float) -> Drawn:
         color,
         [width, depth],
         [13, 13],
-        [place[0] + rng.uniform(-0.12, 0.12), place[1] + rng.uniform(-0.1, 0.1), height + rng.uniform(0.12, 0.4)],
+        [
+            place[0] + rng.uniform(-0.12, 0.12),
+            place[1] + rng.uniform(-0.1, 0.1),
+            height + rng.uniform(0.12, 0.4),
+        ],
         quaternion_wxyz=_product(
             drawing.quaternion((0, 0, 1), rng.uniform(-0.7, 0.7)),
             drawing.quaternion((rng.uniform(-1, 1), rng.uniform(-1, 1), 0.01), rng.uniform(0.0, 0.25)),
@@ -71,7 +75,9 @@ def wind(rng: Rng, friction: float) -> Drawn:
         quaternion_wxyz=_product(drawing.quaternion((0, 0, 1), rng.uniform(-0.3, 0.3)), FACING),
         held=held,
     )
-    how = "held at its left side" if flag else f"held at {'2 corners' if len(held) == 2 else 'its upper side'}"
+    how = (
+        "held at its left side" if flag else f"held at {'2 corners' if len(held) == 2 else 'its upper side'}"
+    )
     words = f"{entry['name']} {how} . wind {drawing.words_of_velocity(blow)}"
     return Drawn(
         objects=[entry], fixtures=drawing.backdrop(rng, friction), words=words, more={"wind_m_s": blow}
@@ -196,4 +202,5 @@ CATEGORY = Category(
     },
     timestep_s=0.004,
     min_travel_m=0.15,
+    held_out=("struck",),
 )

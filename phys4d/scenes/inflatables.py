@@ -60,7 +60,11 @@ def struck(rng: Rng, friction: float) -> Drawn:
     half = _half(rng)
     x, height = rng.uniform(0.0, 0.3), half[2] + rng.choice([GAP_M, rng.uniform(0.15, 0.4)])
     entry = soft.balloon(
-        rng, names[0], half, [sign * x, rng.uniform(-0.05, 0.1), height], overpressure_pa=rng.uniform(50.0, 150.0)
+        rng,
+        names[0],
+        half,
+        [sign * x, rng.uniform(-0.05, 0.1), height],
+        overpressure_pa=rng.uniform(50.0, 150.0),
     )
     radius, along = rng.uniform(0.08, 0.14), drawing.speed(rng, 2.0, 4.5)
     start = [
@@ -70,7 +74,13 @@ def struck(rng: Rng, friction: float) -> Drawn:
     ]
     velocity = [sign * along, 0.0, drawing.speed(rng, 0.0, 0.75)]
     ball = soft.rigid(
-        rng, names[1], "sphere", [radius], start, material=str(rng.choice(["rubber", "wood"])), velocity_m_s=velocity
+        rng,
+        names[1],
+        "sphere",
+        [radius],
+        start,
+        material=str(rng.choice(["rubber", "wood"])),
+        velocity_m_s=velocity,
     )
     ball["mass_kg"] *= 0.25
     words = (
@@ -101,7 +111,12 @@ def warm(rng: Rng, friction: float) -> Drawn:
         thick = rng.uniform(0.02, 0.04)
         size = [rng.uniform(0.7, 1.0) * half[0], rng.uniform(0.7, 1.0) * half[1], thick]
         plate = soft.rigid(
-            rng, names[1], "box", size, [place[0], place[1], place[2] + half[2] + GAP_M + thick], material="wood"
+            rng,
+            names[1],
+            "box",
+            size,
+            [place[0], place[1], place[2] + half[2] + GAP_M + thick],
+            material="wood",
         )
         plate["mass_kg"] *= 0.1
         objects.append(plate)
@@ -118,7 +133,14 @@ def inflate(rng: Rng, friction: float) -> Drawn:
     half = [radius * rng.uniform(0.9, 1.1), radius * rng.uniform(0.9, 1.1), radius]
     place = [-sign * rng.uniform(0.0, 0.2), rng.uniform(-0.05, 0.15), half[2] + GAP_M]
     entry = soft.balloon(
-        rng, names[0], half, place, overpressure_pa=1.0, wall="latex", gas="supply", stretch=rng.uniform(0.5, 1.0)
+        rng,
+        names[0],
+        half,
+        place,
+        overpressure_pa=1.0,
+        wall="latex",
+        gas="supply",
+        stretch=rng.uniform(0.5, 1.0),
     )
     # Thin-wall strain p R (1 - nu) / (2 Y t), from a fifth to a bit more than a third.
     stiffness = entry["young_pa"] * entry["thickness_m"]
@@ -139,7 +161,9 @@ def _half(rng: Rng) -> list[float]:
     radius = rng.uniform(0.2, 0.28)
     if rng.random() < 0.5:
         return [radius] * 3
-    return (radius * np.array([rng.uniform(0.8, 1.25), rng.uniform(0.8, 1.1), rng.uniform(0.8, 1.1)])).tolist()
+    return (
+        radius * np.array([rng.uniform(0.8, 1.25), rng.uniform(0.8, 1.1), rng.uniform(0.8, 1.1)])
+    ).tolist()
 
 
 CATEGORY = Category(
@@ -158,4 +182,5 @@ CATEGORY = Category(
     },
     timestep_s=0.004,
     min_travel_m=0.05,
+    held_out=("inflate",),
 )

@@ -48,7 +48,9 @@ class Gas:
         if self.is_constant:
             return self.overpressure_pa
         warmth = 1 + self.heating_k_s * time_s / ROOM_K
-        return (ATMOSPHERE_PA + self.overpressure_pa) * self.rest_volume_m3 / volume_m3 * warmth - ATMOSPHERE_PA
+        return (
+            ATMOSPHERE_PA + self.overpressure_pa
+        ) * self.rest_volume_m3 / volume_m3 * warmth - ATMOSPHERE_PA
 
     def apply(self, model: mujoco.MjModel, data: mujoco.MjData, previous: Forces) -> None:
         """Add the force of a step to `qfrc_applied`; `previous` is `qfrc_applied` of the step before."""

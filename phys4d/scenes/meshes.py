@@ -56,7 +56,9 @@ def icosphere(subdivisions: int) -> tuple[Points, Triangles]:
         [
             t
             for t in itertools.combinations(range(12), 3)
-            if all(np.linalg.norm(points[i] - points[j]) < 1.01 * side for i, j in itertools.combinations(t, 2))
+            if all(
+                np.linalg.norm(points[i] - points[j]) < 1.01 * side for i, j in itertools.combinations(t, 2)
+            )
         ]
     )
     flipped = np.linalg.det(points[triangles]) < 0

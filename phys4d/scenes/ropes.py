@@ -70,9 +70,9 @@ def fall(rng: Rng, friction: float) -> Drawn:
         thing, top = soft.solid(rng, "box", "box", half, [*place, half[2]], friction), 2 * half[2]
     length, radius_m = rng.uniform(0.8, 1.2), rng.uniform(0.02, 0.03)
     yaw, tilt = rng.uniform(-0.7, 0.7), rng.uniform(-0.25, 0.25)
-    along = np.array(
-        [math.cos(yaw) * math.cos(tilt), math.sin(yaw) * math.cos(tilt), math.sin(tilt)]
-    ) * (length / 2)
+    along = np.array([math.cos(yaw) * math.cos(tilt), math.sin(yaw) * math.cos(tilt), math.sin(tilt)]) * (
+        length / 2
+    )
     centre = np.array([place[0] + rng.uniform(-0.2, 0.2), place[1], 0.0])
     centre[2] = top + radius_m + abs(along[2]) + rng.uniform(0.05, 0.25)
     down = drawing.speed(rng, 0.0, 1.0)
@@ -123,7 +123,13 @@ def wreck(rng: Rng, friction: float) -> Drawn:
     along = drawing.speed(rng, 0.0, 1.5)
     velocity = (along * np.array([sign * math.cos(angle), 0.0, -math.sin(angle)])).tolist()
     ball = soft.rigid(
-        rng, names[1], "sphere", [radius], (end + away * radius).tolist(), material="steel", velocity_m_s=velocity
+        rng,
+        names[1],
+        "sphere",
+        [radius],
+        (end + away * radius).tolist(),
+        material="steel",
+        velocity_m_s=velocity,
     )
     # Beyond some 10 kg the segments of a rope of half a kilogram stretch visibly in 2 ms steps.
     ball["mass_kg"] = rng.uniform(4.0, 9.0)
@@ -165,4 +171,5 @@ CATEGORY = Category(
         "object_friction": (0.02, 1.0),
         "mass_kg": (0.1, 10.0),
     },
+    held_out=("wreck",),
 )
