@@ -34,16 +34,25 @@ NUM_TRAIN ?= 768
 # Held-out videos with true physics.
 NUM_VAL ?= 64
 
+# Videos of all nine categories for training.
+NUM_ALL ?= 72
+# Videos of all nine categories for each of the two evaluation splits.
+NUM_ALL_HELD ?= 18
+
 PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 ENDPOINT := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
-# The tiny model gets plain surfaces, so that it has less to copy.
-RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS) --look plain
+RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
+# The tiny model gets plain surfaces and five families, so that it has less to learn.
+RENDER_TINY := $(RENDER) --look plain --families drop,collision,ramp,tower,projectile
+# All nine categories with everything there is to know of them.
+RENDER_ALL := $(RENDER) --out data/all --category all --annotations full --second-take --width 96 --height 96
 
 MIXED := data/rigid-mixed/train/index.json
 TRUE := data/rigid/train/index.json data/rigid/val/index.json
+ALL := $(foreach split,train val held-out,data/all/$(split)/index.json)
 BASE := runs/$(RUN)/base/model/model_index.json
 STAGE1 := runs/$(RUN)/stage1/heads.safetensors
 STAGE2 := runs/$(RUN)/stage2/heads.safetensors
@@ -97,17 +106,26 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	$(PIP) --no-deps mujoco-warp==4.0.0
 	touch $@
 
-data: $(MIXED) $(TRUE) ## Render the simulated videos.
+data: $(MIXED) $(TRUE) $(ALL) ## Render the simulated videos: rigid ones for the tiny model, and all nine categories.
 
 # The rules below need an installed environment but are not redone when it is installed again (|).
 $(MIXED): | $(VENV)/.setup
-	$(RENDER) --out data/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
+	$(RENDER_TINY) --out data/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
 
 data/rigid/train/index.json: | $(VENV)/.setup
-	$(RENDER) --out data/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
+	$(RENDER_TINY) --out data/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
 
 data/rigid/val/index.json: | $(VENV)/.setup
-	$(RENDER) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+	$(RENDER_TINY) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+
+data/all/train/index.json: | $(VENV)/.setup
+	$(RENDER_ALL) --split train --num-samples $(NUM_ALL) --family-split seen --seed-start 3000000
+
+data/all/val/index.json: | $(VENV)/.setup
+	$(RENDER_ALL) --split val --num-samples $(NUM_ALL_HELD) --family-split seen --seed-start 4000000
+
+data/all/held-out/index.json: | $(VENV)/.setup
+	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup

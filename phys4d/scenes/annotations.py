@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from phys4d.geometry.camera import project, transform
 from phys4d.scenes.model import BuiltScene
-from phys4d.scenes.rays import Hits, carry, cast, pixel_rays
+from phys4d.scenes.rays import carry, cast, pixel_rays
 from phys4d.scenes.trajectory import Trajectory
 from phys4d.types import Camera
 
@@ -56,26 +56,24 @@ def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annot
     depth, ids = np.empty(shape), np.zeros(shape, np.uint8)
     normal = np.empty((*shape, 3))
     motion = np.zeros((num_frames - 1, *shape[1:], 3))
-    hits: list[Hits] = []
+    visible = np.zeros(motion.shape[:3], bool)
     for frame in range(num_frames):
-        hits.append(cast(scene, trajectory, frame, camera, rays.reshape(-1, 3)))
-        depth[frame] = hits[frame].distance.reshape(shape[1:])
-        ids[frame] = hits[frame].object_ids.reshape(shape[1:])
-        normal[frame] = (hits[frame].normal @ camera.camera_from_world[:3, :3].T).reshape((*shape[1:], 3))
-
-    # Fixed surfaces stay in place in a static camera: seen again unless an object comes before them.
-    visible = (ids[:-1] == 0) & (ids[1:] == 0) & np.isfinite(depth[:-1])
-    for frame in range(num_frames - 1):
+        hits = cast(scene, trajectory, frame, camera, rays.reshape(-1, 3))
+        depth[frame] = hits.distance.reshape(shape[1:])
+        ids[frame] = hits.object_ids.reshape(shape[1:])
+        normal[frame] = (hits.normal @ camera.camera_from_world[:3, :3].T).reshape((*shape[1:], 3))
         rows, columns = np.nonzero(ids[frame])
-        if len(rows) == 0:
+        if frame + 1 == num_frames or len(rows) == 0:
             continue
-        mine = hits[frame].take(np.flatnonzero(ids[frame]))
+        mine = hits.take(np.flatnonzero(ids[frame]))
         moved = transform(carry(trajectory, mine, frame + 1), camera.camera_from_world)
         landed = project(moved, camera)
         motion[frame, rows, columns, 0] = landed[:, 0] - (columns + 0.5)
         motion[frame, rows, columns, 1] = landed[:, 1] - (rows + 0.5)
         motion[frame, rows, columns, 2] = moved[:, 2] - depth[frame, rows, columns]
         visible[frame, rows, columns] = _seen(scene, trajectory, frame + 1, camera, moved, mine.object_ids)
+    # Fixed surfaces stay in place in a static camera: seen again unless an object comes before them.
+    visible |= (ids[:-1] == 0) & (ids[1:] == 0) & np.isfinite(depth[:-1])
     return Annotations(depth=depth, object_ids=ids, normal=normal, motion=motion, visible=visible)
 
 
@@ -125,7 +123,8 @@ def _instance(scene: BuiltScene, contact: mujoco.MjContact, side: int) -> int:
     geom = contact.geom[side]
     if geom >= 0:
         return int(scene.instance_of_geom[geom])
-    kind, _, number = scene.model.flex(contact.flex[side]).name.partition("object")
+    name = mujoco.mj_id2name(scene.model, mujoco.mjtObj.mjOBJ_FLEX, contact.flex[side]) or ""
+    kind, _, number = name.partition("object")
     return int(number) + 1 if not kind and number.isdigit() else 0
 
 

@@ -2,7 +2,7 @@
 
 A module of a category ends with
 
-    CATEGORY = Category(name="garment", families={"drape": drape, ...}, build=build, simulate=simulate, ...)
+    CATEGORY = Category(name="garments", families={"drape": drape, ...}, build=build, simulate=simulate, ...)
 
 and `registry` lists it. A family draws one scene:
 
@@ -67,6 +67,8 @@ class Category:
     """A scene in which an object is faster is refused."""
     max_overlap_m: float = 0.002
     """Deepest contact at time 0."""
+    held_out: tuple[str, ...] = ()
+    """Families that the split `seen` leaves out: models meet them in evaluation only."""
     still: bool = False
     """Whether scenes may stand still, because heat flows in them instead."""
 

@@ -1,13 +1,14 @@
-"""A contact sheet of the families: `python -m phys4d.scenes.preview --out preview.png`.
+"""A contact sheet of each category: `python -m phys4d.scenes.preview --out preview`.
 
-Per scene four rows over time: RGB, depth (near is bright), motion (hue is direction, brightness is length)
-and instance ids (white where the point is not seen in the next frame).
+Per scene six rows over time: RGB, depth (near is bright), motion (hue is direction, brightness is length),
+instance ids (white where the point is not seen in the next frame), normals, and point tracks over the picture
+(a point is drawn while it is seen).
 """
 
 import struct
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import run_main
-from phys4d.runtime.files import atomic_write_bytes
+from phys4d.runtime.files import atomic_write_bytes, atomic_write_text
 from phys4d.runtime.threads import limit_threads
 from phys4d.scenes.render import RenderConfig, family_names, render_sample
 
@@ -24,12 +25,20 @@ from phys4d.scenes.render import RenderConfig, family_names, render_sample
 class PreviewConfig:
     """What to show."""
 
-    out: Path = Path("preview.png")
-    """Picture to write."""
-    scenes: RenderConfig = field(default_factory=lambda: RenderConfig(num_samples=5))
-    """As of `phys4d.scenes.render`; `scenes.num_samples` scenes are shown."""
+    out: Path = Path("preview")
+    """Folder for `CATEGORY.png` and `CATEGORY.txt`, which has the captions from top to bottom."""
+    scenes: RenderConfig = field(
+        default_factory=lambda: RenderConfig(
+            category="all", annotations="full", num_samples=1, width=96, height=96, points_per_object=24
+        )
+    )
+    """As of `phys4d.scenes.render`; `scenes.num_samples` scenes of each family are shown."""
     scale: int = 2
     """Picture pixels per video pixel."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale <= 8:
+            raise ValueError(f"scale must be in 1 to 8, got {self.scale}")
 
 
 def motion_colors(motion: Float[np.ndarray, "*batch 3"], longest_px: float) -> UInt8[np.ndarray, "*batch 3"]:
@@ -40,26 +49,50 @@ def motion_colors(motion: Float[np.ndarray, "*batch 3"], longest_px: float) -> U
     return (255 * (0.5 + 0.5 * hue) * length[..., None]).astype(np.uint8)
 
 
+def instance_colors(ids: UInt8[np.ndarray, "*batch"]) -> UInt8[np.ndarray, "*batch 3"]:
+    """A colour for each instance, dark grey for 0."""
+    angle = 2 * np.pi * ids / max(int(ids.max(initial=0)) + 1, 2)
+    colors = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0)
+    colors[ids == 0] = 40
+    return colors
+
+
 def sheet_of(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """One sample's rows: RGB, depth, motion, ids; frames from left to right."""
+    """One sample's rows; frames from left to right."""
     depth = arrays["depth"]
     low, high = np.nanmin(depth), np.nanmax(depth)
     near = np.nan_to_num(255 * (high - depth) / max(high - low, 1e-6)).astype(np.uint8)
     longest = float(np.abs(arrays["motion"][..., :2]).max())
     empty = np.zeros((1, *depth.shape[1:], 3), np.uint8)
-    ids = arrays["object_ids"]
-    angle = 2 * np.pi * ids / max(int(ids.max()) + 1, 2)
-    instances = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0) * (ids > 0)[..., None]
-    again = np.concatenate([arrays["visible"], np.ones((1, *depth.shape[1:]), bool)])
-    instances[again & (ids == 0)] = 40
-    instances[~again] = 255
+    instances = instance_colors(arrays["object_ids"])
+    instances[:-1][~arrays["visible"]] = 255
     rows = [
         arrays["rgb"],
         np.repeat(near[..., None], 3, axis=-1),
         np.concatenate([motion_colors(arrays["motion"], longest), empty]),
         instances,
     ]
+    if "normal" in arrays:
+        # As in most papers: x right, y up and z towards the viewer, from -1 to 1, are red, green and blue.
+        facing = arrays["normal"].astype(np.float64) * (1, -1, -1)
+        rows.append((127.5 * (1 + facing)).clip(0, 255).astype(np.uint8))
+    if "tracks" in arrays:
+        rows.append(draw_tracks(arrays))
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+def draw_tracks(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "frames height width 3"]:
+    """The point tracks over a darkened video, a colour for each point."""
+    pictures = arrays["rgb"] // 3
+    height, width = pictures.shape[1:3]
+    num_points = arrays["tracks"].shape[1]
+    angle = 2.4 * np.arange(num_points)
+    colors = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0)
+    for frame, picture in enumerate(pictures):
+        shown = np.flatnonzero(arrays["tracks_visible"][frame])
+        columns, rows = np.floor(arrays["tracks"][frame, shown, :2]).astype(int).T
+        picture[rows.clip(0, height - 1), columns.clip(0, width - 1)] = colors[shown]
+    return pictures
 
 
 def png(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
@@ -79,15 +112,24 @@ def main() -> None:
     """Entry point."""
     limit_threads(1)
     config = load(PreviewConfig)
-    names, rejected = family_names(config.scenes), Counter()
-    sheets = []
-    for number in range(config.scenes.num_samples):
-        sample = render_sample(config.scenes, names, number, rejected)
-        print(sample["metadata"]["caption"])
-        sheets.append(sheet_of(sample["arrays"]))
-    picture = np.concatenate(sheets).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
-    atomic_write_bytes(config.out, png(picture))
-    print(f"wrote {config.out}")
+    scenes, rejected = config.scenes, Counter()
+    names = family_names(scenes)
+    sheets: dict[str, list[np.ndarray]] = {}
+    captions: dict[str, list[str]] = {}
+    for number in range(len(names) * scenes.num_samples):
+        name = names[number // scenes.num_samples]
+        category = name.rpartition("/")[0] or scenes.category
+        # One sample of one family, whose seed grows with the number.
+        one = replace(scenes, seed_start=scenes.seed_start + number % scenes.num_samples)
+        sample = render_sample(one, [name], 0, rejected)
+        sheets.setdefault(category, []).append(sheet_of(sample["arrays"]))
+        captions.setdefault(category, []).append(sample["metadata"]["caption"])
+        print(f"{category}: {captions[category][-1]}", flush=True)
+    for category, pictures in sheets.items():
+        picture = np.concatenate(pictures).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
+        atomic_write_bytes(config.out / f"{category}.png", png(picture))
+        atomic_write_text(config.out / f"{category}.txt", "\n".join(captions[category]) + "\n")
+        print(f"wrote {config.out / category}.png")
 
 
 if __name__ == "__main__":

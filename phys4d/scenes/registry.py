@@ -8,7 +8,18 @@ from typing import Literal
 import numpy as np
 
 from phys4d.geometry.camera import camera_from_world, project
-from phys4d.scenes import drawing, fluids, garment, granular, rigid, thermodynamics
+from phys4d.scenes import (
+    articulated,
+    deformable,
+    drawing,
+    fluids,
+    garments,
+    granular,
+    inflatables,
+    rigid,
+    ropes,
+    thermodynamics,
+)
 from phys4d.scenes.category import Category, perturb, redraw_physics
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import raycast
@@ -19,17 +30,22 @@ Physics = Literal["true", "mixed"]
 Look = Literal["textured", "plain"]
 
 CATEGORIES: dict[str, Category] = {
-    category.name: category
-    for category in (
-        rigid.CATEGORY,
-        garment.CATEGORY,
-        fluids.CATEGORY,
-        granular.CATEGORY,
-        thermodynamics.CATEGORY,
+    module.CATEGORY.name: module.CATEGORY
+    for module in (
+        rigid,
+        articulated,
+        garments,
+        fluids,
+        thermodynamics,
+        deformable,
+        inflatables,
+        ropes,
+        granular,
     )
 }
 """In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200
+MAX_TAKES = 5
 PROBE_PIXELS = 64
 MIN_PIXELS = 20
 """An object must show at least this many pixels of a 64 x 64 image in frame 0."""
@@ -115,7 +131,16 @@ def sample_scene(
     _known(look, ["textured", "plain"], "look")
     reasons: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
-        spec = _draw(category, family, seed, attempt, num_frames, fps, physics, look)
+        spec = draw_spec(
+            category,
+            family,
+            seed,
+            attempt=attempt,
+            num_frames=num_frames,
+            fps=fps,
+            physics=physics,
+            look=look,
+        )
         scene = build(spec)
         reason, trajectory = examine(scene)
         if trajectory is not None and reason is None:
@@ -158,26 +183,35 @@ def second_take(scene: BuiltScene) -> tuple[BuiltScene, Trajectory]:
     """The scene again, its physics changed by about 1 %: how far repeated takes of one event lie apart.
 
     Raises:
-        UnstableSimulation: the changed scene is.
+        UnstableSimulation: the changed scene is, five times.
     """
     spec = scene.spec
-    rng = np.random.default_rng([spec.seed, 0x7A4E, 2])
-    parameters = SceneSpec.from_json(spec.to_json()).parameters
-    perturb(rng, parameters, CATEGORIES[spec.category].physical)
-    again = build(replace(spec, parameters=parameters))
-    return again, simulate(again)
+    for attempt in range(MAX_TAKES):
+        parameters = SceneSpec.from_json(spec.to_json()).parameters
+        perturb(
+            np.random.default_rng([spec.seed, attempt, 2]), parameters, CATEGORIES[spec.category].physical
+        )
+        again = build(replace(spec, parameters=parameters))
+        try:
+            return again, simulate(again)
+        except UnstableSimulation:
+            if attempt + 1 == MAX_TAKES:
+                raise
+    raise AssertionError("unreachable")
 
 
-def _draw(
+def draw_spec(
     category: str,
     family: str,
     seed: int,
-    attempt: int,
-    num_frames: int,
-    fps: float,
-    physics: Physics,
-    look: Look,
+    *,
+    attempt: int = 0,
+    num_frames: int = 9,
+    fps: float = 12.0,
+    physics: Physics = "true",
+    look: Look = "textured",
 ) -> SceneSpec:
+    """One draw, not looked at yet: `sample_scene` draws until one is not degenerate."""
     kind, place = CATEGORIES[category], list(CATEGORIES).index(category)
     index = list(kind.families).index(family)
     rng = np.random.default_rng([seed, index, attempt, *([place] if place else [])])
