@@ -7,9 +7,9 @@ Beside what every scene has (see `model`), the parameters hold
     solids'. objects   `shape` `liquid`, `sand` or `meltable`, filled into a `form` (`box`, `sphere`,
               `hopper`) of half extents `size_m` about `position_m`; or `shape` `sphere`: a rigid ball.
 
-A scene is refused as unstable if a particle enters a wall or a solid by more than 1.3 cells, if liquid is squeezed
-by more than 10 %, or if kinetic and potential energy exceed their sum at the start by 3 % of the weight times the
-tank's height: only gravity works here, and friction takes.
+A scene is refused as unstable if a particle enters a wall or a solid by more than 1.3 cells, if liquid is
+squeezed by more than 10 %, or if kinetic and potential energy exceed their sum at the start by 3 % of the
+weight times the tank's height: only gravity works here, and friction takes.
 """
 
 import math
