@@ -361,4 +361,5 @@ CATEGORY = Category(
     },
     timestep_s=0.0008,
     still=True,
+    held_out=("piston",),
 )

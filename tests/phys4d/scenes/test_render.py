@@ -56,7 +56,7 @@ def test_families_take_turns(rendered: Path) -> None:
         "ramp",
         "tower",
         "projectile",
-        "drop",
+        "billiard",
     ]
 
 
