@@ -36,7 +36,6 @@ from phys4d.models.open_sora.layers import (
     position_embedding,
 )
 
-
 Checkpoint = Callable[..., Tensor]
 """Calls a block and recomputes it in the backward pass."""
 
