@@ -43,7 +43,7 @@ def energy_residual(
     velocity = velocities(position_m, times_s)
     kinetic = (0.5 * np.square(velocity).sum(-1) * mass_kg).sum(-1)
     potential = (gravity_m_s2 * position_m[1:-1, :, 2] * mass_kg).sum(-1)
-    if kinetic.max() <= 0:
+    if kinetic.max() <= 1e-12 * np.sum(mass_kg):
         raise ValueError("energy_residual: nothing moves")
     energy = kinetic + potential
     return float(np.mean(np.abs(energy - energy[0])) / kinetic.max())
