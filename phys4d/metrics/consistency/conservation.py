@@ -34,7 +34,7 @@ def energy_residual(
 
         mean over t of | E(t) - E(first) | / max over t of K(t),   E = sum m (|v|^2 / 2 + g z),  K without g z
 
-    Below 1e-3 on a simulated free flight. Objects that never move have no K and are refused: nothing can be
+    Below 1e-9 on a simulated free flight. Objects that never move have no K and are refused: nothing can be
     said about their energy.
 
     Args:
@@ -60,7 +60,7 @@ def momentum_residual(
 
         mean over t of | P(t) - P(first) - M g (t - t_first) | / M,   P = sum m v, g downwards
 
-    Collisions among the objects leave it 0; a hand, a wall or a floor does not. Below 0.01 m/s on a simulated
+    Collisions among the objects leave it 0; a hand, a wall or a floor does not. Below 1e-9 m/s on a simulated
     free flight.
 
     Args:
