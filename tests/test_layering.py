@@ -65,6 +65,7 @@ def test_programs_do_not_load_one_another() -> None:
 @pytest.mark.parametrize(
     "program",
     [
+        "phys4d.metrics.physics_iq",
         "phys4d.report",
         "phys4d.scenes.list",
         "phys4d.scenes.preview",

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Integer
 
-from phys4d.geometry import carry_points, pixel_centres, unproject_depth
+from phys4d.geometry import pixel_centres, unproject_depth
 from phys4d.geometry.camera import camera_from_world, unproject, world_from_camera
 from phys4d.metrics.chamfer import chamfer4d
 from phys4d.types import Camera
 
 HORIZONS_S = (1.0, 2.0, 3.0, 4.0, 5.0)
+GATE_M = 0.15
+"""Pixels whose depth differs more from a point's show another surface that moves otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,21 +37,49 @@ def carried_tracks(
     """Carry every object pixel of frame 0 along the motion, and lift it with the depth it has gathered.
 
     Args:
-        object_ids: instances in frame 0; 0 is background.
+        object_ids: instances in frame 0; 0 is background. A pixel without depth is not present.
     """
-    on = (object_ids > 0) & np.isfinite(depth[0])
+    on = object_ids > 0
     if not on.any():
         raise ValueError("frame 0 shows no object to follow")
     uv = pixel_centres(*object_ids.shape)[on]
-    uvz, present = carry_points(uv, depth[0].astype(np.float64), motion.astype(np.float64))
-    # A footprint on an object's edge mixes two depths: the pixel's own depth is exact.
-    z = uvz[..., 2] - uvz[:1, :, 2] + depth[0][on]
-    points = unproject(uvz[..., :2], z, camera)
+    uvz, inside = _carry(uv, depth, motion)
+    points = unproject(uvz[..., :2], uvz[..., 2], camera)
     return PointTracks(
         points_m=points,
-        present=present & np.isfinite(points).all(-1) & (z > 0),
+        present=inside & np.isfinite(points).all(-1) & (uvz[..., 2] > 0),
         object_index=object_ids[on].astype(int) - 1,
     )
+
+
+def _carry(
+    uv: Float64[np.ndarray, "P 2"],
+    depth: Float[np.ndarray, "T height width"],
+    motion: Float[np.ndarray, "T-1 height width 3"],
+) -> tuple[Float64[np.ndarray, "T P 3"], Bool[np.ndarray, "T P"]]:
+    """(u, v, z) of points that start at pixel centres, and whether each has stayed in the image.
+
+    Motion is read bilinearly from those of the 4 pixels about a point that are within 0.15 m of its depth, if
+    there are any: beside an object's edge lies a background that does not move along.
+    """
+    height, width = depth.shape[1:]
+    columns, rows = np.floor(uv[:, 0]).astype(int), np.floor(uv[:, 1]).astype(int)
+    points = [np.column_stack([uv, depth[0, rows, columns]])]
+    inside = [np.ones(len(uv), bool)]
+    corner = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    for step in range(len(motion)):
+        place = points[-1][:, :2] - 0.5
+        first = np.clip(np.floor(place), 0, [width - 2, height - 2])
+        share = np.clip(place - first, 0, 1)[:, None]
+        weight = np.prod(np.where(corner == 1, share, 1 - share), axis=-1)
+        column, row = np.moveaxis(first[:, None].astype(int) + corner, -1, 0)
+        gated = weight * (np.abs(depth[step, row, column] - points[-1][:, 2:]) < GATE_M)
+        total = gated.sum(1, keepdims=True)
+        weight = np.where(total > 1e-3, gated / np.maximum(total, 1e-3), weight)
+        points.append(points[-1] + (weight[..., None] * motion[step, row, column]).sum(1))
+        u, v = points[-1][:, 0], points[-1][:, 1]
+        inside.append(inside[-1] & (u >= 0) & (u <= width) & (v >= 0) & (v <= height))
+    return np.stack(points), np.stack(inside)
 
 
 def rigid_tracks(
@@ -66,9 +96,11 @@ def rigid_tracks(
         position_m: of the body origins in the world.
         rotation: world from body.
     """
-    on = (object_ids > 0) & np.isfinite(depth)
+    on = object_ids > 0
     if not on.any():
         raise ValueError("frame 0 shows no object to follow")
+    if not np.isfinite(depth[on]).all():
+        raise ValueError("the truth must have depth wherever frame 0 shows an object")
     index = object_ids[on].astype(int) - 1
     world = world_from_camera(unproject_depth(depth.astype(np.float64), camera)[on], camera)
     body = np.einsum("pji,pj->pi", rotation[0, index], world - position_m[0, index])
@@ -89,7 +121,7 @@ def cloud_errors(
         `cd_frame_m`: Chamfer distance (acc + comp) / 2 frame by frame; `cd_spacetime_m`: with time as a
         fourth axis, `c_time_m` metres per frame; `track_l2_m`: distance of each point to its own true one.
         Distances count up to tau, and a point that was lost counts as tau. On truth carried by its own motion
-        the three stay below 5 cm at 64 x 64 pixels, the error of interpolating motion at edges.
+        the three stay below 1 cm at 64 x 64 pixels, the error of interpolating motion.
     """
     _check_same(tracks, truth)
     num_frames, num_points = tracks.present.shape

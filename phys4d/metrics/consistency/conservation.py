@@ -34,7 +34,7 @@ def energy_residual(
 
         mean over t of | E(t) - E(first) | / max over t of K(t),   E = sum m (|v|^2 / 2 + g z),  K without g z
 
-    Below 1e-3 on a simulated free flight. Objects that never move have no K and are refused: nothing can be
+    Below 1e-9 on a simulated free flight. Objects that never move have no K and are refused: nothing can be
     said about their energy.
 
     Args:
@@ -43,7 +43,7 @@ def energy_residual(
     velocity = velocities(position_m, times_s)
     kinetic = (0.5 * np.square(velocity).sum(-1) * mass_kg).sum(-1)
     potential = (gravity_m_s2 * position_m[1:-1, :, 2] * mass_kg).sum(-1)
-    if kinetic.max() <= 0:
+    if kinetic.max() <= 1e-12 * np.sum(mass_kg):
         raise ValueError("energy_residual: nothing moves")
     energy = kinetic + potential
     return float(np.mean(np.abs(energy - energy[0])) / kinetic.max())
@@ -60,7 +60,7 @@ def momentum_residual(
 
         mean over t of | P(t) - P(first) - M g (t - t_first) | / M,   P = sum m v, g downwards
 
-    Collisions among the objects leave it 0; a hand, a wall or a floor does not. Below 0.01 m/s on a simulated
+    Collisions among the objects leave it 0; a hand, a wall or a floor does not. Below 1e-9 m/s on a simulated
     free flight.
 
     Args:
