@@ -101,6 +101,7 @@ class RgbRenderer:
                 shadow_light_fraction=SHADOW_LIGHT_FRACTION,
                 enable_emission=False,
                 enable_vertex_normals=False,
+                enable_backface_culling=False,
             )
 
     def render(self, scene: BuiltScene, trajectory: Trajectory) -> UInt8[np.ndarray, "frames height width 3"]:
@@ -205,13 +206,13 @@ class RgbRenderer:
             texture[number, 1] = self._texture_index[look.texture]
 
     def _set_meshes(self, trajectory: Trajectory) -> None:
-        """Make a mesh of each frame and object, both sides, smooth by the mean normals at its vertices."""
+        """Make a mesh of each frame and object; it is seen from both sides."""
         wp, context = self._warp, self._context
         meshes, reach = [], []
         for frame in range(self.num_frames):
             for mesh in trajectory.meshes:
                 points = mesh.vertices_m[frame]
-                faces = np.concatenate([mesh.faces, mesh.faces[:, ::-1]])
+                faces = mesh.faces
                 meshes.append(
                     wp.Mesh(
                         points=wp.array(points, dtype=wp.vec3, device="cpu"),
