@@ -15,7 +15,7 @@ class RolloutConfig:
     """Prompts per iteration."""
     group_size: int = 8
     """Videos per prompt; advantages compare siblings, so at least 2."""
-    prompts_per_batch: int = 4
+    prompts_per_batch: int = 2
     """Prompts sampled, and later replayed, together; divides `num_prompts`."""
     num_steps: int = 8
     """Denoising steps."""

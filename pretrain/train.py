@@ -26,11 +26,12 @@ def train_depth_estimator(
     import torch
 
     from phys4d.models.estimators import tiny_depth_anything
-    from phys4d.models.geometry_losses import depth_gradient_loss
+    from phys4d.models.geometry_losses import depth_gradient_loss, masked_mean
     from phys4d.training import fit
 
     frames = torch.from_numpy(dataset.stack("rgb")[:, ::3]).flatten(0, 1)
     depths = torch.from_numpy(dataset.stack("depth")[:, ::3]).flatten(0, 1)
+    objects = torch.from_numpy(dataset.stack("object_ids")[:, ::3] > 0).flatten(0, 1)
     estimator = tiny_depth_anything(frames.shape[1])
 
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
@@ -43,8 +44,11 @@ def train_depth_estimator(
             .log()
         )
         predicted = torch.where(valid, predicted, truth)
+        error = (predicted - truth).abs()
         return {
-            "log_depth": (predicted - truth).abs().mean(),
+            "log_depth": error.mean(),
+            # Objects cover few pixels and are what later stages ask about.
+            "log_depth_objects": masked_mean(error, objects[indices] & valid),
             "gradient": depth_gradient_loss(predicted.unsqueeze(1), truth.unsqueeze(1)),
         }
 
