@@ -115,7 +115,7 @@ def train(config: StageOneConfig) -> Path:
         with torch.no_grad():
             text = model.encode_text(videos.captions()[: config.num_videos])
 
-        heads = GeometryHeads(model.transformer.proj_out.in_features, channels=config.head_channels)
+        heads = GeometryHeads(**model.head_sizes, channels=config.head_channels)
         generator = torch.Generator().manual_seed(config.seed)
         unit = torch.tensor(MOTION_UNIT)
 

@@ -74,6 +74,16 @@ class Backbone(nn.Module):
         """Tokens of a prompt, padding included."""
         raise NotImplementedError
 
+    @property
+    def head_sizes(self) -> dict[str, int]:
+        """What `GeometryHeads` has to know of the model."""
+        return {
+            "width": cast(nn.Linear, self.transformer.proj_out).in_features,
+            "num_taps": len(self.taps),
+            "upsampling": self.latent_format.spatial_stride * self.patch_size,
+            "temporal_stride": self.latent_format.temporal_stride,
+        }
+
     # Text
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -177,7 +187,7 @@ class Backbone(nn.Module):
             ValueError: weights are damaged or belong to another architecture.
         """
         folder = resolve(source)
-        for part in ("transformer", "vae", "text_encoder"):
+        for part in ("transformer", "vae", "text_encoder", "scheduler"):
             load_config(folder, part)
         found = load_config(folder, "vae").get("_class_name", "")
         vae_class = CLASSES.get(found)
@@ -191,13 +201,13 @@ class Backbone(nn.Module):
             load_part(vae_class, folder, "vae", vae_dtype),
             load_part(cls.text_encoder_class, folder, "text_encoder", dtype),
             load_tokenizer(folder),
-            **cls._options(folder),
+            **cls.options_of(load_config(folder, "scheduler")),
         )
         return model.eval()
 
     @classmethod
-    def _options(cls, folder: Path) -> dict[str, Any]:
-        """More arguments of the constructor that a saved folder holds."""
+    def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
+        """More arguments of the constructor, from the configuration of the pipeline's scheduler."""
         return {}
 
 

@@ -9,7 +9,6 @@ diffusers' CogVideoXImageToVideoPipeline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,6 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from phys4d.models.autoencoders import VideoAutoencoder
 from phys4d.models.backbone import Backbone, tapped
-from phys4d.models.loading import load_config
 from phys4d.models.noising import VPrediction
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
@@ -159,15 +157,14 @@ class CogVideoXModel(Backbone):
         )
 
     @classmethod
-    def _options(cls, folder: Path) -> dict[str, Any]:
-        config = load_config(folder, "scheduler")
-        found = config.get("prediction_type"), config.get("rescale_betas_zero_snr")
+    def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
+        found = scheduler.get("prediction_type"), scheduler.get("rescale_betas_zero_snr")
         if found != ("v_prediction", True):
             raise ValueError(
-                f"{folder / 'scheduler'} must have prediction_type v_prediction and rescale_betas_zero_snr "
+                "a CogVideoX scheduler has prediction_type v_prediction and rescale_betas_zero_snr "
                 f"true, got {found[0]} and {found[1]}"
             )
-        return {"noising": VPrediction(config["snr_shift_scale"])}
+        return {"noising": VPrediction(scheduler["snr_shift_scale"])}
 
 
 def tiny_cogvideox(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) -> CogVideoXModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,34 @@ def backbone_class(name: str) -> type[Backbone]:
     if name not in BACKBONES:
         raise UserError(f"unknown backbone {name!r}{suggestion(name, BACKBONES)}")
     return _named(BACKBONES[name])
+
+
+def published(preset: str) -> dict[str, Any]:
+    """The configuration of a published model: source, video, transformer, vae, text_encoder, scheduler."""
+    if preset not in FULL:
+        raise UserError(f"preset {preset!r} is no published model{suggestion(preset, FULL)}")
+    path = Path(__file__).parent / "presets" / f"{preset}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def meta_model(preset: str) -> Backbone:
+    """A model of a preset without weights, on torch's meta device: shapes and counts only."""
+    import torch
+
+    check_preset(preset)
+    if preset in TINY:
+        with torch.device("meta"):
+            return tiny_model(preset, ["meta"])
+    from phys4d.models.autoencoders import CLASSES
+
+    config, backbone = published(preset), backbone_class(FULL[preset])
+    vae_class = CLASSES[config["vae"].pop("class")]
+    with torch.device("meta"):
+        transformer = backbone.transformer_class(**config["transformer"])
+        vae = vae_class(**config["vae"])
+        text_class = backbone.text_encoder_class
+        text_encoder = text_class(text_class.config_class(**config["text_encoder"]))
+        return backbone(transformer, vae, text_encoder, None, **backbone.options_of(config["scheduler"]))
 
 
 def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backbone:
