@@ -45,6 +45,7 @@ def loaded_by(*modules: str) -> set[str]:
         ("reward_service.servicer", TRAINING | {"torch"}),
         ("reward_service.serve", TRAINING),
         ("phys4d.models", SIMULATION),
+        ("phys4d.models.describe", HEAVY),
         ("phys4d.training", SIMULATION),
         ("pretrain.base", HEAVY),
         ("pretrain.train", HEAVY),
@@ -65,6 +66,7 @@ def test_programs_do_not_load_one_another() -> None:
 @pytest.mark.parametrize(
     "program",
     [
+        "phys4d.models.describe",
         "phys4d.report",
         "phys4d.scenes.render",
         "policy.evaluate",

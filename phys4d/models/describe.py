@@ -113,9 +113,18 @@ def text(result: dict[str, Any], indent: str = "") -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """The rows of docs/models.md: memory and FLOPs of each model at its own video size."""
     head = [
-        "preset", "transformer parameters", "video", "tokens", "denoiser call, TFLOP", "decode, TFLOP",
-        "LoRA step, TFLOP", "with checkpointing", "weights bf16, GiB", "activations, GiB", "with checkpointing",
-    ]  # fmt: skip
+        "preset",
+        "transformer parameters",
+        "video",
+        "tokens",
+        "denoiser call, TFLOP",
+        "decode, TFLOP",
+        "LoRA step, TFLOP",
+        "with checkpointing",
+        "weights bf16, GiB",
+        "activations, GiB",
+        "with checkpointing",
+    ]
     rows = []
     for r in results:
         video, memory, tflop = r["video"], r["memory_gib"], r["tflop"]
@@ -142,9 +151,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m phys4d.models.describe", description=__doc__)
     parser.add_argument("preset", nargs="+", help=f"one of: {', '.join([*TINY, *FULL])}")
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON, a list where several presets are named"
-    )
+    parser.add_argument("--json", action="store_true", help="print JSON, a list for several presets")
     parser.add_argument("--table", action="store_true", help="print a Markdown table of costs")
     parser.add_argument("--cost", action="store_true", help="count FLOPs and activations too (seconds)")
     parser.add_argument("--frames", type=int, help="video frames, else the preset's")
