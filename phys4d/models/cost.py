@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from phys4d.models.backbone import Backbone
@@ -75,28 +77,39 @@ def _adapted(model: Backbone, rank: int, checkpointing: bool) -> Backbone:
 
 
 def _saved_bytes(preset: str, size: tuple[int, int, int], rank: int, checkpointing: bool) -> int:
-    """Bytes that autograd keeps of one forward call, weights not counted.
+    """Bytes that autograd keeps of one forward call, weights not counted."""
+    model = _adapted(meta_model(preset), rank, checkpointing)
+    latents, conditioning = inputs(model, model.latent_shape(*size), "meta")
+    weights = {p.untyped_storage()._cdata for p in model.transformer.parameters()}
+    saved: dict[int, Tensor] = {}
 
-    Fake tensors choose the fused attention of a real device; the meta device would write out the matrix.
-    """
-    model = meta_model(preset)
-    transformer = model.transformer
-    config = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
-    with FakeTensorMode():
-        model.transformer = type(transformer)(**config)
-        _adapted(model, rank, checkpointing)
-        latents, conditioning = inputs(model, model.latent_shape(*size), "cpu")
-        weights = {p.untyped_storage()._cdata for p in model.transformer.parameters()}
-        saved: dict[int, Tensor] = {}
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in weights:
+            saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
 
-        def pack(tensor: Tensor) -> Tensor:
-            if tensor.untyped_storage()._cdata not in weights:
-                saved[tensor.untyped_storage()._cdata] = tensor
-            return tensor
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        patch.object(F, "scaled_dot_product_attention", _FusedAttention.call),
+    ):
+        model.predict(latents, 0.5, conditioning)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model.predict(latents, 0.5, conditioning)
-        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused kernel keeps: inputs, output and one number per row; the meta device keeps the matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(
+            query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32)
+        )
+        return output
+
+    @staticmethod
+    def call(query: Tensor, key: Tensor, value: Tensor, **settings: object) -> Tensor:
+        return cast(Tensor, _FusedAttention.apply(query, key, value))
 
 
 def _counted(call: Callable[[], object], *, grad: bool = False) -> int:
