@@ -68,7 +68,8 @@ def training_step(
 
 def _adapted(model: Backbone, rank: int, checkpointing: bool) -> Backbone:
     """The model as a LoRA step sees it."""
-    model.transformer.to(torch.bfloat16)
+    # Past ModelMixin, which warns of layers that are kept in float32 when weights are loaded.
+    nn.Module.to(model.transformer, torch.bfloat16)
     if checkpointing:
         model.transformer.enable_gradient_checkpointing()
     add_lora(model.transformer, "policy", rank=rank, targets=model.lora_targets)

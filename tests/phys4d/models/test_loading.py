@@ -91,7 +91,7 @@ def test_weights_of_another_configuration_or_backbone_are_refused(saved: Path) -
 
 def test_a_pipeline_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
-    with pytest.raises(ValueError, match="unknown backbone 'LTXPipeline'; known: wan, cogvideox"):
+    with pytest.raises(ValueError, match="unknown backbone 'LTXPipeline'; known: cogvideox, wan"):
         load_model(tmp_path)
 
 

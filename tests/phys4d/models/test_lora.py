@@ -172,7 +172,7 @@ def test_an_adapter_of_another_backbone_or_cut_short_is_refused(tmp_path: Path) 
     add_lora(model.transformer, "sft", rank=2, targets=model.lora_targets)
     save_lora(model.transformer, "sft", tmp_path)
     with pytest.raises(
-        ValueError, match="another backbone: WanTransformer3DModel has no linear layer transformer_blocks.0"
+        ValueError, match="another backbone: WanTransformer3DModel has no linear layer 'transformer_blocks.0"
     ):
         load_lora(other.transformer, "sft", tmp_path)
     path = tmp_path / FILE_NAME
