@@ -20,10 +20,11 @@ class RolloutConfig:
     num_steps: int = 8
     """Denoising steps."""
     shift: float = 3.0
-    """Shift of the noise levels towards 1."""
-    sampler: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
+    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    sampler: Literal["flow_sde", "dance_sde", "cps", "ddim_v"] = "flow_sde"
+    """`ddim_v` for models with v-prediction, the others for flows."""
     noise_level: float = 0.7
-    """Strength of the sampler's noise."""
+    """Strength of the sampler's noise; eta of `ddim_v`."""
     window_size: int = 2
     """Consecutive stochastic, trained steps per prompt batch."""
     window_end: int = 4
@@ -137,8 +138,9 @@ class EvaluateConfig:
     num_seeds: int = 3
     """Videos per scene and stage; the spread over seeds is reported."""
     num_steps: int = 8
-    """Steps of the ODE sampler."""
+    """Steps of the deterministic sampler."""
     shift: float = 3.0
+    """As in the rollouts of stage 3."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""

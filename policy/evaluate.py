@@ -150,8 +150,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from phys4d.runtime.progress import progress
     from policy.prompts import encode_prompts, load_prompts
     from policy.reading import Reader
-    from policy.rollout import SamplingRule
-    from policy.schedules import flow_schedule
+    from policy.rollout import sampling_rule
     from policy.service import reward_client
     from policy.stages import STAGES, is_finished, load_stage
 
@@ -165,9 +164,6 @@ def evaluate(config: EvaluateConfig) -> Path:
     samples = [dataset[i] for i in range(config.num_scenes)]
     prompts = load_prompts(dataset, range(config.num_scenes))
     true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
-    rule = SamplingRule(
-        schedule=flow_schedule(config.num_steps, shift=config.shift), sampler="ode", noise_level=0.0
-    )
     estimator = load_depth_estimator(config.run / "estimator")
     present: list[Stage] = [stage for stage in STAGES if is_finished(config.run, stage)]
     table = Table()
@@ -192,6 +188,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         for stage in present:
             model, heads = load_stage(config.run, stage)
             conditioning = encode_prompts(model, prompts)
+            rule = sampling_rule(model, config.num_steps, shift=config.shift)
             reader = Reader(model, heads, estimator)
             for seed in range(config.num_seeds):
                 # Stage 1 leaves the denoiser as it is: its videos are the base's.

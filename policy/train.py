@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from phys4d.data import Dataset
-    from phys4d.models.wan import WanModel
+    from phys4d.models.protocol import VideoModel
     from phys4d.reward.client import RewardClient
     from phys4d.runtime.run import RunFolder
     from phys4d.training import Ema
@@ -52,7 +52,7 @@ class _Trainer:
     """What one run of stage 3 holds."""
 
     config: TrainConfig
-    model: WanModel
+    model: VideoModel
     reader: Reader
     client: RewardClient
     dataset: Dataset
@@ -236,8 +236,7 @@ def train(config: TrainConfig) -> Path:
     from phys4d.training import Ema
     from policy.prompts import load_prompts
     from policy.reading import Reader
-    from policy.rollout import SamplingRule
-    from policy.schedules import flow_schedule
+    from policy.rollout import sampling_rule
     from policy.service import reward_client
     from policy.stages import POLICY, load_stage
 
@@ -252,8 +251,14 @@ def train(config: TrainConfig) -> Path:
         load_depth_estimator(config.run / "estimator") if config.reward.reader == "estimator" else None
     )
     rollout = config.rollout
-    schedule = flow_schedule(rollout.num_steps, shift=rollout.shift)
-    print(schedule.describe(), flush=True)
+    rule = sampling_rule(
+        model,
+        rollout.num_steps,
+        shift=rollout.shift,
+        sampler=rollout.sampler,
+        noise_level=rollout.noise_level,
+    )
+    print(rule.schedule.describe(), flush=True)
     stage = config.run / "stage3"
     with (
         RunFolder.open(stage, configs.to_toml(config), resume=True, may_change=MAY_CHANGE) as run,
@@ -266,7 +271,7 @@ def train(config: TrainConfig) -> Path:
             client=client,
             dataset=dataset,
             held_out=load_prompts(held_out, range(min(config.num_eval_prompts, len(held_out)))),
-            rule=SamplingRule(schedule=schedule, sampler=rollout.sampler, noise_level=rollout.noise_level),
+            rule=rule,
             parameters=parameters,
             optimiser=torch.optim.AdamW(
                 parameters, config.algorithm.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4

@@ -1,4 +1,4 @@
-"""Train the tiny Wan-architecture base on rendered RGB: `python -m pretrain.base --preset tiny-wan`.
+"""Train a tiny base model on rendered RGB: `python -m pretrain.base --preset tiny-wan`.
 
 It sees videos whose gravity, restitution and friction vary from clip to clip without being told, so it
 learns how things look and not how they fall: what post-training has to correct.
@@ -18,11 +18,11 @@ from pretrain.base_config import BaseConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from phys4d.models.wan import WanModel
+    from phys4d.models.backbone import Backbone
     from phys4d.runtime.run import RunFolder
 
 
-def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
+def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
     """Fit the frame-wise autoencoder, then set the latents' mean and spread from 4,096 frames."""
     import torch
 
@@ -64,12 +64,12 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
 
 
 def train_denoiser(
-    model: WanModel, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
+    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
 ) -> None:
-    """Fit the transformer and the text encoder by flow matching."""
+    """Fit the transformer and the text encoder by the diffusion loss of their own noising."""
     import torch
 
-    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels
+    from phys4d.models.diffusion_loss import diffusion_loss
     from phys4d.models.protocol import Conditioning
     from phys4d.training import fit
 
@@ -78,11 +78,9 @@ def train_denoiser(
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
         latents = latents_NCThw[indices]
         conditioning = Conditioning(model.encode_text([captions[i] for i in indices]), latents[:, :, 0])
-        sigma = logit_normal_levels(len(indices), config.shift, generator)
+        level = model.noising.training_levels(len(indices), config.shift, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        return {
-            "velocity": flow_matching_loss(model, latents, conditioning, sigma, noise, config.change_weight)
-        }
+        return {"velocity": diffusion_loss(model, latents, conditioning, level, noise, config.change_weight)}
 
     parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
     fit(
@@ -94,7 +92,7 @@ def train_denoiser(
         desc="base",
         run=run,
         log_prefix="base_",
-        matrices=[p for p in model.transformer.blocks.parameters() if p.ndim == 2],
+        matrices=[p for p in model.blocks.parameters() if p.ndim == 2],
     )
 
 
@@ -109,7 +107,7 @@ def train(config: BaseConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.models.latents import encode_videos
-    from phys4d.models.wan import tiny_wan
+    from phys4d.models.registry import tiny_model
     from phys4d.runtime.run import RunFolder
     from phys4d.runtime.seeding import seed_everything
 
@@ -121,7 +119,7 @@ def train(config: BaseConfig) -> Path:
     if config.mirror:
         rgb_NTHW3 = torch.cat([rgb_NTHW3, rgb_NTHW3.flip(3)])
         captions += [mirrored(caption) for caption in captions]
-    model = tiny_wan(captions, width=config.width, num_layers=config.num_layers)
+    model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
     with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
         train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)

@@ -16,6 +16,8 @@ class BaseConfig:
     """Dataset whose `train` split is seen; its physics is mixed on purpose."""
     run: Path = Path("runs/tiny-wan")
     """Run folder; the model goes to its `base/`."""
+    model: str = "tiny-wan"
+    """Which tiny model: a name of `phys4d.models.registry.TINY`."""
     width: int = 128
     """Transformer width."""
     num_layers: int = 6

@@ -45,6 +45,7 @@ def loaded_by(*modules: str) -> set[str]:
         ("reward_service.servicer", TRAINING | {"torch"}),
         ("reward_service.serve", TRAINING),
         ("phys4d.models", SIMULATION),
+        ("phys4d.models.describe", HEAVY),
         ("phys4d.training", SIMULATION),
         ("pretrain.base", HEAVY),
         ("pretrain.train", HEAVY),
@@ -66,6 +67,7 @@ def test_programs_do_not_load_one_another() -> None:
     "program",
     [
         "phys4d.metrics.physics_iq",
+        "phys4d.models.describe",
         "phys4d.report",
         "phys4d.scenes.list",
         "phys4d.scenes.preview",
