@@ -50,6 +50,7 @@ def build(spec: SceneSpec) -> BuiltScene:
     option.solver = mujoco.mjtSolver.mjSOL_NEWTON
     option.iterations, option.tolerance = 50, 1e-10
     parameters = spec.parameters
+    mjspec.compiler.degree = False
     links = entries(parameters, "objects", MAX_OBJECTS)
     for index, values in enumerate(links):
         _add_link(mjspec, index, values, links)

@@ -16,7 +16,7 @@ def _grid(size: int = 40) -> np.ndarray:
 
 def test_hits_are_those_of_trying_everything() -> None:
     draws = np.random.default_rng(0)
-    vertices, centres = draws.uniform(-1, 1, (2, 60, 3)) + (0, 0, 4)
+    vertices, centres = draws.uniform(-1, 1, (2, 60, 3)) + np.array([0, 0, 4])
     faces, radii = draws.permutation(60).reshape(20, 3), draws.uniform(0.02, 0.2, 60)
     rays = _grid()
     best, nearest = np.full(len(rays), np.inf), np.full(len(rays), -1)

@@ -25,7 +25,7 @@ def ball_scene(make_scene: Any) -> tuple[Any, Trajectory]:
 
 def _square(side_m: float, shift_m: tuple[float, float, float]) -> np.ndarray:
     corners = np.array([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]]) * side_m / 2
-    return corners + (0.0, 0.0, 0.5) + np.asarray(shift_m)
+    return corners + np.array([0.0, 0.0, 0.5]) + np.asarray(shift_m)
 
 
 def _with_square(trajectory: Trajectory) -> Trajectory:

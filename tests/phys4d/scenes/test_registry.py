@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phys4d.scenes import build, families, raycast, sample_spec, simulate
 from phys4d.data.format import CATEGORY_NAMES
+from phys4d.scenes import build, families, raycast, sample_spec, simulate
 from phys4d.scenes.registry import CATEGORIES, MIN_PIXELS, draw_spec, examine, sample_scene, second_take
 
 FAMILIES = families("rigid")["rigid"]
