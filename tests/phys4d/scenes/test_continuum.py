@@ -66,7 +66,7 @@ def test_the_same_spec_gives_the_same_bits(category: str, family: str) -> None:
 
 
 def test_a_scene_goes_through_the_registry_with_a_second_take() -> None:
-    scene, trajectory = sample_scene("granular", "collapse", 0, num_frames=3)
+    scene, trajectory = sample_scene("granular", "collapse", 0, num_frames=5)
     assert trajectory.particles is not None
     start, end = trajectory.particles.position_m[[0, -1]]
     assert end[:, 2].mean() < start[:, 2].mean() - 0.005
@@ -76,12 +76,12 @@ def test_a_scene_goes_through_the_registry_with_a_second_take() -> None:
     assert 0 < apart < 0.1
 
 
-def test_energy_from_nothing_is_refused() -> None:
-    """Liquid that starts as if squeezed to 80 % bursts apart: an error, not a video."""
+def test_squeezed_liquid_is_refused() -> None:
+    """Liquid at 80 % of its volume would burst apart: an error, not a video."""
     scene = build(_spec("fluids", "dam_break", 0, num_frames=3))
     points = scene.setup["points"]()
     points._ratio[:] = 0.8
-    with pytest.raises(UnstableSimulation):
+    with pytest.raises(UnstableSimulation, match="squeezed by 0.20"):
         continuum.record(scene, points, lambda steps, gravity: points.advance(steps, gravity))
 
 
@@ -115,7 +115,7 @@ def test_slowly_heated_gas_expands_as_its_temperature() -> None:
         mass_kg=mass,
         temperature_k=kelvin,
         power_w=2000.0,
-        friction_n_s_m=400.0,
+        friction_n_s_m=100.0,
         gravity_m_s2=9.81,
         pressure_pa=pressure,
         times_s=times,
