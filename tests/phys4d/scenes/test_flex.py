@@ -64,7 +64,7 @@ def test_a_hanging_sheet_stretches_under_its_weight() -> None:
 def test_a_soft_block_settles_under_its_weight() -> None:
     """Shortening rho g H^2 / (2 Y) of a column without lateral contraction: 5 %."""
     points, tetrahedra = meshes.block((0.15, 0.15, 0.15), (4, 4, 4))
-    points = points + [0.0, 0.0, 0.152]
+    points = points + np.array([0.0, 0.0, 0.152])
     mjspec = _stage(0.002)
     flex.add_soft_body(
         mjspec,
