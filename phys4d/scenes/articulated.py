@@ -350,4 +350,5 @@ CATEGORY = Category(
         "restitution": (0.05, 0.95),
         "joint_damping": (0.0, 3.0),
     },
+    held_out=("cradle",),
 )

@@ -7,8 +7,8 @@ Beside what every scene has (see `model`), the parameters hold
     solids'. objects   `shape` `liquid`, `sand` or `meltable`, filled into a `form` (`box`, `sphere`,
               `hopper`) of half extents `size_m` about `position_m`; or `shape` `sphere`: a rigid ball.
 
-A scene is refused as unstable if a particle leaves the tank or enters a solid by more than a cell, if liquid
-is squeezed by more than 10 %, or if kinetic and potential energy exceed their sum at the start by 3 % of the
+A scene is refused as unstable if a particle enters a wall or a solid by more than 1.3 cells, if liquid is
+squeezed by more than 10 %, or if kinetic and potential energy exceed their sum at the start by 3 % of the
 weight times the tank's height: only gravity works here, and friction takes.
 """
 
@@ -400,7 +400,7 @@ def _check(scene: BuiltScene, points: Any, most_j: float, gravity: tuple[float, 
     problem = None
     if not np.isfinite(points.position_m).all():
         problem = "a position is not finite"
-    elif deepest > tank.cell_m:
+    elif deepest > 1.3 * tank.cell_m:
         problem = f"a particle is {deepest:.3f} m inside a solid"
     elif points.mean_compression > 0.1:
         problem = f"the liquid is squeezed by {points.mean_compression:.2f}"

@@ -184,4 +184,5 @@ CATEGORY = Category(
         "damping_s": (0.002, 0.05),
     },
     min_travel_m=0.15,
+    held_out=("slide",),
 )

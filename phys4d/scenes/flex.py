@@ -188,7 +188,7 @@ def dofs_of_vertices(model: mujoco.MjModel, name: str) -> Int64[np.ndarray, " ve
     first = model.flex_vertadr[flex]
     bodies = model.flex_vertbodyid[first : first + model.flex_vertnum[flex]]
     # Points are the bodies with three joints of their own and no geom; anchors are on the world or rigid
-    bodies.
+    # bodies.
     free = (model.body_dofnum[bodies] == 3) & (model.body_geomnum[bodies] == 0)
     return np.where(free, model.body_dofadr[bodies], -1).astype(np.int64)
 

@@ -216,4 +216,5 @@ CATEGORY = Category(
     physical={"viscosity_pa_s": (0.001, 20.0), "friction": (0.02, 1.0)},
     timestep_s=0.0008,
     min_travel_m=0.1,
+    held_out=("splash",),
 )

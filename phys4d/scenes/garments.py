@@ -202,4 +202,5 @@ CATEGORY = Category(
     },
     timestep_s=0.004,
     min_travel_m=0.15,
+    held_out=("struck",),
 )

@@ -173,4 +173,5 @@ CATEGORY = Category(
     physical={"friction_deg": (15.0, 45.0), "friction": (0.02, 1.0)},
     timestep_s=0.001,
     min_travel_m=0.1,
+    held_out=("slope",),
 )

@@ -182,4 +182,5 @@ CATEGORY = Category(
     },
     timestep_s=0.004,
     min_travel_m=0.05,
+    held_out=("inflate",),
 )

@@ -1,8 +1,8 @@
 """A contact sheet of each category: `python -m phys4d.scenes.preview --out preview`.
 
-Per scene six rows over time: RGB, depth (near is bright), motion (hue is direction, brightness is length),
-instance ids (white where the point is not seen in the next frame), normals, and point tracks over the picture
-(a point is drawn while it is seen).
+Each line is a scene: RGB at four times, then of the middle frame depth (near is bright), motion (hue is
+direction, brightness is length), instance ids (white where the point is not seen in the next frame), normals,
+and point tracks up to there over the picture.
 """
 
 import struct
@@ -57,42 +57,40 @@ def instance_colors(ids: UInt8[np.ndarray, "*batch"]) -> UInt8[np.ndarray, "*bat
     return colors
 
 
-def sheet_of(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """One sample's rows; frames from left to right."""
+def line_of(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """One sample's line of pictures."""
+    num_frames = len(arrays["rgb"])
+    middle = (num_frames - 1) // 2
+    pictures = [arrays["rgb"][frame] for frame in np.linspace(0, num_frames - 1, 4).astype(int)]
     depth = arrays["depth"]
     low, high = np.nanmin(depth), np.nanmax(depth)
-    near = np.nan_to_num(255 * (high - depth) / max(high - low, 1e-6)).astype(np.uint8)
+    near = np.nan_to_num(255 * (high - depth[middle]) / max(high - low, 1e-6)).astype(np.uint8)
+    pictures.append(np.repeat(near[..., None], 3, axis=-1))
     longest = float(np.abs(arrays["motion"][..., :2]).max())
-    empty = np.zeros((1, *depth.shape[1:], 3), np.uint8)
-    instances = instance_colors(arrays["object_ids"])
-    instances[:-1][~arrays["visible"]] = 255
-    rows = [
-        arrays["rgb"],
-        np.repeat(near[..., None], 3, axis=-1),
-        np.concatenate([motion_colors(arrays["motion"], longest), empty]),
-        instances,
-    ]
+    pictures.append(motion_colors(arrays["motion"][middle], longest))
+    instances = instance_colors(arrays["object_ids"][middle])
+    instances[~arrays["visible"][middle]] = 255
+    pictures.append(instances)
     if "normal" in arrays:
         # As in most papers: x right, y up and z towards the viewer, from -1 to 1, are red, green and blue.
-        facing = arrays["normal"].astype(np.float64) * (1, -1, -1)
-        rows.append((127.5 * (1 + facing)).clip(0, 255).astype(np.uint8))
+        facing = arrays["normal"][middle].astype(np.float64) * (1, -1, -1)
+        pictures.append((127.5 * (1 + facing)).clip(0, 255).astype(np.uint8))
     if "tracks" in arrays:
-        rows.append(draw_tracks(arrays))
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+        pictures.append(draw_tracks(arrays, middle))
+    return np.concatenate(pictures, axis=1)
 
 
-def draw_tracks(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "frames height width 3"]:
-    """The point tracks over a darkened video, a colour for each point."""
-    pictures = arrays["rgb"] // 3
-    height, width = pictures.shape[1:3]
-    num_points = arrays["tracks"].shape[1]
-    angle = 2.4 * np.arange(num_points)
+def draw_tracks(arrays: dict[str, np.ndarray], last: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Where the tracked points were seen up to a frame, over that frame darkened; a colour for each point."""
+    picture = arrays["rgb"][last] // 3
+    height, width = picture.shape[:2]
+    angle = 2.4 * np.arange(arrays["tracks"].shape[1])
     colors = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0)
-    for frame, picture in enumerate(pictures):
+    for frame in range(last + 1):
         shown = np.flatnonzero(arrays["tracks_visible"][frame])
         columns, rows = np.floor(arrays["tracks"][frame, shown, :2]).astype(int).T
         picture[rows.clip(0, height - 1), columns.clip(0, width - 1)] = colors[shown]
-    return pictures
+    return picture
 
 
 def png(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
@@ -114,7 +112,7 @@ def main() -> None:
     config = load(PreviewConfig)
     scenes, rejected = config.scenes, Counter()
     names = family_names(scenes)
-    sheets: dict[str, list[np.ndarray]] = {}
+    lines: dict[str, list[np.ndarray]] = {}
     captions: dict[str, list[str]] = {}
     for number in range(len(names) * scenes.num_samples):
         name = names[number // scenes.num_samples]
@@ -122,10 +120,10 @@ def main() -> None:
         # One sample of one family, whose seed grows with the number.
         one = replace(scenes, seed_start=scenes.seed_start + number % scenes.num_samples)
         sample = render_sample(one, [name], 0, rejected)
-        sheets.setdefault(category, []).append(sheet_of(sample["arrays"]))
+        lines.setdefault(category, []).append(line_of(sample["arrays"]))
         captions.setdefault(category, []).append(sample["metadata"]["caption"])
         print(f"{category}: {captions[category][-1]}", flush=True)
-    for category, pictures in sheets.items():
+    for category, pictures in lines.items():
         picture = np.concatenate(pictures).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
         atomic_write_bytes(config.out / f"{category}.png", png(picture))
         atomic_write_text(config.out / f"{category}.txt", "\n".join(captions[category]) + "\n")

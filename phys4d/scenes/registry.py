@@ -131,7 +131,16 @@ def sample_scene(
     _known(look, ["textured", "plain"], "look")
     reasons: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
-        spec = _draw(category, family, seed, attempt, num_frames, fps, physics, look)
+        spec = draw_spec(
+            category,
+            family,
+            seed,
+            attempt=attempt,
+            num_frames=num_frames,
+            fps=fps,
+            physics=physics,
+            look=look,
+        )
         scene = build(spec)
         reason, trajectory = examine(scene)
         if trajectory is not None and reason is None:
@@ -191,16 +200,18 @@ def second_take(scene: BuiltScene) -> tuple[BuiltScene, Trajectory]:
     raise AssertionError("unreachable")
 
 
-def _draw(
+def draw_spec(
     category: str,
     family: str,
     seed: int,
-    attempt: int,
-    num_frames: int,
-    fps: float,
-    physics: Physics,
-    look: Look,
+    *,
+    attempt: int = 0,
+    num_frames: int = 9,
+    fps: float = 12.0,
+    physics: Physics = "true",
+    look: Look = "textured",
 ) -> SceneSpec:
+    """One draw, not looked at yet: `sample_scene` draws until one is not degenerate."""
     kind, place = CATEGORIES[category], list(CATEGORIES).index(category)
     index = list(kind.families).index(family)
     rng = np.random.default_rng([seed, index, attempt, *([place] if place else [])])

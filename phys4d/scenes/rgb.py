@@ -14,7 +14,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from phys4d.scenes.haze import add_haze
 from phys4d.scenes.model import GEOM_TYPE, MAX_FIXTURES, MAX_OBJECTS, BuiltScene, Look
@@ -23,6 +23,8 @@ from phys4d.scenes.trajectory import Trajectory
 
 NUM_LOOKS = MAX_OBJECTS + MAX_FIXTURES
 TEXTURE_SIZE = 128
+LAYER_M = 1e-4
+"""Half the distance between the two sides of a mesh."""
 SHADOW_LIGHT_FRACTION = 0.35
 """Share of the key light that reaches a shadowed point."""
 
@@ -99,8 +101,6 @@ class RgbRenderer:
                 use_precomputed_rays=False,
                 shadow_light_fraction=SHADOW_LIGHT_FRACTION,
                 enable_emission=False,
-                enable_vertex_normals=False,
-                enable_backface_culling=False,
             )
 
     def render(self, scene: BuiltScene, trajectory: Trajectory) -> UInt8[np.ndarray, "frames height width 3"]:
@@ -205,25 +205,45 @@ class RgbRenderer:
             texture[number, 1] = self._texture_index[look.texture]
 
     def _set_meshes(self, trajectory: Trajectory) -> None:
-        """Make a mesh of each frame and object; it is seen from both sides."""
-        wp, context = self._warp, self._context
-        meshes, reach = [], []
+        """Make a mesh of each frame and object, with the mean normals at its vertices, for smooth shading.
+
+        The ray tracer sees the front of a triangle only, so there are two layers, back to back.
+        """
+        wp, model, context = self._warp, self._model, self._context
+        meshes, reach, normals, face_start, normal_start = [], [], [np.zeros((0, 3))], [], []
+        # Of each object the vertex indices of both layers' triangles; the same at every frame.
+        layers = [
+            np.concatenate([mesh.faces, mesh.faces[:, ::-1] + mesh.vertices_m.shape[1]])
+            for mesh in trajectory.meshes
+        ]
+        starts = np.cumsum([0, *(len(faces) for faces in layers)])
+        num_normals = 0
         for frame in range(self.num_frames):
-            for mesh in trajectory.meshes:
+            for mesh, faces, start in zip(trajectory.meshes, layers, starts, strict=False):
                 points = mesh.vertices_m[frame]
-                faces = mesh.faces
+                outward = vertex_normals(points, mesh.faces)
+                both = np.concatenate([points + LAYER_M * outward, points - LAYER_M * outward])
                 meshes.append(
                     wp.Mesh(
-                        points=wp.array(points, dtype=wp.vec3, device="cpu"),
+                        points=wp.array(both, dtype=wp.vec3, device="cpu"),
                         indices=wp.array(faces.ravel(), dtype=int, device="cpu"),
                     )
                 )
-                reach.append(np.abs(points).max(axis=0))
+                reach.append(np.abs(both).max(axis=0))
+                normals += [outward, -outward]
+                face_start.append(start)
+                normal_start.append(num_normals)
+                num_normals += len(both)
+        num = max(len(meshes), 1)
         context.mesh_registry = {mesh.id: mesh for mesh in meshes}
         context.mesh_bvh_id = wp.array([mesh.id for mesh in meshes] or [0], dtype=wp.uint64, device="cpu")
         context.mesh_bounds_size = wp.array(reach or [np.zeros(3)], dtype=wp.vec3, device="cpu")
-        # The renderer asks every textured mesh for texture coordinates: -1 is none. Beyond the array's end it crashes.
-        context.mesh_texcoord_offsets = wp.array(np.full(max(len(meshes), 1), -1), dtype=int, device="cpu")
+        context.mesh_texcoord_offsets = wp.array([-1] * num, dtype=int, device="cpu")
+        corners = np.concatenate(layers) if layers else np.zeros((1, 3), int)
+        context.mesh_facenormal = wp.array(corners, dtype=wp.vec3i, device="cpu")
+        model.mesh_faceadr = wp.array(face_start or [0], dtype=int, device="cpu")
+        model.mesh_normaladr = wp.array(normal_start or [0], dtype=int, device="cpu")
+        model.mesh_normal = wp.array(np.concatenate(normals), dtype=wp.vec3, device="cpu")
 
     def _rebuild_bvh(self) -> None:
         """Sort the scene's shapes; the first refit computes their bounds in the arrays just made."""
@@ -269,6 +289,19 @@ def _without_lines(text: str) -> Iterator[None]:
             for line in held.read().decode(errors="replace").splitlines():
                 if text not in line:
                     print(line, file=sys.stderr)
+
+
+def vertex_normals(
+    points: Float64[np.ndarray, "vertices 3"], faces: Int64[np.ndarray, "faces 3"]
+) -> Float64[np.ndarray, "vertices 3"]:
+    """Unit normals at the vertices: the mean of the triangles around, weighted by area."""
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    twice_area = np.cross(b - a, c - a)
+    total = np.zeros_like(points)
+    for corner in range(3):
+        np.add.at(total, faces[:, corner], twice_area)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return total / np.where(length > 0, length, 1.0)
 
 
 def plain(look: Look) -> Look:

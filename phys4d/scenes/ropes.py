@@ -171,4 +171,5 @@ CATEGORY = Category(
         "object_friction": (0.02, 1.0),
         "mass_kg": (0.1, 10.0),
     },
+    held_out=("wreck",),
 )

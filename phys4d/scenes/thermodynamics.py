@@ -205,7 +205,7 @@ def plume(rng: Rng, friction: float) -> Drawn:
     radius = rng.uniform(0.14, 0.22)
     height = rng.uniform(0.05, 0.3) if warm else rng.uniform(0.7, size[2] - 0.3)
     place = [rng.uniform(-0.25, 0.25), rng.uniform(-0.1, 0.1), radius + height]
-    warmth = rng.uniform(25, 45) * (1 if warm else -1)
+    warmth = rng.uniform(20, 35) * (1 if warm else -1)
     color = drawing.colors(rng, 1)[0]
     entry = {
         "name": "smoke" if warm else "mist",
@@ -218,7 +218,7 @@ def plume(rng: Rng, friction: float) -> Drawn:
         "pattern": "plain",
         "mass_kg": 1.2 * 4 / 3 * math.pi * radius**3,
         "warmth_k": warmth,
-        "heating_k_s": rng.uniform(20, 60) if warm and rng.random() < 0.5 else 0.0,
+        "heating_k_s": rng.uniform(5, 20) if warm and rng.random() < 0.5 else 0.0,
         "tracers": int(rng.integers(900, 1500)),
         "tracer_seed": int(rng.integers(2**31)),
         "tracer_radius_m": rng.uniform(0.012, 0.018),
@@ -355,10 +355,11 @@ CATEGORY = Category(
     physical={
         "viscosity_pa_s": (0.01, 20.0),
         "conductivity_w_m_k": (0.1, 450.0),
-        "power_w": (1e3, 1e5),
-        "warmth_k": (-50.0, 50.0),
+        "power_w": (2e3, 4e4),
+        "warmth_k": (-35.0, 35.0),
         "air_w_m2_k": (0.0, 2000.0),
     },
     timestep_s=0.0008,
     still=True,
+    held_out=("piston",),
 )

@@ -317,9 +317,17 @@ def update_grid(
 
 @compiled
 def from_grid(
-    x: np.ndarray, v: np.ndarray, c: np.ndarray, grid: np.ndarray, count: int, dx: float, dt: float
+    x: np.ndarray,
+    v: np.ndarray,
+    c: np.ndarray,
+    grid: np.ndarray,
+    count: int,
+    dx: float,
+    dt: float,
+    bottom: np.ndarray,
+    top: np.ndarray,
 ) -> None:
-    """Gather velocity and its gradient from the nodes and move the particles."""
+    """Gather velocity and its gradient from the nodes and move the particles, within the walls."""
     wx, wy, wz = np.empty(3), np.empty(3), np.empty(3)
     gather = np.empty(3)
     inverse = 1.0 / dx
@@ -349,6 +357,13 @@ def from_grid(
         for a in range(3):
             v[p, a] = gather[a]
             x[p, a] += dt * gather[a]
+            # Nodes stop flow, but a particle may still creep past a wall by up to a cell.
+            if x[p, a] < bottom[a]:
+                x[p, a] = bottom[a]
+                v[p, a] = max(v[p, a], 0.0)
+            elif x[p, a] > top[a]:
+                x[p, a] = top[a]
+                v[p, a] = min(v[p, a], 0.0)
             for d in range(3):
                 c[p, a, d] *= 4.0 * inverse
 
@@ -436,6 +451,6 @@ def advance(
         update_stress(table, material, liquid, c, ratio, b, stress, count, dt, tension)
         to_grid(x, v, c, mass, volume, stress, grid, count, dx, dt)
         update_grid(grid, distance, normal, balls, low, high, gravity, friction, ball_friction, dx, dt)
-        from_grid(x, v, c, grid, count, dx, dt)
+        from_grid(x, v, c, grid, count, dx, dt, bottom, top)
         move_balls(balls, top, bottom, ball_bounce, dt)
     return num_steps if bounds(x, count, dx, grid.shape, low, high) else num_steps - 1
