@@ -54,7 +54,7 @@ def optical_depth(
         span = (until - enter)[through]
         t = enter[through, None] + span[:, None] * share
         place = (origin + directions[through, None] * t[..., None] - low) / field.spacing_m - 0.5
-        read = map_coordinates(values, place.reshape(-1, 3).T, order=1, mode="constant")
+        read = map_coordinates(values, place.reshape(-1, 3).T, order=1, mode="nearest")
         length = span * np.linalg.norm(directions[through], axis=1)
         total[frame].ravel()[through] = read.reshape(t.shape).mean(axis=1) * length * field.absorption_per_m
     return total
