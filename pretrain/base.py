@@ -82,6 +82,7 @@ def train_denoiser(
         noise = torch.randn(latents.shape, generator=generator)
         return {"velocity": diffusion_loss(model, latents, conditioning, level, noise, config.change_weight)}
 
+    linear = [module for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)]
     parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
     fit(
         loss_parts,
@@ -92,7 +93,7 @@ def train_denoiser(
         desc="base",
         run=run,
         log_prefix="base_",
-        matrices=[p for p in model.blocks.parameters() if p.ndim == 2],
+        matrices=[module.weight for module in linear],
     )
 
 

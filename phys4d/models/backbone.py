@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         self.text_encoder: PreTrainedModel = text_encoder
         self.tokenizer: Any = tokenizer
         self.latent_format = latent_format(vae)
-        depth = len(self.blocks)
+        depth = self.tap_depth
         self.taps = tuple(max(0, round(depth * part) - 1) for part in (1 / 3, 2 / 3, 1.0))
         self.register_buffer("latents_mean", torch.tensor(self.latent_format.mean).view(1, -1, 1, 1, 1))
         self.register_buffer("latents_std", torch.tensor(self.latent_format.std).view(1, -1, 1, 1, 1))
@@ -63,6 +63,11 @@ class Backbone(nn.Module):
     @property
     def blocks(self) -> nn.ModuleList:
         raise NotImplementedError
+
+    @property
+    def tap_depth(self) -> int:
+        """How many places there are to take features from, shallow to deep."""
+        return len(self.blocks)
 
     @property
     def patch_size(self) -> int:
@@ -75,13 +80,19 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @property
+    def feature_width(self) -> int:
+        """Channels of a tapped feature."""
+        return cast(nn.Linear, self.transformer.proj_out).in_features
+
+    @property
     def head_sizes(self) -> dict[str, int]:
         """What `GeometryHeads` has to know of the model."""
         return {
-            "width": cast(nn.Linear, self.transformer.proj_out).in_features,
+            "width": self.feature_width,
             "num_taps": len(self.taps),
             "upsampling": self.latent_format.spatial_stride * self.patch_size,
             "temporal_stride": self.latent_format.temporal_stride,
+            "piece_frames": self.latent_format.piece_frames,
         }
 
     # Text

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 BACKBONES = {
     "wan": "phys4d.models.wan:WanModel",
     "cogvideox": "phys4d.models.cogvideox:CogVideoXModel",
+    "open-sora": "phys4d.models.open_sora.model:OpenSoraModel",
 }
 """Name in `model_index.json`: module and class."""
 
 TINY = {
     "tiny-wan": "phys4d.models.wan:tiny_wan",
     "tiny-cogvideox": "phys4d.models.cogvideox:tiny_cogvideox",
+    "tiny-open-sora": "phys4d.models.open_sora.model:tiny_open_sora",
 }
 """Preset of a model trained from scratch: module and the function that makes it untrained."""
 
@@ -33,6 +35,7 @@ FULL = {
     "cogvideox-2b": "cogvideox",
     "cogvideox-5b": "cogvideox",
     "cogvideox-5b-i2v": "cogvideox",
+    "open-sora-1.2": "open-sora",
 }
 """Preset of a published model, described in `presets/NAME.toml`: its backbone."""
 
