@@ -191,11 +191,11 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
         (
             "pretrain.train",
             "--run nowhere --num-videos 12 --heads.batch-size 4",
-            "no transformer/ in nowhere/base/model; train the base with `make base`",
+            "no transformer/ in nowhere/base/model, which is no folder; train the base with `make base`",
         ),
         ("policy.train", "--rollout.group-size 1", "a group needs 2 siblings to compare, got 1"),
         ("policy.train", "--rollout.grup-size 2", "unknown option '--rollout.grup-size'; did you mean"),
-        ("policy.evaluate", "--num-scenes 99", "num_scenes is 99, but data/rigid val has 5; render more"),
+        ("policy.evaluate", "--num-scenes 99", "num_scenes is 99, but data/rigid test has 5; render more"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_and_what_to_do(
