@@ -1,6 +1,7 @@
 """Vertices and elements of sheets, tubes, shells and blocks, and what can be measured on them.
 
-Triangles of closed surfaces are counter-clockwise seen from outside; those of sheets face +z. Lengths in metres.
+Triangles of closed surfaces are counter-clockwise seen from outside; those of sheets face +z. Lengths in
+metres.
 """
 
 import itertools
