@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
@@ -93,7 +93,7 @@ def train_denoiser(
         desc="base",
         run=run,
         log_prefix="base_",
-        matrices=[module.weight for module in linear],
+        matrices=[cast(torch.nn.Parameter, module.weight) for module in linear],
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from diffusers import ModelMixin
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +22,6 @@ from phys4d.models.autoencoders import (
     latent_format,
 )
 from phys4d.models.loading import load_config, load_part, load_tokenizer, resolve
-from phys4d.models.noising import Noising
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.runtime.files import atomic_directory
@@ -36,8 +34,11 @@ class Backbone(nn.Module):
     """What `model_index.json` calls the backbone."""
     transformer_class: ClassVar[type[Any]]
     text_encoder_class: ClassVar[type[Any]]
-    lora_targets: ClassVar[tuple[str, ...]]
-    noising: Noising
+    lora_targets: tuple[str, ...]
+    noising: Any
+    """A `Noising`; each subclass says which."""
+    transformer: Any
+    """A diffusers `ModelMixin`; each subclass says which."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.latents_mean: Tensor
         self.latents_std: Tensor
-        self.transformer: ModelMixin = transformer
+        self.transformer = transformer
         self.vae: Any = vae
         self.text_encoder: PreTrainedModel = text_encoder
         self.tokenizer: Any = tokenizer

@@ -55,8 +55,8 @@ class GeometryHeads(nn.Module):
             channels: decoder channels at token resolution.
             upsampling: pixels per token along each axis, a power of two.
             temporal_stride: video frames per latent frame after the first, which stands for one frame alone.
-            piece_frames: latent frames after which a new piece starts, with a latent frame of one frame again; 0
-                where a video is one piece.
+            piece_frames: latent frames after which a new piece starts, with a latent frame of one frame
+                again; 0 where a video is one piece.
         """
         super().__init__()
         if upsampling < 2 or upsampling & (upsampling - 1):

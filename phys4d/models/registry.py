@@ -107,6 +107,8 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
         FileNotFoundError: names the missing part or files and where they come from.
         ValueError: damaged files, or a pipeline that is none of ours.
     """
+    import torch
+
     from phys4d.models.loading import resolve
 
     folder = resolve(source)
@@ -118,7 +120,7 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
     name = index.get("model") or next(
         (b for p, b in _PIPELINES.items() if published.startswith(p)), published
     )
-    model = backbone_class(name).load(folder, **({} if dtype is None else {"dtype": dtype}))
+    model = backbone_class(name).load(folder, dtype=dtype or torch.float32)
     return model.requires_grad_(False)
 
 

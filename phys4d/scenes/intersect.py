@@ -100,6 +100,7 @@ def _image_boxes(vertices, faces, centres, radii):  # pragma: no cover - compile
 def _sort_into_tiles(tiles):  # pragma: no cover - compiled
     """Members of tile k are `members[start[k] : start[k + 1]]`, in ascending order."""
     start = np.zeros(NUM_TILES * NUM_TILES + 1, np.int64)
+    members, place = np.empty(0, np.int64), start
     for fill in range(2):
         if fill:
             for k in range(NUM_TILES * NUM_TILES):

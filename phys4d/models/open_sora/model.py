@@ -9,7 +9,7 @@ Source: Zheng et al., Open-Sora: Democratizing Efficient Video Production for Al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
@@ -34,7 +34,7 @@ class OpenSoraModel(Backbone):
     transformer_class = STDiT3
     text_encoder_class = T5EncoderModel
     lora_targets = ("qkv", "attn.proj", "q_linear", "kv_linear", "cross_attn.proj", "mlp.fc1", "mlp.fc2")
-    noising: ClassVar[Flow] = Flow()
+    noising: Flow = Flow()
     transformer: STDiT3
 
     def __init__(
