@@ -171,7 +171,7 @@ CATEGORY = Category(
     build=build,
     simulate=simulate,
     physical={"friction_deg": (15.0, 45.0), "friction": (0.02, 1.0)},
-    timestep_s=0.001,
+    timestep_s=0.0008,
     min_travel_m=0.1,
     held_out=("slope",),
 )
