@@ -34,7 +34,7 @@ def add_haze(
 def optical_depth(
     depth: Float64[np.ndarray, "frames height width"], field: Field, camera: Camera
 ) -> Float64[np.ndarray, "frames height width"]:
-    """Absorption times value, integrated along each pixel's ray up to the depth; the field is 0 outside."""
+    """Absorption times value, integrated along each pixel's ray up to the depth; outside is nothing."""
     rotation, translation = camera.camera_from_world[:3, :3], camera.camera_from_world[:3, 3]
     rays = pixel_rays(camera).reshape(-1, 3)
     directions, origin = rays @ rotation, -rotation.T @ translation

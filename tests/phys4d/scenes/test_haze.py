@@ -25,7 +25,7 @@ def _slab(value: float = 2.0, absorption_per_m: float = 0.5) -> Field:
 
 
 def test_the_way_through_a_uniform_cube_is_its_length() -> None:
-    """0.5 per m x 2 x 4 m = 4 on the axis; outermost cells are read half a cell further in or out."""
+    """0.5 per m x 2 x 4 m = 4 on the axis."""
     through = optical_depth(np.full((1, 16, 16), np.nan), _slab(), CAMERA)[0]
     # The ray of pixel (8, 8) is (0.025, 0.025, 1): 0.06 % longer.
     assert through[8, 8] == pytest.approx(4.0, rel=0.02)

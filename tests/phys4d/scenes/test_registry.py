@@ -163,7 +163,8 @@ def test_500_configurations_differ_and_stay_in_range() -> None:
         assert np.isfinite(_numbers(parameters)).all()
         for entry in [*parameters["objects"], *parameters["fixtures"]]:
             assert all(0 <= channel <= 1 for channel in entry["rgb"])
-        # Builds: every number is in the range that its category allows.
+    # What builds has every number in the range that its category allows.
+    for spec in specs[::4]:
         build(spec)
 
 
