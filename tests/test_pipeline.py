@@ -213,9 +213,7 @@ def test_every_other_backbone_goes_through_all_stages(
     small_base = f"{SMALL_TRAINING['pretrain.base']} --num-layers 2"
     base = run(BaseConfig, "pretrain/presets/base", pretrain.base.train, small_base)
     assert base == Path(f"runs/{preset}/base/model")
-    run(
-        StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, SMALL_TRAINING["pretrain.train"]
-    )
+    run(StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, SMALL_TRAINING["pretrain.train"])
     run(StageTwoConfig, "sft/presets", sft.train.train, SMALL_TRAINING["sft.train"])
     small_rl = f"{STAGE3} {service} --num-iterations 2"
     run(TrainConfig, "policy/presets/train", policy.train.train, small_rl)
