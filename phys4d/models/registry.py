@@ -116,10 +116,13 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
     if not path.is_file():
         raise FileNotFoundError(f"no model_index.json in {folder}; train the base with `make base`")
     index = json.loads(path.read_text(encoding="utf-8"))
-    published = str(index.get("_class_name", ""))
-    name = index.get("model") or next(
-        (b for p, b in _PIPELINES.items() if published.startswith(p)), published
-    )
+    pipeline = str(index.get("_class_name", ""))
+    name = index.get("model") or next((b for p, b in _PIPELINES.items() if pipeline.startswith(p)), pipeline)
+    if pipeline.startswith("Wan") and not index.get("expand_timesteps"):
+        raise ValueError(
+            f"{folder} is a {pipeline} without expand_timesteps: only Wan2.2 TI2V takes its first frame as a "
+            "clean latent frame; use Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+        )
     model = backbone_class(name).load(folder, dtype=dtype or torch.float32)
     return model.requires_grad_(False)
 

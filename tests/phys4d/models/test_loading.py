@@ -14,6 +14,7 @@ from diffusers import (
 )
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from phys4d.models.cogvideox import CogVideoXModel
 from phys4d.models.protocol import Conditioning
@@ -92,6 +93,22 @@ def test_weights_of_another_configuration_or_backbone_are_refused(saved: Path) -
         ValueError, match="must hold a CogVideoXTransformer3DModel, got WanTransformer3DModel"
     ):
         CogVideoXModel.load(saved)
+
+
+def test_a_text_encoder_without_its_embedding_is_refused(saved: Path) -> None:
+    path = saved / "text_encoder" / "model.safetensors"
+    tensors = {name: value for name, value in load_file(path).items() if "embed_tokens" not in name}
+    kept = {name: value for name, value in tensors.items() if name != "shared.weight"}
+    assert len(kept) < len(load_file(path))
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing weights for a UMT5EncoderModel"):
+        load_model(saved)
+
+
+def test_a_wan_that_does_not_take_its_first_frame_as_a_latent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(ValueError, match="a WanPipeline without expand_timesteps: only Wan2.2 TI2V"):
+        load_model(tmp_path)
 
 
 def test_a_pipeline_of_another_family_is_refused(tmp_path: Path) -> None:
