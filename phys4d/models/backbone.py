@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.runtime.files import atomic_directory
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A transformer with a text encoder and a video autoencoder; a subclass says how they are called."""
 
     name: ClassVar[str]
@@ -62,8 +63,8 @@ class Backbone(nn.Module):
         self.register_buffer("latents_std", torch.tensor(self.latent_format.std).view(1, -1, 1, 1, 1))
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        raise NotImplementedError
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList: ...
 
     @property
     def tap_depth(self) -> int:
@@ -71,14 +72,14 @@ class Backbone(nn.Module):
         return len(self.blocks)
 
     @property
+    @abstractmethod
     def patch_size(self) -> int:
         """Latent cells per token along each spatial axis."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def text_length(self) -> int:
         """Tokens of a prompt, padding included."""
-        raise NotImplementedError
 
     @property
     def feature_width(self) -> int:
@@ -109,9 +110,9 @@ class Backbone(nn.Module):
         device = self.text_encoder.device
         return torch.tensor(batch.input_ids, device=device), torch.tensor(batch.attention_mask, device=device)
 
+    @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed prompts."""
-        raise NotImplementedError
 
     # Pixels and latents
 
@@ -127,11 +128,12 @@ class Backbone(nn.Module):
         frames = (num_frames - 1) // every + 1
         return self.latent_format.channels, frames, height // stride, width // stride
 
-    def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def generated_mask(self, latents_BCThw: Tensor) -> Tensor: ...
 
     # The denoiser
 
+    @abstractmethod
     def predict(
         self,
         latents_BCThw: Tensor,
@@ -139,8 +141,7 @@ class Backbone(nn.Module):
         conditioning: Conditioning,
         *,
         features: bool = False,
-    ) -> Prediction:
-        raise NotImplementedError
+    ) -> Prediction: ...
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -156,9 +157,9 @@ class Backbone(nn.Module):
 
     # Files
 
+    @abstractmethod
     def scheduler(self) -> Any:
         """The stock scheduler that fits `noising`, to be saved beside the weights."""
-        raise NotImplementedError
 
     def save(self, directory: Path) -> None:
         parts = {
