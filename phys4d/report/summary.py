@@ -43,12 +43,9 @@ def headline(run: Run) -> str:
     what = what if what[:2].isupper() or what[:1].isdigit() else what[:1].lower() + what[1:]
     if len(names) == 1:
         return f"Held-out {what}: {_value(first)} after {STAGES[first.stage].lower()}"
-    ends = (
-        f"{_value(first)} ({STAGES[first.stage].lower()})",
-        f"{_value(last)} ({STAGES[last.stage].lower()})",
-    )
+    start, end = (f"{_value(m)} ({STAGES[m.stage].lower()})" for m in (first, last))
     if _within_scatter(first, last):
-        return f"Held-out {what} did not change beyond the scatter of the seeds: {ends[0]}, {ends[1]}"
+        return f"Held-out {what} did not change beyond the scatter of the seeds: {start}, {end}"
     verb = "fell" if last.mean < first.mean else "rose" if last.mean > first.mean else "stayed"
     change = f" {percent(abs(last.mean / first.mean - 1)).lstrip('+')}" if first.mean else ""
     return f"Held-out {what} {verb}{change} from {start} to {end}"
