@@ -39,7 +39,7 @@ def generate(config: SampleConfig) -> list[Path]:
     if stage not in finished:
         known = ", ".join(finished) or "none; train the base with `make base`"
         raise UserError(f"{config.run} has no finished {stage}; finished stages: {known}")
-    model, heads = load_stage(config.run, stage)
+    model, heads = load_stage(config.run, stage, config.model)
     if heads is None:
         print(f"{stage} has no heads, so its videos have no depth and motion; `make pretrain` trains them")
     simulated = [] if config.text else _read_dataset(config)

@@ -213,15 +213,15 @@ def test_every_other_backbone_goes_through_all_stages(
     small_base = f"{SMALL_TRAINING['pretrain.base']} --num-layers 2"
     base = run(BaseConfig, "pretrain/presets/base", pretrain.base.train, small_base)
     assert base == Path(f"runs/{preset}/base/model")
-    run(
-        StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, SMALL_TRAINING["pretrain.train"]
-    )
+    run(StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, SMALL_TRAINING["pretrain.train"])
     run(StageTwoConfig, "sft/presets", sft.train.train, SMALL_TRAINING["sft.train"])
     small_rl = f"{STAGE3} {service} --num-iterations 2"
     run(TrainConfig, "policy/presets/train", policy.train.train, small_rl)
     rows = read_metrics(Path(f"runs/{preset}/stage3/metrics.jsonl"))
     assert all(0 < row["reward_mean"] <= 1 and row["failed_fraction"] == 0 for row in rows[:-1])
-    assert any(row["grad_norm"] > 0 for row in rows[:-1]), rows
+    # Untrained heads may earn all siblings the lowest reward: such groups have nothing to teach.
+    num_groups = 2
+    assert all((row["grad_norm"] > 0) == (row["dropped_groups"] < num_groups) for row in rows[:-1]), rows
     small = f"{service} --num-scenes 4 --num-seeds 1 --num-steps 3 --num-report-scenes 1"
     results = run(EvaluateConfig, "policy/presets/evaluate", policy.evaluate.evaluate, small)
     measured = {row["stage"] for row in json.loads(results.read_text())["rows"]}

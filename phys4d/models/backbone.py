@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from diffusers import ModelMixin
@@ -22,7 +23,7 @@ from phys4d.models.autoencoders import (
     encode,
     latent_format,
 )
-from phys4d.models.loading import load_config, load_part, load_tokenizer, resolve
+from phys4d.models.loading import check_class, load_config, load_part, load_tokenizer, resolve
 from phys4d.models.noising import Noising
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
@@ -112,6 +113,19 @@ class Backbone(nn.Module):
         """Embed prompts."""
         raise NotImplementedError
 
+    def encoder(self, kind: Literal["vae", "text"]) -> tuple[nn.Module, dict[str, Any]]:
+        """The autoencoder or the text encoder, and whatever else its results depend on, for caches."""
+        if kind == "vae":
+            statistics = [self.latents_mean.flatten().tolist(), self.latents_std.flatten().tolist()]
+            return self.vae, {"statistics": statistics, "config": _settings(dict(self.vae.config))}
+        vocabulary = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        return self.text_encoder, {
+            "backbone": self.name,
+            "tokens": self.text_length,
+            "vocabulary": vocabulary.hexdigest(),
+            "config": _settings(self.text_encoder.config.to_dict()),
+        }
+
     # Pixels and latents
 
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
@@ -200,16 +214,12 @@ class Backbone(nn.Module):
         folder = resolve(source)
         for part in ("transformer", "vae", "text_encoder", "scheduler"):
             load_config(folder, part)
-        found = load_config(folder, "vae").get("_class_name", "")
-        vae_class = CLASSES.get(found)
-        if vae_class is None:
-            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
-        transformer = load_part(cls.transformer_class, folder, "transformer", dtype)
+        transformer = cls.load_transformer(folder, dtype)
         if gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         model = cls(
             transformer,
-            load_part(vae_class, folder, "vae", vae_dtype),
+            cls.load_vae(folder, vae_dtype),
             load_part(cls.text_encoder_class, folder, "text_encoder", dtype),
             load_tokenizer(folder),
             **cls.options_of(load_config(folder, "scheduler")),
@@ -217,9 +227,33 @@ class Backbone(nn.Module):
         return model.eval()
 
     @classmethod
+    def load_transformer(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The denoiser of a pipeline folder."""
+        return load_part(cls.transformer_class, folder, "transformer", dtype)
+
+    @classmethod
+    def load_vae(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The autoencoder of a pipeline folder."""
+        found = load_config(folder, "vae").get("_class_name", "")
+        vae_class = CLASSES.get(found)
+        if vae_class is None:
+            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
+        return load_part(vae_class, folder, "vae", dtype)
+
+    @classmethod
+    def check_transformer(cls, config: dict[str, Any], folder: Path) -> None:
+        """Refuse the configuration of another backbone's transformer."""
+        check_class(cls.transformer_class, config, folder)
+
+    @classmethod
     def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
         """More arguments of the constructor, from the configuration of the pipeline's scheduler."""
         return {}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+    """A configuration without what only says where it was read."""
+    return {name: str(value) for name, value in config.items() if not name.startswith("_")}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import ModelMixin, WanPipeline
@@ -34,6 +34,18 @@ def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence
         adapter_name=name,
     )
     return [p for p in transformer.parameters() if p.requires_grad]
+
+
+def store_base(transformer: ModelMixin, storage: Literal["same", "float8"]) -> None:
+    """Store the frozen weights under the adapters as `LoadConfig.base_storage` says.
+
+    To be called after the adapters are attached and earlier ones merged. Layers are cast to the transformer's
+    type for as long as they compute; embeddings, norms, modulation and adapters stay as they are.
+    """
+    if storage == "float8":
+        transformer.enable_layerwise_casting(
+            storage_dtype=torch.float8_e4m3fn, compute_dtype=transformer.dtype
+        )
 
 
 def use_adapters(transformer: ModelMixin, names: Sequence[str]) -> None:

@@ -96,17 +96,22 @@ def meta_model(preset: str) -> Backbone:
         return backbone(transformer, vae, text_encoder, None, **backbone.options_of(config["scheduler"]))
 
 
-def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backbone:
+def load_model(
+    source: Path | str, *, dtype: torch.dtype | str = "float32", gradient_checkpointing: bool = False
+) -> Backbone:
     """A saved or published model, whichever backbone it is, frozen.
 
     Args:
         source: folder in diffusers' layout, or hub id.
-        dtype: of transformer and text encoder; float32 if None.
+        dtype: of transformer and text encoder, or its name.
+        gradient_checkpointing: recompute blocks in the backward pass.
 
     Raises:
         FileNotFoundError: names the missing part or files and where they come from.
         ValueError: damaged files, or a pipeline that is none of ours.
     """
+    import torch
+
     from phys4d.models.loading import resolve
 
     folder = resolve(source)
@@ -118,7 +123,8 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
     name = index.get("model") or next(
         (b for p, b in _PIPELINES.items() if published.startswith(p)), published
     )
-    model = backbone_class(name).load(folder, **({} if dtype is None else {"dtype": dtype}))
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = backbone_class(name).load(folder, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
     return model.requires_grad_(False)
 
 

@@ -195,7 +195,9 @@ def test_a_missing_part_and_another_kind_of_model_are_named(model: OpenSoraModel
     model.save(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "model": "wan"}))
-    with pytest.raises(ValueError, match=r"must hold a WanTransformer3DModel, got STDiT3; another backbone\?"):
+    with pytest.raises(
+        ValueError, match=r"must hold a WanTransformer3DModel, got STDiT3; another backbone\?"
+    ):
         load_model(tmp_path / "model")
 
 
