@@ -28,21 +28,20 @@ def link_published(preset: str, directory: Path, weights: str = "") -> Path:
     """
     config, backbone = published(preset), backbone_class(FULL[preset])
     sources: dict[str, str] = config.get("sources") or {part: f"{config['source']}/{part}" for part in PARTS}
-    if weights:
-        folder = resolve(weights)
-        places = {part: folder / part for part in sources}
-    else:
-        places = {part: _fetched(source) for part, source in sources.items()}
+    places = _places(preset, sources, weights)
+    for part, place in places.items():
+        if not place.is_dir():
+            raise FileNotFoundError(f"no {part}/ in {place.parent}; get it from {sources[part]}")
+    for part in ("transformer", "vae", "text_encoder"):
+        place = places[part]
+        load_config(place.parent, place.name)
+        for path in weight_files(place.parent, place.name):
+            check_safetensors(path)
+    transformer = places["transformer"]
+    backbone.check_transformer(load_config(transformer.parent, transformer.name), transformer)
     with atomic_directory(directory, replace=True) as link:
         for part, place in places.items():
-            if not place.is_dir():
-                raise FileNotFoundError(f"no {part}/ in {place.parent}; get it from {sources[part]}")
             os.symlink(place.resolve(), link / part, target_is_directory=True)
-        for part in ("transformer", "vae", "text_encoder"):
-            load_config(link, part)
-            for path in weight_files(link, part):
-                check_safetensors(path)
-        backbone.check_transformer(load_config(link, "transformer"), places["transformer"])
         if "scheduler" not in places:
             (link / "scheduler").mkdir()
             settings = json.dumps(config["scheduler"], indent=2)
@@ -52,9 +51,24 @@ def link_published(preset: str, directory: Path, weights: str = "") -> Path:
     return directory
 
 
+def _places(preset: str, sources: dict[str, str], weights: str) -> dict[str, Path]:
+    """The folder of each part."""
+    listed = ", ".join(f"{part}/ from {source}" for part, source in sources.items())
+    needed = f"{preset} needs {listed}; with these as subfolders, --weights FOLDER takes them"
+    if weights and not Path(weights).is_dir() and weights.count("/") != 1:
+        raise FileNotFoundError(f"weights {weights} is neither a folder nor a hub id; {needed}")
+    try:
+        if weights:
+            folder = resolve(weights)
+            return {part: folder / part for part in sources}
+        return {part: _fetched(source) for part, source in sources.items()}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {needed}") from error
+
+
 def _fetched(source: str) -> Path:
     """The folder of `organisation/name` or `organisation/name/part`, through the hub's cache."""
     organisation, name, *part = source.split("/")
     if not part:
-        return resolve(f"{organisation}/{name}")
+        return resolve(f"{organisation}/{name}", part=".")
     return resolve(f"{organisation}/{name}", part=part[0]) / part[0]

@@ -22,7 +22,7 @@ def resolve(source: Path | str, part: str = "") -> Path:
     """The folder of a pipeline: a local folder as it is, a hub id through the hub's cache.
 
     Args:
-        part: download this subfolder only.
+        part: download this subfolder only; `.` is a repository that is one part.
 
     Raises:
         FileNotFoundError: neither a folder nor to be had from the hub; says which files are needed.
@@ -38,19 +38,21 @@ def resolve(source: Path | str, part: str = "") -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        patterns = [f"{part}/{pattern}" for pattern in _FILES] if part else _FILES
+        patterns = [f"{part}/{pattern}" for pattern in _FILES] if part not in ("", ".") else _FILES
         return Path(snapshot_download(source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
             f"the weights of {source} are not on this machine and the hub did not give them "
-            f"({type(error).__name__}): {_needed(source, part)} of {HUB}/{source} are needed; where there is a "
-            f"network run `hf download {source} --local-dir FOLDER` and give FOLDER"
+            f"({type(error).__name__}): {_needed(source, part)} of {HUB}/{source} are needed; where there is "
+            f"a network run `hf download {source} --local-dir FOLDER` and give FOLDER"
         ) from error
 
 
 def _needed(source: str, part: str) -> str:
     """The files of a source, for people."""
     weights = "config.json and *.safetensors"
+    if part == ".":
+        return weights
     if part in ("tokenizer", "scheduler"):
         return f"the files of {part}/"
     if part:

@@ -8,7 +8,9 @@ from typing import Any, Literal, cast
 
 import torch
 from diffusers import ModelMixin, WanPipeline
+from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ _PREFIX = "transformer."
 
 
 def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence[str]) -> list[nn.Parameter]:
-    """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains.
+    """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains, in float32.
 
     Adapters attached before are switched off; `use_adapters` switches several on. `lora_alpha` equals the
     rank, so that the file needs no metadata to reload exactly.
@@ -33,19 +35,28 @@ def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence
         LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=True),
         adapter_name=name,
     )
-    return [p for p in transformer.parameters() if p.requires_grad]
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    for parameter in trained:
+        # Small steps would be lost in half precision.
+        parameter.data = parameter.data.float()
+    return trained
 
 
 def store_base(transformer: ModelMixin, storage: Literal["same", "float8"]) -> None:
     """Store the frozen weights under the adapters as `LoadConfig.base_storage` says.
 
-    To be called after the adapters are attached and earlier ones merged. Layers are cast to the transformer's
-    type for as long as they compute; embeddings, norms, modulation and adapters stay as they are.
+    To be called after adapters are attached, and after earlier ones are merged. With `float8` each layer that
+    has an adapter keeps its weights in e4m3 and casts them to the transformer's type while it computes. All
+    other layers, and the adapters, stay as they are.
     """
-    if storage == "float8":
-        transformer.enable_layerwise_casting(
-            storage_dtype=torch.float8_e4m3fn, compute_dtype=transformer.dtype
-        )
+    if storage == "same":
+        return
+    dtype = transformer.dtype
+    adapted = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+    if not adapted:
+        raise ValueError("float8 is for the weights under adapters, and there is none; attach one first")
+    for module in adapted:
+        apply_layerwise_casting_hook(module.get_base_layer(), torch.float8_e4m3fn, dtype, non_blocking=False)
 
 
 def use_adapters(transformer: ModelMixin, names: Sequence[str]) -> None:

@@ -121,8 +121,6 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["STDiT3Block"]  # noqa: RUF012
     _keep_in_fp32_modules = ["rope"]  # noqa: RUF012
-    # Their weights are read for their type or take few bytes.
-    _skip_layerwise_casting_patterns = ["embedder", "t_block", "rope", "norm", "final_layer"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
