@@ -20,7 +20,6 @@ from policy.config import SampleConfig
 if TYPE_CHECKING:
     from phys4d.data import Sample
     from phys4d.models.protocol import Conditioning, VideoModel
-    from phys4d.report.videos import Video
 
 
 def generate(config: SampleConfig) -> list[Path]:
