@@ -107,6 +107,21 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
         load_lora(wider, "sft", tmp_path / "lora")
 
 
+@pytest.mark.parametrize("trained", TINY)
+@pytest.mark.parametrize("other", TINY)
+def test_an_adapter_of_another_backbone_is_refused_and_of_the_same_is_not(
+    trained: str, other: str, tmp_path: Path
+) -> None:
+    models = [tiny_model(preset, ["a ball"], width=32, num_layers=2) for preset in (trained, other)]
+    add_lora(models[0].transformer, "sft", rank=4, targets=models[0].lora_targets)
+    save_lora(models[0].transformer, "sft", tmp_path / "lora")
+    if trained == other:
+        load_lora(models[1].transformer, "sft", tmp_path / "lora")
+    else:
+        with pytest.raises(ValueError, match="it is an adapter of another backbone: .* has no linear layer"):
+            load_lora(models[1].transformer, "sft", tmp_path / "lora")
+
+
 def test_a_missing_adapter_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make sft"):
         load_lora(make().transformer, "sft", tmp_path)
