@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from phys4d.models.load_config import LoadConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
@@ -102,6 +104,7 @@ class TrainConfig:
     data: Path = Path("data/rigid")
     """Dataset of prompts: first frames, texts, scenes. `train` is sampled from, `val` measures."""
     num_iterations: int = 30
+    model: LoadConfig = field(default_factory=LoadConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -142,6 +145,7 @@ class EvaluateConfig:
     shift: float = 3.0
     """As in the rollouts of stage 3."""
     reward: RewardConfig = field(default_factory=RewardConfig)
+    model: LoadConfig = field(default_factory=LoadConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
     seed: int = 1000
@@ -177,6 +181,7 @@ class SampleConfig:
     """Steps of the deterministic sampler."""
     shift: float = 3.0
     """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    model: LoadConfig = field(default_factory=LoadConfig)
     out: Path | None = None
     """Folder of the files; none is `samples/` of the run."""
     seed: int = 0

@@ -143,6 +143,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import constant_velocity, track_colours
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.reading import read_with_estimators, to_numpy
     from phys4d.runtime.files import atomic_directory, atomic_write_text
@@ -185,8 +186,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         generated: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[np.ndarray, ...]]] = {}
         bar = progress(total=len(present) * config.num_seeds, desc="evaluate", unit="pass")
         for stage in present:
-            model, heads = load_stage(config.run, stage)
-            conditioning = encode_prompts(model, prompts)
+            model, heads = load_stage(config.run, stage, config.model)
+            conditioning = encode_prompts(EncodingCache(model, config.model.cache), prompts)
             rule = sampling_rule(model, config.num_steps, shift=config.shift)
             reader = Reader(model, heads, estimator)
             for seed in range(config.num_seeds):

@@ -34,11 +34,12 @@ def generate(config: SampleConfig) -> list[Path]:
 
     limit_threads(config.num_threads)
     finished = finished_stages(config.run)
-    stage = finished[-1] if config.stage == "last" and finished else config.stage
+    if not finished:
+        raise UserError(f"{config.run} has no finished stage; train the base with `make base`")
+    stage = finished[-1] if config.stage == "last" else config.stage
     if stage not in finished:
-        known = ", ".join(finished) or "none; train the base with `make base`"
-        raise UserError(f"{config.run} has no finished {stage}; finished stages: {known}")
-    model, heads = load_stage(config.run, stage)
+        raise UserError(f"{config.run} has no finished {stage}; finished stages: {', '.join(finished)}")
+    model, heads = load_stage(config.run, stage, config.model)
     if heads is None:
         print(f"{stage} has no heads, so its videos have no depth and motion; `make pretrain` trains them")
     simulated = [] if config.text else _read_dataset(config)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from phys4d.models.backbone import Backbone
 from phys4d.models.heads import GeometryHeads
+from phys4d.models.load_config import LoadConfig
 from phys4d.models.lora import load_lora, merge_lora
-from phys4d.models.protocol import VideoModel
 from phys4d.models.registry import load_model
 
 Stage = Literal["base", "stage1", "stage2", "stage3"]
@@ -34,13 +35,20 @@ def finished_stages(run: Path) -> list[Stage]:
     return [stage for stage in STAGES if is_finished(run, stage)]
 
 
-def load_stage(run: Path, stage: Stage) -> tuple[VideoModel, GeometryHeads | None]:
+def load_stage(
+    run: Path, stage: Stage, config: LoadConfig | None = None
+) -> tuple[Backbone, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
 
     Raises:
         FileNotFoundError: a stage has not been run; says which target makes it.
     """
-    model = load_model(run / "base" / "model")
+    config = config or LoadConfig()
+    model = load_model(
+        run / "base" / "model",
+        dtype=config.dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
     if stage in ("stage2", "stage3"):
         load_lora(model.transformer, "sft", run / "stage2" / "lora")
         merge_lora(model.transformer, "sft")

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from phys4d.data import Dataset
-    from phys4d.models.protocol import VideoModel
+    from phys4d.models.backbone import Backbone
+    from phys4d.models.cache import EncodingCache
     from phys4d.reward.client import RewardClient
     from phys4d.runtime.run import RunFolder
     from phys4d.training import Ema
@@ -52,7 +53,8 @@ class _Trainer:
     """What one run of stage 3 holds."""
 
     config: TrainConfig
-    model: VideoModel
+    model: Backbone
+    cache: EncodingCache
     reader: Reader
     client: RewardClient
     dataset: Dataset
@@ -117,7 +119,7 @@ class _Trainer:
             videos = range(b * config.group_size, b * config.group_size + len(siblings))
             rollouts = sample(
                 self.model,
-                encode_prompts(self.model, prompts).repeat(config.group_size),
+                encode_prompts(self.cache, prompts).repeat(config.group_size),
                 self.rule,
                 num_frames=num_latent_frames(self.model, siblings),
                 window=range(first, first + config.window_size),
@@ -165,7 +167,7 @@ class _Trainer:
         from policy.prompts import encode_prompts, num_latent_frames
         from policy.rollout import sample
 
-        conditioning = encode_prompts(self.model, self.held_out)
+        conditioning = encode_prompts(self.cache, self.held_out)
         seeds = [derive_seed("eval", i) for i in range(len(self.held_out))]
         with self.ema.applied():
             videos = sample(
@@ -232,7 +234,8 @@ def train(config: TrainConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.models.estimators import load_depth_estimator
-    from phys4d.models.lora import add_lora, save_lora
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.lora import add_lora, save_lora, store_base
     from phys4d.runtime.checkpoint import latest, new_checkpoint, step_of
     from phys4d.runtime.progress import progress
     from phys4d.runtime.run import RunFolder
@@ -247,10 +250,11 @@ def train(config: TrainConfig) -> Path:
     limit_threads(config.num_threads)
     seed_everything(config.seed)
     dataset, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    model, heads = load_stage(config.run, "stage2")
+    model, heads = load_stage(config.run, "stage2", config.model)
     parameters = add_lora(
         model.transformer, POLICY, rank=config.algorithm.lora_rank, targets=model.lora_targets
     )
+    store_base(model.transformer, config.model.base_storage)
     estimator = (
         load_depth_estimator(config.run / "estimator") if config.reward.reader == "estimator" else None
     )
@@ -271,6 +275,7 @@ def train(config: TrainConfig) -> Path:
         trainer = _Trainer(
             config=config,
             model=model,
+            cache=EncodingCache(model, config.model.cache),
             reader=Reader(model, heads if estimator is None else None, estimator),
             client=client,
             dataset=dataset,

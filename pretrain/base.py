@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from phys4d.runtime import config as configs
-from phys4d.runtime.errors import run_main
+from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.threads import limit_threads
 from pretrain.base_config import BaseConfig
 
@@ -103,16 +103,24 @@ def mirrored(caption: str) -> str:
 
 
 def train(config: BaseConfig) -> Path:
-    """Train and save the base; returns its folder."""
+    """Train and save the base, or find and check a published one; returns its folder."""
     import torch
 
     from phys4d.data import open_dataset
-    from phys4d.models.latents import encode_videos
-    from phys4d.models.registry import tiny_model
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.registry import FULL, tiny_model
     from phys4d.runtime.run import RunFolder
     from phys4d.runtime.seeding import seed_everything
 
     limit_threads(config.num_threads)
+    if config.model in FULL:
+        from phys4d.models.link import link_published
+
+        return link_published(config.model, config.run / "base" / "model", config.weights)
+    if config.weights:
+        raise UserError(
+            f"{config.model} is trained from scratch, so weights must be empty, got {config.weights}"
+        )
     seed_everything(config.seed)
     dataset = open_dataset(config.data, "train")
     rgb_NTHW3 = torch.from_numpy(dataset.stack("rgb"))
@@ -123,7 +131,7 @@ def train(config: BaseConfig) -> Path:
     model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
     with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
-        train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)
+        train_denoiser(model, EncodingCache(model, None).videos(rgb_NTHW3), captions, config, run)
     model.save(config.run / "base" / "model")
     return config.run / "base" / "model"
 

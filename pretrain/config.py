@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phys4d.models.load_config import LoadConfig
 from phys4d.runtime.optimiser import OptimiserConfig
 
 
@@ -35,6 +36,7 @@ class StageOneConfig:
     """Weight of the motion loss, in head units (4 px, 0.1 m)."""
     low_noise_bias: float = 2.0
     """Noise levels are uniform ** this: above 1 favours low noise."""
+    model: LoadConfig = field(default_factory=LoadConfig)
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""

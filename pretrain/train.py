@@ -71,6 +71,7 @@ def train(config: StageOneConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.depth_motion import depth_motion_errors
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.geometry_losses import (
         charbonnier,
         depth_gradient_loss,
@@ -79,7 +80,6 @@ def train(config: StageOneConfig) -> Path:
         scale_shift_invariant_depth_loss,
     )
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
-    from phys4d.models.latents import encode_videos
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import read_with_estimators, read_with_heads, to_numpy
     from phys4d.models.registry import load_model
@@ -100,7 +100,12 @@ def train(config: StageOneConfig) -> Path:
         raise ValueError(
             f"num_videos is {config.num_videos}, but {config.videos} has {len(videos)}; render more"
         )
-    model = load_model(config.run / "base" / "model")
+    model = load_model(
+        config.run / "base" / "model",
+        dtype=config.model.dtype,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+    )
+    cache = EncodingCache(model, config.model.cache)
     with RunFolder.open(config.run / "stage1", configs.to_toml(config), restart=True) as run:
         estimator = train_depth_estimator(truth, config, run)
         with atomic_directory(config.run / "estimator", replace=True) as folder:
@@ -115,9 +120,8 @@ def train(config: StageOneConfig) -> Path:
         label_depth = torch.cat([g.depth_BTHW for g in labels])
         label_motion = torch.cat([g.motion_BTHW3 for g in labels])
         label_trusted = torch.cat(trusted)
-        latents = encode_videos(model, rgb)
-        with torch.no_grad():
-            text = model.encode_text(videos.captions()[: config.num_videos])
+        latents = cache.videos(rgb)
+        text = cache.texts(videos.captions()[: config.num_videos])
 
         heads = GeometryHeads(**model.head_sizes, channels=config.head_channels)
         generator = torch.Generator().manual_seed(config.seed)
@@ -152,9 +156,8 @@ def train(config: StageOneConfig) -> Path:
             }
 
         held_rgb = torch.from_numpy(held_out.stack("rgb"))
-        held_latents = encode_videos(model, held_rgb)
-        with torch.no_grad():
-            held = Conditioning(model.encode_text(held_out.captions()), held_latents[:, :, 0])
+        held_latents = cache.videos(held_rgb)
+        held = Conditioning(cache.texts(held_out.captions()), held_latents[:, :, 0])
         held_truth = (held_out.stack("depth"), held_out.stack("motion"), held_out.stack("object_ids"))
 
         def validate(step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phys4d.models.load_config import LoadConfig
 from phys4d.runtime.optimiser import OptimiserConfig
 
 
@@ -33,6 +34,7 @@ class StageTwoConfig:
     """Shift of the noise levels towards 1 for the diffusion half of a batch."""
     low_noise_bias: float = 2.0
     """The other half of a batch draws uniform ** this, where the heads read."""
+    model: LoadConfig = field(default_factory=LoadConfig)
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""

@@ -21,11 +21,11 @@ def train(config: StageTwoConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.depth_motion import depth_motion_errors
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.diffusion_loss import diffusion_loss, velocity_error
     from phys4d.models.geometry_losses import charbonnier, masked_mean, off_depth_edges, warp_consistency_loss
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
-    from phys4d.models.latents import encode_videos
-    from phys4d.models.lora import add_lora, save_lora
+    from phys4d.models.lora import add_lora, save_lora, store_base
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import read_with_heads, to_numpy
     from phys4d.models.registry import load_model
@@ -36,14 +36,19 @@ def train(config: StageTwoConfig) -> Path:
     limit_threads(config.num_threads)
     seed_everything(config.seed)
     dataset, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    model = load_model(config.run / "base" / "model")
+    model = load_model(
+        config.run / "base" / "model",
+        dtype=config.model.dtype,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+    )
+    cache = EncodingCache(model, config.model.cache)
     heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors")
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=model.lora_targets)
+    store_base(model.transformer, config.model.base_storage)
     stage = config.run / "stage2"
     with RunFolder.open(stage, configs.to_toml(config), restart=True) as run:
-        latents = encode_videos(model, torch.from_numpy(dataset.stack("rgb")))
-        with torch.no_grad():
-            text = model.encode_text(dataset.captions())
+        latents = cache.videos(torch.from_numpy(dataset.stack("rgb")))
+        text = cache.texts(dataset.captions())
         true_depth = torch.from_numpy(dataset.stack("depth"))
         true_motion = torch.from_numpy(dataset.stack("motion"))
         visible = torch.from_numpy(dataset.stack("visible"))
@@ -83,9 +88,8 @@ def train(config: StageTwoConfig) -> Path:
                 * warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, warp_mask),
             }
 
-        held_latents = encode_videos(model, torch.from_numpy(held_out.stack("rgb")))
-        with torch.no_grad():
-            held = Conditioning(model.encode_text(held_out.captions()), held_latents[:, :, 0])
+        held_latents = cache.videos(torch.from_numpy(held_out.stack("rgb")))
+        held = Conditioning(cache.texts(held_out.captions()), held_latents[:, :, 0])
         held_truth = (held_out.stack("depth"), held_out.stack("motion"), held_out.stack("object_ids"))
         held_warp_mask = torch.from_numpy(held_out.stack("visible")) & off_depth_edges(
             torch.from_numpy(held_truth[0])[:, :-1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from diffusers.loaders import PeftAdapterMixin
@@ -22,7 +23,8 @@ from phys4d.models.autoencoders import (
     encode,
     latent_format,
 )
-from phys4d.models.loading import load_config, load_part, load_tokenizer, resolve
+from phys4d.models.loading import check_class, load_config, load_part, load_tokenizer, resolve
+from phys4d.models.noising import Noising
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.runtime.files import atomic_directory
@@ -114,6 +116,19 @@ class Backbone(nn.Module, ABC):
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed prompts."""
 
+    def encoder(self, kind: Literal["vae", "text"]) -> tuple[nn.Module, dict[str, Any]]:
+        """The autoencoder or the text encoder, and whatever else its results depend on, for caches."""
+        if kind == "vae":
+            statistics = [self.latents_mean.flatten().tolist(), self.latents_std.flatten().tolist()]
+            return self.vae, {"statistics": statistics, "config": _settings(dict(self.vae.config))}
+        vocabulary = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        return self.text_encoder, {
+            "backbone": self.name,
+            "tokens": self.text_length,
+            "vocabulary": vocabulary.hexdigest(),
+            "config": _settings(self.text_encoder.config.to_dict()),
+        }
+
     # Pixels and latents
 
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
@@ -202,16 +217,12 @@ class Backbone(nn.Module, ABC):
         folder = resolve(source)
         for part in ("transformer", "vae", "text_encoder", "scheduler"):
             load_config(folder, part)
-        found = load_config(folder, "vae").get("_class_name", "")
-        vae_class = CLASSES.get(found)
-        if vae_class is None:
-            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
-        transformer = load_part(cls.transformer_class, folder, "transformer", dtype)
+        transformer = cls.load_transformer(folder, dtype)
         if gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         model = cls(
             transformer,
-            load_part(vae_class, folder, "vae", vae_dtype),
+            cls.load_vae(folder, vae_dtype),
             load_part(cls.text_encoder_class, folder, "text_encoder", dtype),
             load_tokenizer(folder),
             **cls.options_of(load_config(folder, "scheduler")),
@@ -219,9 +230,33 @@ class Backbone(nn.Module, ABC):
         return model.eval()
 
     @classmethod
+    def load_transformer(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The denoiser of a pipeline folder."""
+        return load_part(cls.transformer_class, folder, "transformer", dtype)
+
+    @classmethod
+    def load_vae(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The autoencoder of a pipeline folder."""
+        found = load_config(folder, "vae").get("_class_name", "")
+        vae_class = CLASSES.get(found)
+        if vae_class is None:
+            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
+        return load_part(vae_class, folder, "vae", dtype)
+
+    @classmethod
+    def check_transformer(cls, config: dict[str, Any], folder: Path) -> None:
+        """Refuse the configuration of another backbone's transformer."""
+        check_class(cls.transformer_class, config, folder)
+
+    @classmethod
     def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
         """More arguments of the constructor, from the configuration of the pipeline's scheduler."""
         return {}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+    """A configuration without what only says where it was read."""
+    return {name: str(value) for name, value in config.items() if not name.startswith("_")}
 
 
 @contextmanager

@@ -96,12 +96,15 @@ def meta_model(preset: str) -> Backbone:
         return backbone(transformer, vae, text_encoder, None, **backbone.options_of(config["scheduler"]))
 
 
-def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backbone:
+def load_model(
+    source: Path | str, *, dtype: torch.dtype | str = "float32", gradient_checkpointing: bool = False
+) -> Backbone:
     """A saved or published model, whichever backbone it is, frozen.
 
     Args:
         source: folder in diffusers' layout, or hub id.
-        dtype: of transformer and text encoder; float32 if None.
+        dtype: of transformer and text encoder, or its name.
+        gradient_checkpointing: recompute blocks in the backward pass.
 
     Raises:
         FileNotFoundError: names the missing part or files and where they come from.
@@ -123,7 +126,8 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
             f"{folder} is a {pipeline} without expand_timesteps: only Wan2.2 TI2V takes its first frame as a "
             "clean latent frame; use Wan-AI/Wan2.2-TI2V-5B-Diffusers"
         )
-    model = backbone_class(name).load(folder, dtype=dtype or torch.float32)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = backbone_class(name).load(folder, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
     return model.requires_grad_(False)
 
 

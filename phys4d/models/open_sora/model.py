@@ -9,6 +9,7 @@ Source: Zheng et al., Open-Sora: Democratizing Efficient Video Production for Al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,9 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from phys4d.models.autoencoders import VideoAutoencoder
 from phys4d.models.backbone import Backbone
+from phys4d.models.loading import has_plain_weights
 from phys4d.models.noising import Flow
+from phys4d.models.open_sora.published import load_transformer, load_vae
 from phys4d.models.open_sora.rflow import RFlowSettings
 from phys4d.models.open_sora.stdit3 import STDiT3
 from phys4d.models.open_sora.vae import OpenSoraVae
@@ -146,6 +149,18 @@ class OpenSoraModel(Backbone):
 
     def scheduler(self) -> Any:
         return RFlowSettings(fps=self.fps)
+
+    @classmethod
+    def load_transformer(cls, folder: Path, dtype: torch.dtype) -> STDiT3:
+        if has_plain_weights(folder, "transformer"):
+            return load_transformer(folder / "transformer", dtype)
+        return super().load_transformer(folder, dtype)
+
+    @classmethod
+    def load_vae(cls, folder: Path, dtype: torch.dtype) -> Any:
+        if has_plain_weights(folder, "vae"):
+            return load_vae(folder / "vae", dtype)
+        return super().load_vae(folder, dtype)
 
     @classmethod
     def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:

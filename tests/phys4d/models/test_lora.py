@@ -9,12 +9,13 @@ from diffusers import (
     WanImageToVideoPipeline,
     WanTransformer3DModel,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 
 from phys4d.models.backbone import Backbone
-from phys4d.models.lora import FILE_NAME, add_lora, load_lora, merge_lora, save_lora, use_adapters
+from phys4d.models.lora import FILE_NAME, add_lora, load_lora, merge_lora, save_lora, store_base, use_adapters
 from phys4d.models.protocol import Conditioning
-from phys4d.models.registry import tiny_model
+from phys4d.models.registry import TINY, tiny_model
 from phys4d.models.wan import WanModel, tiny_wan
 
 
@@ -106,6 +107,21 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
         load_lora(wider, "sft", tmp_path / "lora")
 
 
+@pytest.mark.parametrize("trained", TINY)
+@pytest.mark.parametrize("other", TINY)
+def test_an_adapter_of_another_backbone_is_refused_and_of_the_same_is_not(
+    trained: str, other: str, tmp_path: Path
+) -> None:
+    models = [tiny_model(preset, ["a ball"], width=32, num_layers=2) for preset in (trained, other)]
+    add_lora(models[0].transformer, "sft", rank=4, targets=models[0].lora_targets)
+    save_lora(models[0].transformer, "sft", tmp_path / "lora")
+    if trained == other:
+        load_lora(models[1].transformer, "sft", tmp_path / "lora")
+    else:
+        with pytest.raises(ValueError, match="it is an adapter of another backbone: .* has no linear layer"):
+            load_lora(models[1].transformer, "sft", tmp_path / "lora")
+
+
 def test_a_missing_adapter_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make sft"):
         load_lora(make().transformer, "sft", tmp_path)
@@ -187,3 +203,53 @@ def test_an_adapter_trains_in_float32_on_a_base_in_half_precision() -> None:
     trained = add_lora(model.transformer, "policy", rank=2, targets=model.lora_targets)
     assert {p.dtype for p in trained} == {torch.float32}
     assert model.transformer.proj_out.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_base_in_float8_is_the_rounded_base_and_its_adapter_learns(preset: str, dtype: torch.dtype) -> None:
+    """Output and gradients are those of weights rounded to three bits of mantissa."""
+    gradients, outputs = [], []
+    for storage in ("same", "float8"):
+        torch.manual_seed(0)
+        model = tiny_model(preset, ["a ball"], width=32, num_layers=2).eval()
+        if preset != "tiny-open-sora":
+            torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.1)
+        else:
+            torch.nn.init.normal_(model.transformer.final_layer.linear.weight, std=0.1)
+        model.transformer.to(dtype)
+        parameters = add_lora(model.transformer, "policy", rank=4, targets=model.lora_targets)
+        perturb(model)
+        if storage == "same":
+            for layer in model.transformer.modules():
+                if isinstance(layer, BaseTunerLayer):
+                    weight = layer.get_base_layer().weight
+                    weight.data = weight.data.to(torch.float8_e4m3fn).to(dtype)
+                    bias = layer.get_base_layer().bias
+                    if bias is not None:
+                        bias.data = bias.data.to(torch.float8_e4m3fn).to(dtype)
+        else:
+            store_base(model.transformer, storage)
+            stored = {
+                layer.get_base_layer().weight.dtype
+                for layer in model.transformer.modules()
+                if isinstance(layer, BaseTunerLayer)
+            }
+            assert stored == {torch.float8_e4m3fn}
+        assert {p.dtype for p in parameters} == {torch.float32}
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(1, 16, 3, 8, 8, generator=generator)
+        cond = Conditioning(torch.randn(1, 24, 64, generator=generator), x[:, :, 0])
+        model.transformer.enable_gradient_checkpointing()
+        velocity = model.predict(x, 0.5, cond).velocity_BCThw
+        velocity.square().sum().backward()
+        outputs.append(velocity.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0].abs().max() > 0
+
+
+def test_float8_without_an_adapter_is_refused() -> None:
+    with pytest.raises(ValueError, match="float8 is for the weights under adapters"):
+        store_base(make().transformer, "float8")
