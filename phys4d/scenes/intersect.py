@@ -100,12 +100,13 @@ def _image_boxes(vertices, faces, centres, radii):  # pragma: no cover - compile
 def _sort_into_tiles(tiles):  # pragma: no cover - compiled
     """Members of tile k are `members[start[k] : start[k + 1]]`, in ascending order."""
     start = np.zeros(NUM_TILES * NUM_TILES + 1, np.int64)
+    members, place = np.empty(0, np.int64), start
+    # First count, then fill.
     for fill in range(2):
         if fill:
             for k in range(NUM_TILES * NUM_TILES):
                 start[k + 1] += start[k]
-            members = np.empty(start[-1], np.int64)
-            place = start.copy()
+            members, place = np.empty(start[-1], np.int64), start.copy()
         for p in range(len(tiles)):
             for row in range(max(tiles[p, 1], 0), min(tiles[p, 3], NUM_TILES - 1) + 1):
                 for column in range(max(tiles[p, 0], 0), min(tiles[p, 2], NUM_TILES - 1) + 1):
