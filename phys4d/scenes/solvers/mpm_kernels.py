@@ -357,11 +357,12 @@ def from_grid(
         for a in range(3):
             v[p, a] = gather[a]
             x[p, a] += dt * gather[a]
-            # Nodes stop flow, but a particle may still creep past a wall by up to a cell.
-            if x[p, a] < bottom[a]:
+            # Nodes stop flow, but a particle may still creep past a wall by up to a cell. One that goes
+            # farther is not put back: it leaves the grid, and `advance` says so.
+            if bottom[a] - dx < x[p, a] < bottom[a]:
                 x[p, a] = bottom[a]
                 v[p, a] = max(v[p, a], 0.0)
-            elif x[p, a] > top[a]:
+            elif top[a] < x[p, a] < top[a] + dx:
                 x[p, a] = top[a]
                 v[p, a] = min(v[p, a], 0.0)
             for d in range(3):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phys4d.scenes import continuum, heat_scenes
+from phys4d.scenes import continuum, heat_scenes, sample_spec
 from phys4d.scenes.registry import CATEGORIES, build, sample_scene, second_take, simulate
 from phys4d.scenes.trajectory import UnstableSimulation
 from phys4d.types import SceneSpec
@@ -58,7 +58,7 @@ def test_every_draw_can_be_built_and_differs(category: str, family: str) -> None
 
 @pytest.mark.parametrize(("category", "family"), [("fluids", "splash"), ("thermodynamics", "bath")])
 def test_the_same_spec_gives_the_same_bits(category: str, family: str) -> None:
-    spec = _spec(category, family, 0)
+    spec = sample_spec(category, family, 0)
     one, two = (simulate(build(SceneSpec.from_json(spec.to_json()))) for _ in range(2))
     assert one.particles is not None and two.particles is not None
     assert one.particles.position_m.tobytes() == two.particles.position_m.tobytes()
