@@ -14,7 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from phys4d.metrics.chamfer import ChamferTerms, chamfer4d, chamfer_reward
+from phys4d.metrics.chamfer import ChamferTerms, chamfer4d
+from phys4d.metrics.chamfer_reward import chamfer_reward, motion_weight
 from phys4d.reward.plugin import DataError
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Rollout, Score
@@ -117,7 +118,7 @@ def _checked_arrays(rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
 
 def _weights(truth: SceneTruth) -> np.ndarray:
     """Weight of each frame and object: its path length plus 5 cm, so that objects at rest matter a little."""
-    weight = truth.travel_m + STATIC_WEIGHT_M
+    weight = motion_weight(truth.travel_m, static_m=STATIC_WEIGHT_M)
     weight[np.bincount(truth.object_index, minlength=truth.num_objects) == 0] = 0.0
     return np.broadcast_to(weight, (len(truth.points_m), truth.num_objects))
 

@@ -45,12 +45,14 @@ def loaded_by(*modules: str) -> set[str]:
         ("reward_service.servicer", TRAINING | {"torch"}),
         ("reward_service.serve", TRAINING),
         ("phys4d.models", SIMULATION),
+        ("phys4d.models.describe", HEAVY),
         ("phys4d.training", SIMULATION),
         ("pretrain.base", HEAVY),
         ("pretrain.train", HEAVY),
         ("sft.train", HEAVY),
         ("policy.train", HEAVY),
         ("policy.evaluate", HEAVY),
+        ("policy.sample", HEAVY),
     ],
 )
 def test_importing_a_module_loads_nothing_it_must_not(module: str, unwanted: set[str]) -> None:
@@ -65,11 +67,14 @@ def test_programs_do_not_load_one_another() -> None:
 @pytest.mark.parametrize(
     "program",
     [
+        "phys4d.metrics.physics_iq",
+        "phys4d.models.describe",
         "phys4d.report",
         "phys4d.scenes.list",
         "phys4d.scenes.preview",
         "phys4d.scenes.render",
         "policy.evaluate",
+        "policy.sample",
         "policy.train",
         "pretrain.base",
         "pretrain.train",

@@ -5,7 +5,7 @@ What a scene is follows from `spec.parameters` alone:
     gravity_m_s2      downward acceleration
     objects           what moves, in the order of the instance ids
     fixtures          floor, walls, ramp, box: what does not move
-    camera            position, target (metres, world) and vertical field of view (degrees)
+    camera            position, target (metres, world), field of view along the longer side (degrees)
     light             direction, diffuse, ambient
     caption           what a viewer is told
 
@@ -100,9 +100,9 @@ class BuiltScene:
         return data
 
     def camera(self, width: int, height: int) -> Camera:
-        """The scene's camera at an image size in pixels; the vertical field of view is kept."""
+        """The scene's camera at an image size in pixels; the field of view spans the longer side."""
         values = self.spec.parameters["camera"]
-        focal = 0.5 * height / math.tan(math.radians(values["fovy_deg"]) / 2)
+        focal = 0.5 * max(width, height) / math.tan(math.radians(values["fov_deg"]) / 2)
         return Camera(
             fx=focal,
             fy=focal,
@@ -147,7 +147,7 @@ def new_stage(spec: SceneSpec) -> mujoco.MjSpec:
     entries(parameters, "fixtures", MAX_FIXTURES)
     vector(parameters.get("camera", {}), "camera", "position_m", 3)
     vector(parameters["camera"], "camera", "target_m", 3)
-    number(parameters["camera"], "camera", "fovy_deg", 5, 120)
+    number(parameters["camera"], "camera", "fov_deg", 5, 120)
     if not isinstance(parameters.get("caption"), str):
         raise ValueError("parameters.caption must be a string")
 

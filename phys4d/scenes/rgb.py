@@ -6,6 +6,7 @@ place of the rig's, and a whole video is one launch.
 """
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -261,11 +262,12 @@ class RgbRenderer:
         )
 
     def _set_camera_and_light(self, scene: BuiltScene) -> None:
-        pose = scene.camera(self.width, self.height).camera_from_world
+        camera = scene.camera(self.width, self.height)
+        pose = camera.camera_from_world
         self._data.cam_xpos.numpy()[:] = -pose[:3, :3].T @ pose[:3, 3]
         # MuJoCo's cameras look along -z with y up.
         self._data.cam_xmat.numpy()[:] = pose[:3, :3].T @ np.diag([1.0, -1.0, -1.0])
-        self._model.cam_fovy.numpy()[:] = scene.spec.parameters["camera"]["fovy_deg"]
+        self._model.cam_fovy.numpy()[:] = math.degrees(2 * math.atan(0.5 * self.height / camera.fy))
         light = scene.spec.parameters["light"]
         self._data.light_xdir.numpy()[:] = np.stack([light["direction"], pose[2, :3]])
         self._model.light_diffuse.numpy()[0] = np.array([light["diffuse"], light["fill"]])[:, None]

@@ -92,7 +92,7 @@ def ramp(rng: Rng, friction: float) -> Drawn:
         quaternion_wxyz=drawing.quaternion((0, 1, 0), sign * slope),
     )
     shape = str(rng.choice(("sphere", "sphere", "box", "cylinder", "capsule")))
-    size = drawing.random_size(rng, shape, high=0.22)
+    size = drawing.random_size(rng, shape, high=0.26)
     height, level = drawing.lying(shape, size, 0.0)
     place = np.array([foot, 0.0, 0.0]) - down * length * rng.uniform(0.55, 0.85) + normal * (height + 1e-4)
     place[1] = rng.uniform(-0.1, 0.1)
@@ -115,7 +115,7 @@ def ramp(rng: Rng, friction: float) -> Drawn:
     words = [f"{drawing.words_of_object(first)} " + (f"downhill {along:.2f}" if along else "at rest")]
     if rng.random() < 0.5:
         shape = str(rng.choice(("sphere", "box", "cylinder")))
-        size = drawing.random_size(rng, shape, high=0.2)
+        size = drawing.random_size(rng, shape, high=0.25)
         height, level = drawing.lying(shape, size, rng.uniform(-0.2, 0.2))
         spot = [sign * (foot + rng.uniform(0.3, 0.6)), rng.uniform(-0.1, 0.1), height]
         objects.append(drawing.body(rng, names[1], shape, size, spot, quaternion_wxyz=level))
@@ -150,7 +150,7 @@ def tower(rng: Rng, friction: float) -> Drawn:
             spot = [sign * (x + index * gap), y, half[2]]
             objects.append(drawing.body(rng, color, "box", half, spot, material=material))
         words, aim, front = f"row of {count} {material} dominoes", rng.uniform(0.0, 0.5), x - half[0]
-    radius = rng.uniform(0.15, 0.21)
+    radius = rng.uniform(0.17, 0.24)
     along, lift = drawing.speed(rng, 2.0, 4.0), 0.0
     height = max(radius, aim)
     if height > radius:
@@ -172,7 +172,7 @@ def projectile(rng: Rng, friction: float) -> Drawn:
     sign = float(rng.choice([-1, 1]))
     color = drawing.colors(rng, 1)[0]
     shape = str(rng.choice(("sphere", "sphere", "box", "capsule", "ellipsoid")))
-    size = drawing.random_size(rng, shape, high=0.2)
+    size = drawing.random_size(rng, shape, high=0.25)
     start = [rng.uniform(-1.0, -0.75), rng.uniform(-0.1, 0.1), rng.uniform(0.4, 0.9)]
     fixtures = drawing.backdrop(rng, friction)
     if rng.random() < 0.5:
@@ -305,7 +305,7 @@ def table(rng: Rng, friction: float) -> Drawn:
         rng, "table", (length, width, top / 2), [sign * (edge - length), 0.0, top / 2], friction
     )
     shape = str(rng.choice(("sphere", "box", "cylinder", "capsule")))
-    size = drawing.random_size(rng, shape, high=0.2)
+    size = drawing.random_size(rng, shape, low=0.16, high=0.2)
     height, turn = drawing.lying(shape, size, rng.uniform(-0.1, 0.1))
     along = drawing.speed(rng, 1.0, 2.5)
     velocity = [sign * along, 0.0, 0.0]

@@ -273,7 +273,7 @@ class HotAir:
             np.moveaxis(field_, axis, 0)[[0, -1]] = 0.0
         spectrum = np.asarray(scipy.fft.dctn(self.divergence(), type=2)) / self._laplace
         spectrum[0, 0, 0] = 0.0
-        pressure = np.asarray(scipy.fft.idctn(spectrum, type=2))
+        pressure: np.ndarray = scipy.fft.idctn(spectrum, type=2)  # pyright: ignore[reportAssignmentType]
         self.u[1:-1] -= np.diff(pressure, axis=0) / self.cell_m
         self.v[:, 1:-1] -= np.diff(pressure, axis=1) / self.cell_m
         self.w[:, :, 1:-1] -= np.diff(pressure, axis=2) / self.cell_m

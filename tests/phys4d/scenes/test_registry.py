@@ -157,7 +157,7 @@ def test_500_configurations_differ_and_stay_in_range() -> None:
         assert len({str(p["fixtures"][0]["rgb"]) for p in mine}) == len(mine)
     for spec in specs:
         parameters = spec.parameters
-        assert 5 <= parameters["camera"]["fovy_deg"] <= 120
+        assert 5 <= parameters["camera"]["fov_deg"] <= 120
         assert parameters["gravity_m_s2"] == 9.81
         assert 1 <= len(parameters["objects"]) <= 8
         assert np.isfinite(_numbers(parameters)).all()
