@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phys4d.scenes import continuum, heat_scenes, sample_spec
+from phys4d.scenes import continuum, heat_scenes
 from phys4d.scenes.registry import CATEGORIES, build, sample_scene, second_take, simulate
 from phys4d.scenes.trajectory import UnstableSimulation
 from phys4d.types import SceneSpec
