@@ -13,7 +13,7 @@ PYTHON ?=
 VENV ?= .venv
 # Package index for torch, e.g. https://download.pytorch.org/whl/cpu (200 MB instead of 3 GB, no CUDA).
 TORCH_INDEX ?=
-# tiny-wan, tiny-cogvideox, tiny-open-sora; wan2.2-5b, cogvideox-5b, cogvideox-5b-i2v, cogvideox-2b, open-sora-1.2.
+# tiny-wan, tiny-cogvideox, tiny-open-sora; wan2.2-5b, wan2.1-1.3b, cogvideox-5b, cogvideox-5b-i2v, cogvideox-2b, open-sora-1.2.
 PRESET ?= tiny-wan
 # Name of the run's folder under runs/.
 RUN ?= $(PRESET)
@@ -53,6 +53,7 @@ SIZE_cogvideox-2b := $(COGVIDEOX_SIZE)
 SIZE_cogvideox-5b := $(COGVIDEOX_SIZE)
 SIZE_cogvideox-5b-i2v := $(COGVIDEOX_SIZE)
 SIZE_wan2.2-5b := --width 832 --height 480 --num-frames 49 --fps 24
+SIZE_wan2.1-1.3b := --width 832 --height 480 --num-frames 81 --fps 16
 SIZE_open-sora-1.2 := --width 848 --height 480 --num-frames 51 --fps 24
 SIZE := $(SIZE_$(PRESET))
 DATA := data$(if $(SIZE),/$(PRESET))
@@ -83,7 +84,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate sample report serve test check lint fmt bench bench-gpu protos clean
+.PHONY: help setup data base pretrain sft rl-train evaluate sample report serve test check lint fmt bench bench-gpu bench-models protos clean
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -197,6 +198,9 @@ bench: $(VENV)/.setup ## Measure the hot paths against named peers.
 
 bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
 	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
+
+bench-models: $(TRUE) $(TEST) | $(VENV)/.setup ## Train each tiny model for 6 CPU minutes and measure it.
+	$(PY) -m benchmarks.tiny_models $(FLAGS)
 
 protos: $(VENV)/.setup ## Regenerate the gRPC stubs from protos/.
 	PYTHON=$(PY) protos/generate.sh

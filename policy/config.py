@@ -181,6 +181,9 @@ class SampleConfig:
     """Steps of the deterministic sampler."""
     shift: float = 3.0
     """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance, which doubles the work; 1 is none. Published models are shown with 5
+    to 7; stages 2 and 3 train and sample without."""
     model: LoadConfig = field(default_factory=LoadConfig)
     out: Path | None = None
     """Folder of the files; none is `samples/` of the run."""

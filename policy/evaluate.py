@@ -283,7 +283,7 @@ def _sample_all(
             model,
             conditioning.select(slice(i, i + 32)),
             rule,
-            num_frames=num_latent_frames(model, prompts),
+            num_latent_frames=num_latent_frames(model, prompts),
             seeds=seeds[i : i + 32],
         ).latents_BCThw
         for i in range(0, len(prompts), 32)

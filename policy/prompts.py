@@ -64,6 +64,12 @@ def num_latent_frames(model: VideoModel, prompts: Sequence[Prompt]) -> int:
 
 def encode_prompts(cache: EncodingCache, prompts: Sequence[Prompt]) -> Conditioning:
     """Text embeddings and first-frame latents."""
-    frames = torch.from_numpy(np.stack([p.first_frame for p in prompts])).unsqueeze(1)
-    first = cache.videos(frames)[:, :, 0]
-    return Conditioning(cache.texts([p.text for p in prompts]), first)
+    return encode(cache, [p.text for p in prompts], np.stack([p.first_frame for p in prompts]))
+
+
+def encode(
+    cache: EncodingCache, texts: Sequence[str], first_frames: UInt8[np.ndarray, "prompts height width 3"]
+) -> Conditioning:
+    """The same of texts and pictures that belong to no dataset."""
+    latents = cache.videos(torch.from_numpy(first_frames).unsqueeze(1))
+    return Conditioning(cache.texts(texts), latents[:, :, 0])

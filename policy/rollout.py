@@ -37,12 +37,21 @@ class SamplingRule:
         mode: Mode,
         x_next: Tensor | None = None,
         generator: Generators = None,
+        unconditional: Conditioning | None = None,
+        guidance_scale: float = 1.0,
     ) -> StepOut:
-        """Predict at position `i` and take the step, or score the recorded `x_next`."""
-        prediction = model.predict(latents_BCThw, self.schedule.model_level(i), conditioning)
+        """Predict at position `i` and take the step, or score the recorded `x_next`.
+
+        With `unconditional`, u of it and c of `conditioning`, the velocity is u + guidance_scale (c - u).
+        """
+        level = self.schedule.model_level(i)
+        velocity = model.predict(latents_BCThw, level, conditioning).velocity_BCThw
+        if unconditional is not None:
+            without = model.predict(latents_BCThw, level, unconditional).velocity_BCThw
+            velocity = without + guidance_scale * (velocity - without)
         return step(
             latents_BCThw,
-            prediction.velocity_BCThw,
+            velocity,
             i,
             schedule=self.schedule,
             sampler=self.sampler,
@@ -107,18 +116,26 @@ def sample(
     conditioning: Conditioning,
     rule: SamplingRule,
     *,
-    num_frames: int,
+    num_latent_frames: int,
     window: Sequence[int] = (),
     seeds: Sequence[int],
+    guidance_scale: float = 1.0,
 ) -> Rollouts:
     """Denoise from pure noise: stochastic at the positions in `window`, the ODE elsewhere.
 
     Args:
         conditioning: one entry per video.
-        num_frames: latent frames T.
+        num_latent_frames: T, of `VideoModel.latent_shape`.
         window: positions whose steps are stochastic and recorded. The last position is always the ODE.
         seeds: one per video, so that a video does not depend on its batch.
+        guidance_scale: of classifier-free guidance; 1 is none. Recorded steps are scored without it.
+
+    Source of guidance: Ho and Salimans, Classifier-Free Diffusion Guidance, 2022.
     """
+    if guidance_scale != 1.0 and window:
+        raise ValueError(
+            f"steps to be replayed have no guidance, so guidance_scale must be 1, got {guidance_scale:g}"
+        )
     if len(seeds) != len(conditioning):
         raise ValueError(f"one seed per video is needed: {len(conditioning)} videos, got {len(seeds)} seeds")
     last = rule.schedule.num_steps - 1
@@ -128,14 +145,24 @@ def sample(
         )
     first = conditioning.first_frame_BChw
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = (first.shape[1], num_frames, *first.shape[2:])
+    shape = (first.shape[1], num_latent_frames, *first.shape[2:])
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
     mask = model.generated_mask(x)
     x = mask * x + (1 - mask) * first.unsqueeze(2)
+    unconditional = model.without_text(conditioning) if guidance_scale != 1.0 else None
     recorded = []
     for i in range(rule.schedule.num_steps):
         stochastic = i in window
-        out = rule.take(model, x, i, conditioning, mode="sde" if stochastic else "ode", generator=generators)
+        out = rule.take(
+            model,
+            x,
+            i,
+            conditioning,
+            mode="sde" if stochastic else "ode",
+            generator=generators,
+            unconditional=unconditional,
+            guidance_scale=guidance_scale,
+        )
         if stochastic:
             assert out.log_prob is not None
             recorded.append(RecordedStep(i, x, out.x_next, out.log_prob))

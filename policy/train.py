@@ -121,7 +121,7 @@ class _Trainer:
                 self.model,
                 encode_prompts(self.cache, prompts).repeat(config.group_size),
                 self.rule,
-                num_frames=num_latent_frames(self.model, siblings),
+                num_latent_frames=num_latent_frames(self.model, siblings),
                 window=range(first, first + config.window_size),
                 seeds=[derive_seed(self.config.seed, "noise", iteration, video) for video in videos],
             )
@@ -174,7 +174,7 @@ class _Trainer:
                 self.model,
                 conditioning,
                 self.rule,
-                num_frames=num_latent_frames(self.model, self.held_out),
+                num_latent_frames=num_latent_frames(self.model, self.held_out),
                 seeds=seeds,
             )
         ids = [f"eval/{prompt.key}" for prompt in self.held_out]
@@ -233,8 +233,8 @@ def train(config: TrainConfig) -> Path:
     import torch
 
     from phys4d.data import open_dataset
-    from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.cache import EncodingCache
+    from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.lora import add_lora, save_lora, store_base
     from phys4d.runtime.checkpoint import latest, new_checkpoint, step_of
     from phys4d.runtime.progress import progress

@@ -32,7 +32,9 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
     def images(indices: Tensor) -> Tensor:
         return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2)
 
-    chosen = torch.randperm(len(frames_NHW3), generator=torch.Generator().manual_seed(config.seed))[:4096].split(256)
+    chosen = torch.randperm(len(frames_NHW3), generator=torch.Generator().manual_seed(config.seed))[
+        :4096
+    ].split(256)
     model.vae.fit_principal_components((images(part) for part in chosen), config.whitening)
 
     def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -62,7 +64,7 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
 
 
 def train_denoiser(
-    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
+    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder | None
 ) -> None:
     """Fit the transformer and the text encoder by the diffusion loss of their own noising."""
     import torch

@@ -17,8 +17,8 @@ class BaseConfig:
     run: Path = Path("runs/tiny-wan")
     """Run folder; the model goes to its `base/`."""
     model: str = "tiny-wan"
-    """A name of `phys4d.models.registry.TINY`, trained from scratch, or of `FULL`: nothing is trained then, the
-    base is the published model."""
+    """A name of `phys4d.models.registry.TINY`, trained from scratch, or of `FULL`: nothing is trained then,
+    the base is the published model."""
     weights: str = ""
     """Of a published model: its hub id or a folder with its parts; empty takes the preset's hub ids."""
     width: int = 128

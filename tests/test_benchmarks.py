@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.chamfer_gpu import GpuBenchConfig
 from benchmarks.registry import Comparison, measure
+from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
 
 
 def test_a_slower_peer_shows_as_a_ratio_above_one() -> None:
@@ -28,6 +29,14 @@ def test_results_that_differ_are_refused() -> None:
     wrong = Comparison(name="sum", peer="math", make=lambda: (lambda: 1.0, lambda: 1.5), rtol=1e-6)
     with pytest.raises(ValueError, match="sum: results differ by up to 0.5 from math"):
         measure(wrong, repeats=3)
+
+
+def test_training_steps_fill_the_budget_that_autoencoder_and_latents_leave() -> None:
+    assert affordable_steps(360.0, 60.0, 0.1) == 3000
+    with pytest.raises(ValueError, match="60 CPU seconds are too few: 60 went to the autoencoder"):
+        affordable_steps(60.0, 59.95, 0.1)
+    with pytest.raises(ValueError, match="unknown tiny preset 'tiny-wam'; did you mean 'tiny-wan'"):
+        TinyBenchConfig(only="tiny-wam")
 
 
 def test_tuning_a_gpu_on_a_machine_without_one_ends_in_one_line() -> None:

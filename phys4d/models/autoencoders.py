@@ -60,25 +60,23 @@ def latent_format(vae: VideoAutoencoder) -> LatentFormat:
 
 
 def encode(vae: VideoAutoencoder, video_BCTHW: Tensor) -> Tensor:
-    """Pixels in [-1, 1] to latents: the mode of the posterior where there is one."""
+    """Pixels in [-1, 1] to latents in float32: the mode of the posterior where there is one."""
+    video = video_BCTHW.to(vae.dtype)
     if isinstance(vae, PatchAutoencoder):
-        batch, _, frames, _, _ = video_BCTHW.shape
-        latents = vae.encode(video_BCTHW.transpose(1, 2).flatten(0, 1))
-        return latents.unflatten(0, (batch, frames)).transpose(1, 2)
-    if isinstance(vae, OpenSoraVae):
-        return vae.encode(video_BCTHW.to(vae.dtype))
-    return vae.encode(video_BCTHW.to(vae.dtype)).latent_dist.mode()
+        images = vae.encode(video.transpose(1, 2).flatten(0, 1))
+        return images.unflatten(0, (len(video), -1)).transpose(1, 2).float()
+    encoded = vae.encode(video)
+    return (encoded if isinstance(encoded, Tensor) else encoded.latent_dist.mode()).float()
 
 
 def decode(vae: VideoAutoencoder, latents_BCThw: Tensor) -> Tensor:
-    """Latents to pixels, about in [-1, 1]."""
+    """Latents to pixels in float32, about in [-1, 1]."""
+    latents = latents_BCThw.to(vae.dtype)
     if isinstance(vae, PatchAutoencoder):
-        batch, _, frames, _, _ = latents_BCThw.shape
-        images = vae.decode(latents_BCThw.transpose(1, 2).flatten(0, 1))
-        return images.unflatten(0, (batch, frames)).transpose(1, 2)
-    if isinstance(vae, OpenSoraVae):
-        return vae.decode(latents_BCThw.to(vae.dtype))
-    return vae.decode(latents_BCThw.to(vae.dtype), return_dict=False)[0]
+        images = vae.decode(latents.transpose(1, 2).flatten(0, 1))
+        return images.unflatten(0, (len(latents), -1)).transpose(1, 2).float()
+    decoded = vae.decode(latents)
+    return (decoded if isinstance(decoded, Tensor) else decoded.sample).float()
 
 
 def check_video_size(

@@ -1,7 +1,7 @@
 """Latents and text embeddings on disk, keyed by content: by the encoder's weights and what it was given.
 
-A key holds everything that the result depends on, so an entry is never out of date. A changed weight, prompt or
-pixel is another key. Entries appear whole or not at all, so runs may share a folder.
+A key holds everything that the result depends on, so an entry is never out of date. A changed weight, prompt
+or pixel is another key. Entries appear whole or not at all, so runs may share a folder.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ def describe(
         "text_encoder_parameters": counts["text_encoder"],
         "noising": repr(model.noising),
         "samplers": "flow_sde dance_sde cps ode" if model.noising.family == "flow" else "ddim_v",
+        "shift": model.published_shift(*size),
         "strides": {
             "temporal": model.latent_format.temporal_stride,
             "spatial": model.latent_format.spatial_stride,

@@ -46,7 +46,12 @@ def link_published(preset: str, directory: Path, weights: str = "") -> Path:
             (link / "scheduler").mkdir()
             settings = json.dumps(config["scheduler"], indent=2)
             (link / "scheduler" / "scheduler_config.json").write_text(settings)
-        index = {"model": backbone.name, "preset": preset, "parts": [str(place) for place in places.values()]}
+        index = {
+            "model": backbone.name,
+            "preset": preset,
+            "parts": [str(place) for place in places.values()],
+            **config.get("pipeline", {}),
+        }
         (link / "model_index.json").write_text(json.dumps(index, indent=2))
     return directory
 

@@ -18,7 +18,7 @@ class LoadConfig:
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, about half as much arithmetic again."""
     base_storage: Literal["same", "float8"] = "same"
-    """How stages 2 and 3 store the frozen weights under their adapters: `float8` (e4m3, one byte a weight) is
-    cast layer by layer to `dtype` while it computes. Saves memory, together with `gradient_checkpointing`."""
+    """How stages 2 and 3 store the frozen weights under their adapters: `float8` (e4m3) is one byte a weight,
+    cast to the type of its input layer by layer."""
     cache: Path | None = None
     """Folder that keeps latents and text embeddings by their content; none encodes anew in each run."""

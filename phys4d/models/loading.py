@@ -60,6 +60,18 @@ def _needed(source: str, part: str) -> str:
     return f"transformer/, vae/, text_encoder/ ({weights}), tokenizer/ and scheduler/"
 
 
+def load_index(folder: Path) -> dict[str, Any]:
+    """What `model_index.json` says.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no model_index.json in {folder}; train the base with `make base`")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def load_config(folder: Path, part: str) -> dict[str, Any]:
     """The configuration of a part.
 

@@ -8,13 +8,13 @@ from typing import Any, Literal, cast
 
 import torch
 from diffusers import ModelMixin, WanPipeline
-from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from phys4d.models.float8 import Float8Linear
 from phys4d.models.loading import check_safetensors
 from phys4d.runtime.files import atomic_directory
 
@@ -45,18 +45,16 @@ def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence
 def store_base(transformer: ModelMixin, storage: Literal["same", "float8"]) -> None:
     """Store the frozen weights under the adapters as `LoadConfig.base_storage` says.
 
-    To be called after adapters are attached, and after earlier ones are merged. With `float8` each layer that
-    has an adapter keeps its weights in e4m3 and casts them to the transformer's type while it computes. All
-    other layers, and the adapters, stay as they are.
+    To be called after adapters are attached, and after earlier ones are merged. With `float8` each linear
+    layer that has an adapter keeps its weights in e4m3. All other layers, and the adapters, stay as they are.
     """
     if storage == "same":
         return
-    dtype = transformer.dtype
     adapted = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
     if not adapted:
         raise ValueError("float8 is for the weights under adapters, and there is none; attach one first")
     for module in adapted:
-        apply_layerwise_casting_hook(module.get_base_layer(), torch.float8_e4m3fn, dtype, non_blocking=False)
+        module.base_layer = Float8Linear(cast(nn.Linear, module.get_base_layer()))
 
 
 def use_adapters(transformer: ModelMixin, names: Sequence[str]) -> None:

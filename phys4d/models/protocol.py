@@ -93,6 +93,10 @@ class VideoModel(Protocol):
         """Embed prompts."""
         ...
 
+    def without_text(self, conditioning: Conditioning) -> Conditioning:
+        """The same without a prompt, for classifier-free guidance."""
+        ...
+
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
         """Pixels to normalised latents."""
         ...
