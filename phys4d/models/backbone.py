@@ -249,6 +249,7 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
         folder = resolve(source)
         for part in ("transformer", "vae", "text_encoder", "scheduler"):
             load_config(folder, part)
+        cls.check_transformer(load_config(folder, "transformer"), folder / "transformer")
         options = cls.options_of(load_config(folder, "scheduler"), load_index(folder))
         transformer = cls.load_transformer(folder, dtype)
         if gradient_checkpointing:

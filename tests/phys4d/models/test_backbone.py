@@ -48,7 +48,7 @@ def test_a_tiny_model_has_about_two_million_parameters_and_predicts_nothing_at_f
     model = tiny_model(preset, CAPTIONS)
     assert 1.5e6 < sum(p.numel() for p in model.transformer.parameters()) < 2.6e6
     x, eps = torch.randn(2, 8, 16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    cond = Conditioning(torch.zeros(8, model.text_length, 64), x[:, :, 0])
+    cond = Conditioning(model.encode_text(CAPTIONS * 4), x[:, :, 0])
     loss = diffusion_loss(model, x, cond, torch.linspace(0.1, 1.0, 8), eps)
     assert loss.item() == pytest.approx(2.0 if model.noising.family == "flow" else 1.0, rel=0.03)
 
@@ -153,7 +153,7 @@ def test_a_saved_model_is_found_by_its_index_and_predicts_the_same(model: Backbo
     index = tmp_path / "model" / "model_index.json"
     other = "wan" if model.name != "wan" else "cogvideox"
     index.write_text(json.dumps({**json.loads(index.read_text()), "model": other}))
-    with pytest.raises((ValueError, FileNotFoundError), match="another backbone|prediction_type"):
+    with pytest.raises(ValueError, match="another backbone"):
         load_model(tmp_path / "model")
     with pytest.raises(FileNotFoundError, match="no transformer/ in .*make base"):
         backbone_class(model.name).load(tmp_path)

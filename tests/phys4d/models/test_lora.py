@@ -178,13 +178,14 @@ def test_several_adapters_are_switched_and_the_reference_has_none(preset: str) -
         perturb(model)
         outputs[name] = predict(model)
     use_adapters(model.transformer, ["gravity"])
-    assert torch.equal(predict(model), outputs["gravity"])
+    # The same products, which may be summed in another order.
+    torch.testing.assert_close(predict(model), outputs["gravity"], rtol=1e-5, atol=1e-6)
     use_adapters(model.transformer, ["gravity", "friction"])
     both = predict(model)
     assert all((both - output).abs().max() > 1e-3 for output in (base, *outputs.values()))
     with model.reference():
         assert torch.equal(predict(model), base)
-    assert torch.equal(predict(model), both)
+    torch.testing.assert_close(predict(model), both, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="no adapter 'wind' is attached; there are: gravity, friction"):
         use_adapters(model.transformer, ["wind"])
 
