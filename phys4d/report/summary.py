@@ -9,6 +9,7 @@ from phys4d.report.read import REFERENCES, STAGES, Comparison, Measurement, Run
 
 HEADLINE_WORDS = ("trajectory", "chamfer", "reward")
 """The headline is about the first metric whose name holds the first of these words."""
+DASH = "\N{EN DASH}"
 READERS = {
     "heads": "Read by the model's own heads",
     "estimator": "Read by independent estimators on decoded video",
@@ -168,6 +169,24 @@ def comparisons(run: Run) -> str:
         '<div class="scroll"><table><thead><tr><th>Held-out metric</th><th>Stages</th><th>Difference</th>'
         "<th>95 % interval</th><th>Verdict</th><th>Scenes</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def published(run: Run) -> str:
+    """Scores from the literature beside which ours stand; none of them was measured here."""
+    if not run.published:
+        return ""
+    rows = "".join(
+        f"<tr><td>{html.escape(p.model)}</td><td>{html.escape(p.metric)}</td>"
+        f"<td>{html.escape(p.before) or DASH}</td><td>{html.escape(p.after) or DASH}</td>"
+        f"<td>{html.escape(p.source)}</td></tr>"
+        for p in run.published
+    )
+    return (
+        "<h3>Published scores</h3><p>As published, not measured here, and of other data than the table "
+        "above: Physics-IQ's real videos.</p>"
+        '<div class="scroll"><table><thead><tr><th>Model</th><th>Metric</th><th>Base</th>'
+        f"<th>Post-trained</th><th>Source</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
