@@ -144,6 +144,8 @@ class EvaluateConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
+    num_failures: int = 4
+    """Scenes that the last stage gets most wrong, which go into the report too."""
     seed: int = 1000
     num_threads: int = 2
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phys4d.metrics.physics_iq.published import PUBLISHED
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
+from policy.world_metrics import GEOMETRY_METRICS, RGB_METRICS, geometry_metrics, rgb_metrics, scene_clouds
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,14 @@ SERVICE_METRICS = {
     "centroid error": ("centroid_l2_m", "m", False),
 }
 """Metric name: component of the score, unit, whether higher is better."""
+METRICS = {
+    TRACK: ("px", False),
+    FINAL: ("px", False),
+    **{name: values[1:] for name, values in SERVICE_METRICS.items()},
+    **GEOMETRY_METRICS,
+    **RGB_METRICS,
+}
+"""Metric name: unit, whether higher is better."""
 
 
 @dataclass
@@ -55,12 +65,14 @@ class Table:
         self.values.setdefault((stage, reader, metric), []).append(np.asarray(per_scene, np.float64))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Means over scenes, one per seed, and their mean."""
+        """Means over scenes, one per seed, and their mean; what no scene has is left out."""
         rows = []
         for (stage, reader, metric), seeds in self.values.items():
-            means = [float(np.nanmean(values)) for values in seeds]
-            unit, higher = ("px", False) if metric in (TRACK, FINAL) else SERVICE_METRICS[metric][1:]
             measured = int(min(np.isfinite(values).sum() for values in seeds))
+            if not measured:
+                continue
+            means = [float(np.nanmean(values)) for values in seeds]
+            unit, higher = METRICS[metric]
             rows.append(
                 {
                     "stage": stage,
@@ -139,8 +151,47 @@ def score_rollouts(
         table.add(stage, reader, metric, values)
 
 
+def record_geometry(
+    table: Table,
+    stage: str,
+    reader: str,
+    samples: Sequence[Sample],
+    depths: Sequence[np.ndarray],
+    motions: Sequence[np.ndarray],
+) -> None:
+    """Record the 4D consistency of one seed's depth and motion.
+
+    The estimators' motion in depth is the difference of their depths, so its warp error would be 0 always.
+    """
+    values = [geometry_metrics(*video) for video in zip(samples, depths, motions, strict=True)]
+    for metric in GEOMETRY_METRICS:
+        if (reader, metric) == ("estimator", "depth warp L1"):
+            continue
+        table.add(stage, reader, metric, [scene.get(metric, float("nan")) for scene in values])
+
+
+def record_rgb(
+    table: Table,
+    stage: str,
+    samples: Sequence[Sample],
+    videos: Sequence[np.ndarray],
+    true_tracks: Sequence[np.ndarray],
+) -> None:
+    """Record what one seed's pixels say."""
+    from phys4d.models.estimators import DisFlow
+
+    means, finals = track_metrics(videos, samples, true_tracks)
+    table.add(stage, "rgb", TRACK, means)
+    table.add(stage, "rgb", FINAL, finals)
+    flow = DisFlow()
+    values = [rgb_metrics(sample, video, flow) for sample, video in zip(samples, videos, strict=True)]
+    for metric in RGB_METRICS:
+        table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
+
+
 def evaluate(config: EvaluateConfig) -> Path:
     """Measure what stages there are; returns the results file."""
+    import torch
 
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import constant_velocity, track_colours
@@ -169,13 +220,18 @@ def evaluate(config: EvaluateConfig) -> Path:
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
-    def record_tracks(stage: str, videos: Sequence[np.ndarray]) -> None:
-        means, finals = track_metrics(videos, samples, true_tracks)
-        table.add(stage, "rgb", TRACK, means)
-        table.add(stage, "rgb", FINAL, finals)
-
-    record_tracks("simulator", [s.rgb for s in samples])
-    record_tracks("frozen", [s.rgb[:1].repeat(len(s.rgb), 0) for s in samples])
+    record_rgb(table, "simulator", samples, [s.rgb for s in samples], true_tracks)
+    still = [s.rgb[:1].repeat(len(s.rgb), 0) for s in samples]
+    record_rgb(table, "frozen", samples, still, true_tracks)
+    _record_second_take(table, samples, true_tracks)
+    record_geometry(
+        table, "simulator", "heads", samples, [s.depth for s in samples], [s.motion for s in samples]
+    )
+    # What the estimators themselves are off by.
+    read, _ = read_with_estimators(estimator, torch.from_numpy(np.stack([s.rgb for s in samples])))
+    record_geometry(table, "simulator", "estimator", samples, *to_numpy(read))
+    still = [s.depth[:1].repeat(len(s.depth), 0) for s in samples]
+    record_geometry(table, "frozen", "heads", samples, still, [np.zeros_like(s.motion) for s in samples])
     _record_constant_velocity(table, [constant_velocity(t) for t in true_tracks], true_tracks, samples)
 
     with reward_client(config.reward) as client:
@@ -197,7 +253,8 @@ def evaluate(config: EvaluateConfig) -> Path:
                     rgb = reader.decode(latents)
                     generated[seed] = latents, rgb, to_numpy(read_with_estimators(estimator, rgb)[0])
                 latents, rgb, estimated = generated[seed]
-                record_tracks(stage, list(rgb.numpy()))
+                record_rgb(table, stage, samples, list(rgb.numpy()), true_tracks)
+                record_geometry(table, stage, "estimator", samples, *estimated)
                 score_rollouts(
                     client,
                     table,
@@ -211,6 +268,7 @@ def evaluate(config: EvaluateConfig) -> Path:
                 depth, motion = estimated
                 if heads is not None:
                     depth, motion = to_numpy(reader.geometry(latents, conditioning))
+                    record_geometry(table, stage, "heads", samples, depth, motion)
                     score_rollouts(
                         client,
                         table,
@@ -237,30 +295,66 @@ def evaluate(config: EvaluateConfig) -> Path:
         for reader, metric in (
             ("rgb", TRACK),
             ("rgb", FINAL),
+            ("heads", "track error"),
             ("heads", "4D Chamfer"),
             ("estimator", "4D Chamfer"),
         )
     ]
+    last = present[-1] if present else None
+    worst = _worst(table, last, config.num_failures) if last else []
     with atomic_directory(config.run / "evaluation", replace=True) as folder:
-        scenes = []
-        for i in chosen:
-            files = {}
-            (folder / "scenes" / samples[i].key).mkdir(parents=True)
-            for name, videos in shown.items():
-                files[name] = f"scenes/{samples[i].key}/{name}.npz"
-                np.savez_compressed(folder / files[name], allow_pickle=False, **videos[i])
-            scenes.append(
-                {
-                    "id": samples[i].key,
-                    "family": samples[i].spec.family,
-                    "caption": samples[i].caption,
-                    "files": files,
-                }
-            )
-        results = {"rows": table.rows(), "comparisons": [c for c in comparisons if c], "scenes": scenes}
+        entries = {}
+        for i in dict.fromkeys([*chosen, *(i for i, _ in worst)]):
+            videos = {name: videos[i] for name, videos in shown.items()}
+            entries[i] = _write_scene(folder, samples[i], videos)
+        results = {
+            "rows": table.rows(),
+            "comparisons": [c for c in comparisons if c],
+            "scenes": [entries[i] for i in chosen],
+            "failures": [entries[i] | {"stage": last, "error_m": error} for i, error in worst],
+            "published": list(PUBLISHED),
+        }
         atomic_write_text(folder / "results.json", json.dumps(results, indent=1))
     _print(table)
+    _print_published()
     return config.run / "evaluation" / "results.json"
+
+
+def _write_scene(folder: Path, sample: Sample, videos: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Keep a scene's videos and clouds; returns its entry in the results."""
+    place = Path("scenes") / sample.key
+    (folder / place).mkdir(parents=True)
+    files = {name: str(place / f"{name}.npz") for name in videos}
+    for name, arrays in videos.items():
+        np.savez_compressed(folder / files[name], allow_pickle=False, **arrays)
+    read = {name: (v["depth"], v["motion"]) for name, v in videos.items() if name != "truth"}
+    np.savez_compressed(folder / place / "clouds.npz", allow_pickle=False, **scene_clouds(sample, read))
+    return {
+        "id": sample.key,
+        "family": sample.spec.family,
+        "caption": sample.caption,
+        "fps": sample.spec.fps,
+        "files": files,
+        "clouds": str(place / "clouds.npz"),
+        "objects": [str(item["name"]) for item in sample.objects],
+    }
+
+
+def _worst(table: Table, stage: str, number: int) -> list[tuple[int, float]]:
+    """Scenes with the largest track error, by the stage's heads if it has any, and that error in metres."""
+    seeds = table.values.get((stage, "heads", "track error"))
+    errors = np.mean(seeds or table.values[stage, "estimator", "track error"], axis=0)
+    order = [int(i) for i in np.argsort(-np.nan_to_num(errors, nan=-1.0)) if np.isfinite(errors[i])]
+    return [(i, float(errors[i])) for i in order[:number]]
+
+
+def _record_second_take(table: Table, samples: Sequence[Sample], true_tracks: Sequence[np.ndarray]) -> None:
+    """The scenes again with physics changed by about 1 %: what no model need be better than."""
+    taken = [i for i, s in enumerate(samples) if "rgb_take2" in s.more]
+    if len(taken) == len(samples):
+        record_rgb(table, "second_take", samples, [s.more["rgb_take2"] for s in samples], true_tracks)
+    elif taken:
+        print(f"second take: only {len(taken)} of {len(samples)} scenes have one, so it is left out")
 
 
 def _sample_all(
@@ -318,6 +412,13 @@ def _print(table: Table) -> None:
         spread = f"{np.std(row['seeds'], ddof=1):.4f}" if len(row["seeds"]) > 1 else "-"
         name = f"{row['stage']:18s} {row['reader']:10s} {row['metric']:24s}"
         print(f"{name} {row['mean']:9.4f} {spread:>14s} {row['unit']}")
+
+
+def _print_published() -> None:
+    print("published, not measured here (Physics-IQ's real videos):")
+    for score in PUBLISHED:
+        values = " -> ".join(filter(None, [score["before"], score["after"]]))
+        print(f"  {score['model']:24s} {score['metric']:22s} {values:14s} {score['source']}")
 
 
 def main() -> None:
