@@ -5,13 +5,14 @@ Three readings of each generated video, so that none has to be believed alone:
 * rgb: the objects' colours are followed in the decoded video and compared with the simulator's video;
 * heads: depth and motion from the stage's own heads go to the reward service;
 * estimator: depth and flow from estimators on decoded RGB go to the reward service.
+
+`--videos DIR` measures the videos of that folder instead, whoever made them; see `policy.external`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,22 @@ import numpy as np
 
 from phys4d.metrics.physics_iq.published import PUBLISHED
 from phys4d.runtime import config as configs
-from phys4d.runtime.errors import UserError, run_main
+from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
-from policy.world_metrics import GEOMETRY_METRICS, RGB_METRICS, geometry_metrics, rgb_metrics, scene_clouds
+from policy.measurements import (
+    FINAL,
+    TRACK,
+    Table,
+    mean_seen,
+    print_published,
+    print_table,
+    record_geometry,
+    record_rgb,
+    score_rollouts,
+)
+from policy.world_metrics import scene_clouds
 
 if TYPE_CHECKING:
     import torch
@@ -31,162 +43,9 @@ if TYPE_CHECKING:
 
     from phys4d.data import Sample
     from phys4d.models.protocol import Conditioning, VideoModel
-    from phys4d.reward.client import RewardClient
-    from phys4d.types import Rollout
     from policy.prompts import Prompt
     from policy.rollout import SamplingRule
     from policy.stages import Stage
-
-TRACK, FINAL = "trajectory error", "final trajectory error"
-SERVICE_METRICS = {
-    "reward": ("value", "", True),
-    "4D Chamfer": ("cd_frame_m", "m", False),
-    "centroid error": ("centroid_l2_m", "m", False),
-}
-"""Metric name: component of the score, unit, whether higher is better."""
-METRICS = {
-    TRACK: ("px", False),
-    FINAL: ("px", False),
-    **{name: values[1:] for name, values in SERVICE_METRICS.items()},
-    **GEOMETRY_METRICS,
-    **RGB_METRICS,
-}
-"""Metric name: unit, whether higher is better."""
-
-
-@dataclass
-class Table:
-    """Per-scene values of every stage, reader and metric, one list of scenes per seed."""
-
-    values: dict[tuple[str, str, str], list[np.ndarray]] = field(default_factory=dict)
-
-    def add(self, stage: str, reader: str, metric: str, per_scene: Sequence[float] | np.ndarray) -> None:
-        """Append one seed's values; NaN where a scene could not be measured."""
-        self.values.setdefault((stage, reader, metric), []).append(np.asarray(per_scene, np.float64))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Means over scenes, one per seed, and their mean; what no scene has is left out."""
-        rows = []
-        for (stage, reader, metric), seeds in self.values.items():
-            measured = int(min(np.isfinite(values).sum() for values in seeds))
-            if not measured:
-                continue
-            means = [float(np.nanmean(values)) for values in seeds]
-            unit, higher = METRICS[metric]
-            rows.append(
-                {
-                    "stage": stage,
-                    "reader": reader,
-                    "metric": metric,
-                    "unit": unit,
-                    "mean": float(np.mean(means)),
-                    "seeds": means,
-                    "higher_is_better": higher,
-                    "num_scenes": measured,
-                }
-            )
-        return rows
-
-    def comparison(self, before: str, after: str, reader: str, metric: str) -> dict[str, Any] | None:
-        """Paired difference `after - before` over scenes (means over seeds), 95 % bootstrap interval."""
-        pair = [self.values.get((stage, reader, metric)) for stage in (before, after)]
-        if pair[0] is None or pair[1] is None:
-            return None
-        difference = np.mean(pair[1], axis=0) - np.mean(pair[0], axis=0)
-        difference = difference[np.isfinite(difference)]
-        rng = np.random.default_rng(0)
-        resampled = rng.choice(difference, (2000, len(difference))).mean(axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
-        return {
-            "before": before,
-            "after": after,
-            "reader": reader,
-            "metric": metric,
-            "mean_difference": float(difference.mean()),
-            "ci95": [float(low), float(high)],
-            "num_scenes": len(difference),
-        }
-
-
-def track_metrics(
-    videos: Sequence[np.ndarray], samples: Sequence[Sample], true_tracks: Sequence[np.ndarray]
-) -> tuple[list[float], list[float]]:
-    """Mean error over frames after the first, and error in the last frame, in pixels per scene."""
-    from phys4d.metrics.tracking import track_colours, trajectory_errors
-
-    means, finals = [], []
-    for video, sample, truth in zip(videos, samples, true_tracks, strict=True):
-        errors = trajectory_errors(
-            track_colours(video, sample.object_ids[0]), truth, lost_px=video.shape[2] / 2
-        )
-        means.append(_mean(errors[1:]))
-        finals.append(_mean(errors[-1]))
-    return means, finals
-
-
-def _mean(values: np.ndarray) -> float:
-    seen = values[np.isfinite(values)]
-    return float(seen.mean()) if len(seen) else float("nan")
-
-
-def score_rollouts(
-    client: RewardClient, table: Table, stage: str, reader: str, rollouts: Sequence[Rollout]
-) -> None:
-    """Score one seed's rollouts and record the metrics; a rollout without a score is NaN and counted."""
-    outcomes = client.score(rollouts)
-    failed = [o for o in outcomes if o.score is None]
-    if len(failed) == len(outcomes):
-        raise UserError(f"no rollout of {stage} ({reader}) was scored; first reason: {failed[0].result}")
-    if failed:
-        print(
-            f"{stage} ({reader}): {len(failed)} of {len(outcomes)} rollouts have no score: {failed[0].result}"
-        )
-    for metric, (component, _, _) in SERVICE_METRICS.items():
-        values = []
-        for outcome in outcomes:
-            parts = (
-                {} if outcome.score is None else {"value": outcome.score.value, **outcome.score.components}
-            )
-            values.append(parts.get(component, float("nan")))
-        table.add(stage, reader, metric, values)
-
-
-def record_geometry(
-    table: Table,
-    stage: str,
-    reader: str,
-    samples: Sequence[Sample],
-    depths: Sequence[np.ndarray],
-    motions: Sequence[np.ndarray],
-) -> None:
-    """Record the 4D consistency of one seed's depth and motion.
-
-    The estimators' motion in depth is the difference of their depths, so its warp error would be 0 always.
-    """
-    values = [geometry_metrics(*video) for video in zip(samples, depths, motions, strict=True)]
-    for metric in GEOMETRY_METRICS:
-        if (reader, metric) == ("estimator", "depth warp L1"):
-            continue
-        table.add(stage, reader, metric, [scene.get(metric, float("nan")) for scene in values])
-
-
-def record_rgb(
-    table: Table,
-    stage: str,
-    samples: Sequence[Sample],
-    videos: Sequence[np.ndarray],
-    true_tracks: Sequence[np.ndarray],
-) -> None:
-    """Record what one seed's pixels say."""
-    from phys4d.models.estimators import DisFlow
-
-    means, finals = track_metrics(videos, samples, true_tracks)
-    table.add(stage, "rgb", TRACK, means)
-    table.add(stage, "rgb", FINAL, finals)
-    flow = DisFlow()
-    values = [rgb_metrics(sample, video, flow) for sample, video in zip(samples, videos, strict=True)]
-    for metric in RGB_METRICS:
-        table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -315,8 +174,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             "published": list(PUBLISHED),
         }
         atomic_write_text(folder / "results.json", json.dumps(results, indent=1))
-    _print(table)
-    _print_published()
+    print_table(table)
+    print_published()
     return config.run / "evaluation" / "results.json"
 
 
@@ -393,8 +252,8 @@ def _record_constant_velocity(
         trajectory_errors(np.where(np.isfinite(a), a, np.inf), b, lost_px=s.rgb.shape[2] / 2)
         for a, b, s in zip(tracks, truth, samples, strict=True)
     ]
-    table.add("constant_velocity", "rgb", TRACK, [_mean(e[1:]) for e in errors])
-    table.add("constant_velocity", "rgb", FINAL, [_mean(e[-1]) for e in errors])
+    table.add("constant_velocity", "rgb", TRACK, [mean_seen(e[1:]) for e in errors])
+    table.add("constant_velocity", "rgb", FINAL, [mean_seen(e[-1]) for e in errors])
 
 
 def _spread_over_families(families: Sequence[str], number: int) -> list[int]:
@@ -406,27 +265,17 @@ def _spread_over_families(families: Sequence[str], number: int) -> list[int]:
     return chosen[:number]
 
 
-def _print(table: Table) -> None:
-    print(f"{'stage':18s} {'reader':10s} {'metric':24s} {'mean':>9s} {'sd over seeds':>14s}")
-    for row in table.rows():
-        spread = f"{np.std(row['seeds'], ddof=1):.4f}" if len(row["seeds"]) > 1 else "-"
-        name = f"{row['stage']:18s} {row['reader']:10s} {row['metric']:24s}"
-        print(f"{name} {row['mean']:9.4f} {spread:>14s} {row['unit']}")
-
-
-def _print_published() -> None:
-    print("published, not measured here (Physics-IQ's real videos):")
-    for score in PUBLISHED:
-        values = " -> ".join(filter(None, [score["before"], score["after"]]))
-        print(f"  {score['model']:24s} {score['metric']:22s} {values:14s} {score['source']}")
-
-
 def main() -> None:
     """Command line."""
     config, _ = configs.load_preset(
         EvaluateConfig, Path(__file__).parent / "presets" / "evaluate", default="tiny-wan"
     )
-    evaluate(config)
+    if config.videos is None:
+        evaluate(config)
+    else:
+        from policy.external import evaluate_videos
+
+        evaluate_videos(config, config.videos)
 
 
 if __name__ == "__main__":

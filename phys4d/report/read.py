@@ -2,6 +2,7 @@
 
 runs/<name>/{base,stage1,stage2,stage3}/  config.toml  provenance.json  metrics.jsonl
 runs/<name>/evaluation/results.json       rows and scenes
+runs/<name>/external/<videos>.json        rows of videos that others made
 runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion; clouds.npz
 """
 
@@ -183,6 +184,10 @@ def read_run(path: Path) -> Run:
     if not stages and not results.exists():
         raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
     evaluation, fault = _read_evaluation(results)
+    for external in sorted((path / "external").glob("*.json")):
+        found, external_fault = _read_external(external)
+        evaluation["measurements"] += found
+        fault = fault or external_fault
     return Run(
         name=path.resolve().name,
         stages=stages,
@@ -229,6 +234,13 @@ def _read_evaluation(path: Path) -> tuple[dict[str, list[Any]], str]:
     except KeyError as error:
         return nothing, f"{path.name} lacks {error.args[0]!r}"
     return found, "" if found["measurements"] else f"{path.name} holds no rows"
+
+
+def _read_external(path: Path) -> tuple[list[Measurement], str]:
+    try:
+        return [_measurement(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]], ""
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return [], f"{path.name} is unreadable: {one_line(error)}"
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:

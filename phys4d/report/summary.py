@@ -116,9 +116,11 @@ def tiles(run: Run) -> str:
 
 def table(run: Run) -> str:
     """Metric by stage, mean and standard deviation over seeds; the best stage of a row is bold."""
-    columns = [stage for stage in [*STAGES, *REFERENCES] if any(m.stage == stage for m in run.measurements)]
-    titles = STAGES | REFERENCES
-    references_start = next((stage for stage in columns if stage in REFERENCES), None)
+    present = dict.fromkeys(m.stage for m in run.measurements)
+    others = [stage for stage in present if stage not in STAGES and stage not in REFERENCES]
+    columns = [stage for stage in [*STAGES, *others, *REFERENCES] if stage in present]
+    titles = STAGES | REFERENCES | {name: name for name in others}
+    references_start = next((stage for stage in columns if stage not in STAGES), None)
     divide = {stage: ' class="divide"' if stage == references_start else "" for stage in columns}
     header = "".join(f"<th{divide[stage]}>{html.escape(titles[stage])}</th>" for stage in columns)
     body, group = [], None

@@ -36,12 +36,18 @@
         return (low + high) / 2;
       });
       // What the camera saw fills the canvas at first.
-      s.extent = [1e-3, 1e-3];
+      const low = [Infinity, Infinity], high = [-Infinity, -Infinity];
       for (const points of [s.background, s.truth]) {
         for (let i = 0; i < points.length; i += 3) {
-          for (const axis of [0, 1]) s.extent[axis] = Math.max(s.extent[axis], Math.abs((points[i + axis] - s.centre[axis]) / Math.max(points[i + 2], 0.05)));
+          for (const axis of [0, 1]) {
+            const slope = (points[i + axis] - s.centre[axis]) / Math.max(points[i + 2], 0.05);
+            low[axis] = Math.min(low[axis], slope);
+            high[axis] = Math.max(high[axis], slope);
+          }
         }
       }
+      s.extent = [0, 1].map((axis) => Math.max(1e-3, high[axis] - low[axis]));
+      s.middle = [0, 1].map((axis) => (high[axis] + low[axis]) / 2);
       cache.set(index, s);
     }
     return cache.get(index);
@@ -127,7 +133,7 @@
     const [x0, y0, z0] = scene.centre;
     const split = field("split").checked;
     const panel = split ? Math.floor(width / 2) : width;
-    const focal = 0.48 * Math.min(panel / scene.extent[0], height / scene.extent[1]) * view.zoom;
+    const focal = 0.96 * Math.min(panel / scene.extent[0], height / scene.extent[1]) * view.zoom;
 
     function splat(x, y, z, colour, size, left) {
       // Camera frame: x right, y down, z ahead. Turn about the centre, then look from the camera.
@@ -135,7 +141,8 @@
       const ax = cy * dx + sy * dz, az = -sy * dx + cy * dz;
       const far = cp * az - sp * dy + z0;
       if (far < 0.05) return;
-      const u = focal * ax / far + panel / 2, v = focal * (cp * dy + sp * az) / far + height / 2;
+      const u = focal * (ax / far - scene.middle[0]) + panel / 2;
+      const v = focal * ((cp * dy + sp * az) / far - scene.middle[1]) + height / 2;
       const reach = Math.max(1, size * scale);
       const u0 = Math.round(u - reach / 2), v0 = Math.round(v - reach / 2);
       for (let row = Math.max(0, v0); row < Math.min(height, v0 + reach); row++) {

@@ -49,7 +49,8 @@ def colours(tab: Any) -> int:
     """How many colours the canvas shows."""
     return tab.evaluate(
         "(() => { const c = document.querySelector('#viewer canvas');"
-        " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
+        " copy.drawImage(c, 0, 0); const d = copy.getImageData(0, 0, c.width, c.height).data;"
         " return new Set(new Uint32Array(d.buffer)).size; })()"
     )
 
