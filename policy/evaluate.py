@@ -24,6 +24,7 @@ from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
+from policy.event_file import write_event_file
 from policy.measurements import (
     FINAL,
     TRACK,
@@ -174,6 +175,11 @@ def evaluate(config: EvaluateConfig) -> Path:
             "published": list(PUBLISHED),
         }
         atomic_write_text(folder / "results.json", json.dumps(results, indent=1))
+        videos = {
+            f"{entries[i]['id']} {entries[i]['family']}": {name: v[i] for name, v in shown.items()}
+            for i in chosen
+        }
+        write_event_file(folder / "tb", results["rows"], videos, samples[0].spec.fps)
     print_table(table)
     print_published()
     return config.run / "evaluation" / "results.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +137,8 @@ def record_geometry(
     stage: str,
     reader: str,
     samples: Sequence[Sample],
-    depths: Sequence[np.ndarray],
-    motions: Sequence[np.ndarray],
+    depths: Iterable[np.ndarray],
+    motions: Iterable[np.ndarray],
 ) -> None:
     """Record the 4D consistency of one seed's depth and motion.
 
