@@ -114,7 +114,7 @@ def fit(
         unit="step",
     )
     for step, indices in enumerate(bar):
-        with _precision(config.bf16, accelerator.device.type):
+        with _precision(config.bf16, parameters[0].device.type):
             parts = loss_parts(indices)
             loss = torch.stack(list(parts.values())).sum()
         for parameter in parameters:

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from phys4d.models.protocol import Conditioning, VideoModel
     from policy.prompts import Prompt
     from policy.rollout import SamplingRule
-    from policy.stages import Stage
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -63,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from policy.reading import Reader
     from policy.rollout import sampling_rule
     from policy.service import reward_client
-    from policy.stages import STAGES, is_finished, load_stage
+    from policy.stages import finished_stages, load_stage
 
     limit_threads(config.num_threads)
     dataset = open_dataset(config.data, config.split)
@@ -76,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     prompts = load_prompts(dataset, range(config.num_scenes))
     true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
     estimator = load_depth_estimator(config.run / "estimator")
-    present: list[Stage] = [stage for stage in STAGES if is_finished(config.run, stage)]
+    present = finished_stages(config.run)
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
@@ -233,6 +232,7 @@ def _sample_all(
     """Latents of one video per prompt; the noise depends on the seed and the prompt, not on the stage."""
     import torch
 
+    from policy.prompts import num_latent_frames
     from policy.rollout import sample
 
     seeds = [derive_seed(config.seed, seed, prompt.key) for prompt in prompts]
@@ -241,7 +241,7 @@ def _sample_all(
             model,
             conditioning.select(slice(i, i + 32)),
             rule,
-            num_frames=prompts[0].scene.num_frames,
+            num_frames=num_latent_frames(model, prompts),
             seeds=seeds[i : i + 32],
         ).latents_BCThw
         for i in range(0, len(prompts), 32)

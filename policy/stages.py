@@ -29,6 +29,11 @@ def is_finished(run: Path, stage: Stage) -> bool:
     return (run / stage / _LAST_WRITTEN[stage]).is_file()
 
 
+def finished_stages(run: Path) -> list[Stage]:
+    """The stages that a run has, in order."""
+    return [stage for stage in STAGES if is_finished(run, stage)]
+
+
 def load_stage(run: Path, stage: Stage) -> tuple[VideoModel, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
 

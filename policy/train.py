@@ -103,7 +103,7 @@ class _Trainer:
 
     def _sample(self, iteration: int) -> tuple[list[Rollouts], list[Future[list[Outcome]]]]:
         """Sample all prompt batches, each sent for scoring while the next is sampled."""
-        from policy.prompts import encode_prompts, load_prompts
+        from policy.prompts import encode_prompts, load_prompts, num_latent_frames
         from policy.rollout import sample
 
         config = self.config.rollout
@@ -119,7 +119,7 @@ class _Trainer:
                 self.model,
                 encode_prompts(self.model, prompts).repeat(config.group_size),
                 self.rule,
-                num_frames=siblings[0].scene.num_frames,
+                num_frames=num_latent_frames(self.model, siblings),
                 window=range(first, first + config.window_size),
                 seeds=[derive_seed(self.config.seed, "noise", iteration, video) for video in videos],
             )
@@ -162,14 +162,18 @@ class _Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Mean reward of the averaged policy on held-out prompts, deterministic sampler, fixed noise."""
-        from policy.prompts import encode_prompts
+        from policy.prompts import encode_prompts, num_latent_frames
         from policy.rollout import sample
 
         conditioning = encode_prompts(self.model, self.held_out)
         seeds = [derive_seed("eval", i) for i in range(len(self.held_out))]
         with self.ema.applied():
             videos = sample(
-                self.model, conditioning, self.rule, num_frames=self.held_out[0].scene.num_frames, seeds=seeds
+                self.model,
+                conditioning,
+                self.rule,
+                num_frames=num_latent_frames(self.model, self.held_out),
+                seeds=seeds,
             )
         ids = [f"eval/{prompt.key}" for prompt in self.held_out]
         outcomes = self.client.score(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
@@ -82,6 +82,7 @@ def train_denoiser(
         noise = torch.randn(latents.shape, generator=generator)
         return {"velocity": diffusion_loss(model, latents, conditioning, level, noise, config.change_weight)}
 
+    linear = [module for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)]
     parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
     fit(
         loss_parts,
@@ -92,7 +93,7 @@ def train_denoiser(
         desc="base",
         run=run,
         log_prefix="base_",
-        matrices=[p for p in model.blocks.parameters() if p.ndim == 2],
+        matrices=[cast(torch.nn.Parameter, module.weight) for module in linear],
     )
 
 

@@ -61,9 +61,7 @@ class RewardServicer:
             rewards=[pb.RewardInfo(name=n, version=v) for n, v in self._offer.versions.items()],
             simulator=self._offer.simulator,
             categories=[
-                pb.CategoryInfo(
-                    name=name, families=sorted(families), engine=self._offer.engines.get(name, "")
-                )
+                pb.CategoryInfo(name=name, families=sorted(families), engine=self._offer.engines[name])
                 for name, families in sorted(self._offer.families.items())
             ],
             limits=pb.Limits(**self._limits.__dict__),

@@ -52,6 +52,7 @@ def loaded_by(*modules: str) -> set[str]:
         ("sft.train", HEAVY),
         ("policy.train", HEAVY),
         ("policy.evaluate", HEAVY),
+        ("policy.sample", HEAVY),
     ],
 )
 def test_importing_a_module_loads_nothing_it_must_not(module: str, unwanted: set[str]) -> None:
@@ -73,6 +74,7 @@ def test_programs_do_not_load_one_another() -> None:
         "phys4d.scenes.preview",
         "phys4d.scenes.render",
         "policy.evaluate",
+        "policy.sample",
         "policy.train",
         "pretrain.base",
         "pretrain.train",

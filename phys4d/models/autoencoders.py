@@ -1,4 +1,4 @@
-"""Video autoencoders of three classes behind four functions; latents here are not yet normalised."""
+"""Video autoencoders of four classes behind four functions; latents here are not yet normalised."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from torch import Tensor
 
+from phys4d.models.open_sora.vae import OpenSoraVae
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 
-VideoAutoencoder = PatchAutoencoder | AutoencoderKLWan | AutoencoderKLCogVideoX
-CLASSES = {c.__name__: c for c in (PatchAutoencoder, AutoencoderKLWan, AutoencoderKLCogVideoX)}
+VideoAutoencoder = PatchAutoencoder | AutoencoderKLWan | AutoencoderKLCogVideoX | OpenSoraVae
+CLASSES = {c.__name__: c for c in (PatchAutoencoder, AutoencoderKLWan, AutoencoderKLCogVideoX, OpenSoraVae)}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class LatentFormat:
     mean: tuple[float, ...]
     """Per channel; normalised latents are (latents - mean) / std."""
     std: tuple[float, ...]
+    piece_frames: int = 0
+    """Latent frames of a piece of video that is encoded by itself and starts with a latent frame of one
+    frame; 0 where a video is one piece."""
 
 
 def latent_format(vae: VideoAutoencoder) -> LatentFormat:
@@ -38,6 +42,11 @@ def latent_format(vae: VideoAutoencoder) -> LatentFormat:
             tuple(config.latents_mean),
             tuple(config.latents_std),
         )
+    if isinstance(vae, OpenSoraVae):
+        # It normalises by itself.
+        channels = len(config.latents_mean)
+        piece = vae.num_latent_frames(config.piece_frames)
+        return LatentFormat(channels, vae.spatial_stride, 4, (0.0,) * channels, (1.0,) * channels, piece)
     channels = config.latent_channels
     if isinstance(vae, AutoencoderKLCogVideoX):
         stride = 2 ** (len(config.block_out_channels) - 1)
@@ -56,6 +65,8 @@ def encode(vae: VideoAutoencoder, video_BCTHW: Tensor) -> Tensor:
         batch, _, frames, _, _ = video_BCTHW.shape
         latents = vae.encode(video_BCTHW.transpose(1, 2).flatten(0, 1))
         return latents.unflatten(0, (batch, frames)).transpose(1, 2)
+    if isinstance(vae, OpenSoraVae):
+        return vae.encode(video_BCTHW.to(vae.dtype))
     return vae.encode(video_BCTHW.to(vae.dtype)).latent_dist.mode()
 
 
@@ -65,6 +76,8 @@ def decode(vae: VideoAutoencoder, latents_BCThw: Tensor) -> Tensor:
         batch, _, frames, _, _ = latents_BCThw.shape
         images = vae.decode(latents_BCThw.transpose(1, 2).flatten(0, 1))
         return images.unflatten(0, (batch, frames)).transpose(1, 2)
+    if isinstance(vae, OpenSoraVae):
+        return vae.decode(latents_BCThw.to(vae.dtype))
     return vae.decode(latents_BCThw.to(vae.dtype), return_dict=False)[0]
 
 

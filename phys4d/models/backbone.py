@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from diffusers import ModelMixin
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,21 +23,23 @@ from phys4d.models.autoencoders import (
     latent_format,
 )
 from phys4d.models.loading import load_config, load_part, load_tokenizer, resolve
-from phys4d.models.noising import Noising
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.runtime.files import atomic_directory
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A transformer with a text encoder and a video autoencoder; a subclass says how they are called."""
 
     name: ClassVar[str]
     """What `model_index.json` calls the backbone."""
     transformer_class: ClassVar[type[Any]]
     text_encoder_class: ClassVar[type[Any]]
-    lora_targets: ClassVar[tuple[str, ...]]
-    noising: Noising
+    lora_targets: tuple[str, ...]
+    noising: Any
+    """A `Noising`; each subclass says which."""
+    transformer: Any
+    """A diffusers `ModelMixin`; each subclass says which."""
 
     def __init__(
         self,
@@ -50,38 +52,49 @@ class Backbone(nn.Module):
         super().__init__()
         self.latents_mean: Tensor
         self.latents_std: Tensor
-        self.transformer: ModelMixin = transformer
+        self.transformer = transformer
         self.vae: Any = vae
         self.text_encoder: PreTrainedModel = text_encoder
         self.tokenizer: Any = tokenizer
         self.latent_format = latent_format(vae)
-        depth = len(self.blocks)
+        depth = self.tap_depth
         self.taps = tuple(max(0, round(depth * part) - 1) for part in (1 / 3, 2 / 3, 1.0))
         self.register_buffer("latents_mean", torch.tensor(self.latent_format.mean).view(1, -1, 1, 1, 1))
         self.register_buffer("latents_std", torch.tensor(self.latent_format.std).view(1, -1, 1, 1, 1))
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        raise NotImplementedError
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList: ...
 
     @property
+    def tap_depth(self) -> int:
+        """How many places there are to take features from, shallow to deep."""
+        return len(self.blocks)
+
+    @property
+    @abstractmethod
     def patch_size(self) -> int:
         """Latent cells per token along each spatial axis."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def text_length(self) -> int:
         """Tokens of a prompt, padding included."""
-        raise NotImplementedError
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of a tapped feature."""
+        return cast(nn.Linear, self.transformer.proj_out).in_features
 
     @property
     def head_sizes(self) -> dict[str, int]:
         """What `GeometryHeads` has to know of the model."""
         return {
-            "width": cast(nn.Linear, self.transformer.proj_out).in_features,
+            "width": self.feature_width,
             "num_taps": len(self.taps),
             "upsampling": self.latent_format.spatial_stride * self.patch_size,
             "temporal_stride": self.latent_format.temporal_stride,
+            "piece_frames": self.latent_format.piece_frames,
         }
 
     # Text
@@ -97,9 +110,9 @@ class Backbone(nn.Module):
         device = self.text_encoder.device
         return torch.tensor(batch.input_ids, device=device), torch.tensor(batch.attention_mask, device=device)
 
+    @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed prompts."""
-        raise NotImplementedError
 
     # Pixels and latents
 
@@ -115,11 +128,12 @@ class Backbone(nn.Module):
         frames = (num_frames - 1) // every + 1
         return self.latent_format.channels, frames, height // stride, width // stride
 
-    def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def generated_mask(self, latents_BCThw: Tensor) -> Tensor: ...
 
     # The denoiser
 
+    @abstractmethod
     def predict(
         self,
         latents_BCThw: Tensor,
@@ -127,8 +141,7 @@ class Backbone(nn.Module):
         conditioning: Conditioning,
         *,
         features: bool = False,
-    ) -> Prediction:
-        raise NotImplementedError
+    ) -> Prediction: ...
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -144,9 +157,9 @@ class Backbone(nn.Module):
 
     # Files
 
+    @abstractmethod
     def scheduler(self) -> Any:
         """The stock scheduler that fits `noising`, to be saved beside the weights."""
-        raise NotImplementedError
 
     def save(self, directory: Path) -> None:
         parts = {

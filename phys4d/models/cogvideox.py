@@ -185,8 +185,7 @@ def tiny_cogvideox(captions: Sequence[str], *, width: int = 128, num_layers: int
             num_layers=2,
             dropout_rate=0.0,
             feed_forward_proj="gated-gelu",
-            pad_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
+            pad_token_id=cast(int, tokenizer.pad_token_id),
         )
     )
     transformer = CogVideoXTransformer3DModel(

@@ -46,6 +46,7 @@ class GeometryHeads(nn.Module):
         channels: int = 64,
         upsampling: int = 16,
         temporal_stride: int = 1,
+        piece_frames: int = 0,
     ) -> None:
         """
         Args:
@@ -54,6 +55,8 @@ class GeometryHeads(nn.Module):
             channels: decoder channels at token resolution.
             upsampling: pixels per token along each axis, a power of two.
             temporal_stride: video frames per latent frame after the first, which stands for one frame alone.
+            piece_frames: latent frames after which a new piece starts, with a latent frame of one frame
+                again; 0 where a video is one piece.
         """
         super().__init__()
         if upsampling < 2 or upsampling & (upsampling - 1):
@@ -64,6 +67,7 @@ class GeometryHeads(nn.Module):
             "channels": channels,
             "upsampling": upsampling,
             "temporal_stride": temporal_stride,
+            "piece_frames": piece_frames,
         }
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_taps))
         self.film = nn.Sequential(nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 2 * channels * num_taps))
@@ -113,8 +117,11 @@ class GeometryHeads(nn.Module):
         """Latent frames to video frames, each after the first to `temporal_stride` of them."""
         if self.unfold is None:
             return x_BCThw
-        rest = self.unfold(x_BCThw[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
-        return torch.cat([x_BCThw[:, :, :1], rest.transpose(2, 3).flatten(2, 3)], dim=2)
+        parts: list[Tensor] = []
+        for piece in x_BCThw.split(self.config["piece_frames"] or x_BCThw.shape[2], dim=2):
+            rest = self.unfold(piece[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
+            parts += [piece[:, :, :1], rest.transpose(2, 3).flatten(2, 3)]
+        return torch.cat(parts, dim=2)
 
     def save(self, path: Path) -> None:
         """Write weights and sizes as one safetensors file, whole or not at all."""

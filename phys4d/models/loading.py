@@ -91,18 +91,13 @@ def load_part(part_class: type[Any], folder: Path, part: str, dtype: torch.dtype
             f"{folder / part} does not fit its config.json: {str(error).splitlines()[0]}"
         ) from error
     for kind, names in (("missing", info["missing_keys"]), ("unexpected", info["unexpected_keys"])):
-        names = sorted(set(names) - _tied(model))
+        names = sorted(names)
         if names:
             raise ValueError(
                 f"{folder / part} has {len(names)} {kind} weights for a {part_class.__name__} "
                 f"of its config.json, first {names[0]}; the files are of another version or not all there"
             )
     return model
-
-
-def _tied(model: Any) -> set[str]:
-    """Weights that a text encoder stores once under one of two names."""
-    return {"encoder.embed_tokens.weight", "shared.weight"} if hasattr(model, "shared") else set()
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:

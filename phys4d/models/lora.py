@@ -21,7 +21,7 @@ _PREFIX = "transformer."
 
 
 def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence[str]) -> list[nn.Parameter]:
-    """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains.
+    """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains, in float32.
 
     Adapters attached before are switched off; `use_adapters` switches several on. `lora_alpha` equals the
     rank, so that the file needs no metadata to reload exactly.
@@ -33,7 +33,11 @@ def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence
         LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=True),
         adapter_name=name,
     )
-    return [p for p in transformer.parameters() if p.requires_grad]
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    for parameter in trained:
+        # Small steps would be lost in the half precision of the base.
+        parameter.data = parameter.data.float()
+    return trained
 
 
 def use_adapters(transformer: ModelMixin, names: Sequence[str]) -> None:

@@ -121,7 +121,7 @@ class VideoModel(Protocol):
         ...
 
     def reference(self) -> AbstractContextManager[None]:
-        """Within this context the newest adapter is off: the reference policy."""
+        """Within this context all adapters are off: the reference policy."""
         ...
 
     def save(self, directory: Path) -> None:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 BACKBONES = {
     "wan": "phys4d.models.wan:WanModel",
     "cogvideox": "phys4d.models.cogvideox:CogVideoXModel",
+    "open-sora": "phys4d.models.open_sora.model:OpenSoraModel",
 }
 """Name in `model_index.json`: module and class."""
 
 TINY = {
     "tiny-wan": "phys4d.models.wan:tiny_wan",
     "tiny-cogvideox": "phys4d.models.cogvideox:tiny_cogvideox",
+    "tiny-open-sora": "phys4d.models.open_sora.model:tiny_open_sora",
 }
 """Preset of a model trained from scratch: module and the function that makes it untrained."""
 
@@ -33,6 +35,7 @@ FULL = {
     "cogvideox-2b": "cogvideox",
     "cogvideox-5b": "cogvideox",
     "cogvideox-5b-i2v": "cogvideox",
+    "open-sora-1.2": "open-sora",
 }
 """Preset of a published model, described in `presets/NAME.toml`: its backbone."""
 
@@ -104,6 +107,8 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
         FileNotFoundError: names the missing part or files and where they come from.
         ValueError: damaged files, or a pipeline that is none of ours.
     """
+    import torch
+
     from phys4d.models.loading import resolve
 
     folder = resolve(source)
@@ -111,11 +116,14 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
     if not path.is_file():
         raise FileNotFoundError(f"no model_index.json in {folder}; train the base with `make base`")
     index = json.loads(path.read_text(encoding="utf-8"))
-    published = str(index.get("_class_name", ""))
-    name = index.get("model") or next(
-        (b for p, b in _PIPELINES.items() if published.startswith(p)), published
-    )
-    model = backbone_class(name).load(folder, **({} if dtype is None else {"dtype": dtype}))
+    pipeline = str(index.get("_class_name", ""))
+    name = index.get("model") or next((b for p, b in _PIPELINES.items() if pipeline.startswith(p)), pipeline)
+    if pipeline.startswith("Wan") and not index.get("expand_timesteps"):
+        raise ValueError(
+            f"{folder} is a {pipeline} without expand_timesteps: only Wan2.2 TI2V takes its first frame as a "
+            "clean latent frame; use Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+        )
+    model = backbone_class(name).load(folder, dtype=dtype or torch.float32)
     return model.requires_grad_(False)
 
 

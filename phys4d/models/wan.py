@@ -10,7 +10,7 @@ stands still then need not be fetched by attention.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -34,7 +34,7 @@ class WanModel(Backbone):
     transformer_class = WanTransformer3DModel
     text_encoder_class = UMT5EncoderModel
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-    noising: ClassVar[Flow] = Flow()
+    noising: Flow = Flow()
     transformer: WanTransformer3DModel
 
     @property

@@ -42,7 +42,8 @@ def double_pendulum(rng: Rng, friction: float) -> Drawn:
     second = _rod(rng, names[1], elbow, angles[1], lengths[1], bob=True)
     second["parent"] = 0
     words = (
-        f"double pendulum of {lengths[0]:.2f} m {first['material']} at {math.degrees(angles[0]):.0f} degrees and "
+        f"double pendulum of {lengths[0]:.2f} m {first['material']} at "
+        f"{math.degrees(angles[0]):.0f} degrees and "
         f"{lengths[1]:.2f} m {second['material']} at {math.degrees(angles[1]):.0f} degrees at rest"
     )
     for link in (first, second):
@@ -83,7 +84,9 @@ def door(rng: Rng, friction: float) -> Drawn:
     start = [aim[0] - sign * rng.uniform(0.6, 0.85), aim[1], rng.uniform(radius, 0.6 * height)]
     velocity = [sign * speed, 0.0, drawing.speed(rng, 0.0, 1.0)]
     ball = _ball(rng, names[1], radius, start, velocity)
-    words = f"{leaf['material']} door at rest . {drawing.words_of_object(ball)} {drawing.words_of_velocity(velocity)}"
+    words = f"{leaf['material']} door at rest . " + (
+        f"{drawing.words_of_object(ball)} {drawing.words_of_velocity(velocity)}"
+    )
     ball["shape"] = "link"
     return Drawn(objects=[leaf, ball], fixtures=[*drawing.backdrop(rng, friction), post], words=words)
 
@@ -141,7 +144,8 @@ def drawer(rng: Rng, friction: float) -> Drawn:
     ball = _ball(rng, names[1], radius, spot, [0.0, 0.0, 0.0])
     ball["shape"] = "link"
     words = (
-        f"{tray['material']} drawer {drawing.words_of_velocity([sign * speed, 0, 0])} to a stop at {reach:.2f} . "
+        f"{tray['material']} drawer {drawing.words_of_velocity([sign * speed, 0, 0])} to a stop "
+        f"at {reach:.2f} . "
         f"{drawing.words_of_object({**ball, 'shape': 'sphere'})} in it at rest"
     )
     return Drawn(objects=[tray, ball], fixtures=[*drawing.backdrop(rng, friction), stand, back], words=words)

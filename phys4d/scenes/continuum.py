@@ -216,19 +216,19 @@ def build(spec: SceneSpec) -> BuiltScene:
         reach = _reach(entry, where)
         bottom = [max(a, p - r) for a, p, r in zip(low, place, reach, strict=True)]
         top = [min(a, p + r) for a, p, r in zip(ceiling, place, reach, strict=True)]
-        points = fill(inside, bottom, top, spacing)
+        cloud = fill(inside, bottom, top, spacing)
         if distance is not None:
-            points = points[distance(points) > 0.25 * spacing]
+            cloud = cloud[distance(cloud) > 0.25 * spacing]
         for taken in filled:
-            points = points[~taken(points)]
+            cloud = cloud[~taken(cloud)]
         for ball in balls:
-            points = points[np.linalg.norm(points - ball.position_m, axis=1) > ball.radius_m]
-        if not 1 <= len(points) <= MAX_PARTICLES:
-            raise ValueError(f"{where} must hold 1 to {MAX_PARTICLES} particles, got {len(points)}")
+            cloud = cloud[np.linalg.norm(cloud - ball.position_m, axis=1) > ball.radius_m]
+        if not 1 <= len(cloud) <= MAX_PARTICLES:
+            raise ValueError(f"{where} must hold 1 to {MAX_PARTICLES} particles, got {len(cloud)}")
         filled.append(_occupied(inside, bottom, top))
-        places.append(points)
-        velocities.append(np.broadcast_to(speed, points.shape))
-        owner.append(np.full(len(points), index))
+        places.append(cloud)
+        velocities.append(np.broadcast_to(speed, cloud.shape))
+        owner.append(np.full(len(cloud), index))
     if not places:
         raise ValueError(f"a scene needs an object of shape {', '.join(MATERIALS)}")
     owners = np.concatenate(owner)

@@ -1,12 +1,15 @@
 """Ropes, sheets, shells and soft blocks as MuJoCo flexes, built in code.
 
-Each vertex (or each node of a soft block's cage) is a point mass with three slide joints; vertices may instead
-sit on other bodies, which pins them. Flexes need `integrator = discrete`; see `configure`. They touch the geoms
+Each vertex (or each node of a soft block's cage) is a point mass with three slide joints; vertices may
+instead
+sit on other bodies, which pins them. Flexes need `integrator = discrete`; see `configure`. They touch the
+geoms
 that `touches_flexes` was called for, never one another.
 
 Elastic energy is that of a Saint Venant-Kirchhoff material: per volume mu tr(E^2) + lambda / 2 tr(E)^2 of the
 Green strain E; times the thickness, with lambda of plane stress, for sheets; sheets also resist bending with
-Y t^3 / (12 (1 - nu^2)) per area, and ropes with Y pi r^4 / 4. Damping is the stiffness times a time (Rayleigh).
+Y t^3 / (12 (1 - nu^2)) per area, and ropes with Y pi r^4 / 4. Damping is the stiffness times a time
+(Rayleigh).
 
 Source: MuJoCo 4.0.1 documentation, XML reference, flex/elasticity.
 """
@@ -184,7 +187,8 @@ def dofs_of_vertices(model: mujoco.MjModel, name: str) -> Int64[np.ndarray, " ve
     flex = flex_id(model, name)
     first = model.flex_vertadr[flex]
     bodies = model.flex_vertbodyid[first : first + model.flex_vertnum[flex]]
-    # Points are the bodies with three joints of their own and no geom; anchors are on the world or rigid bodies.
+    # Points are the bodies with three joints of their own and no geom; anchors are on the world or rigid
+    # bodies.
     free = (model.body_dofnum[bodies] == 3) & (model.body_geomnum[bodies] == 0)
     return np.where(free, model.body_dofadr[bodies], -1).astype(np.int64)
 

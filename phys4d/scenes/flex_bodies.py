@@ -4,16 +4,21 @@ An object's `shape` says what it is:
 
     sphere, box, ...   a rigid body (`model.add_geom`) with `mass_kg`; `drive_m_s` moves it on rails at that
                        velocity (x, y, z) until `drive_s`, whatever stands in its way
-    cloth              a rectangle of `size_m` (x, y) and `counts` points, or a tube of `radii_m` at `heights_m` with
+    cloth              a rectangle of `size_m` (x, y) and `counts` points, or a tube of `radii_m` at
+    `heights_m` with
                        `around` points; `young_pa`, `poisson`, `thickness_m`, `mass_kg`, `damping_s`
-    balloon            a closed shell of half axes `size_m`, with `overpressure_pa` in it; `gas` is `supply` (constant
+    balloon            a closed shell of half axes `size_m`, with `overpressure_pa` in it; `gas` is
+    `supply` (constant
                        pressure), or `sealed` (ideal gas); `heating_k_s` warms a sealed one
-    soft               a solid of half extents `size_m` and `form` box, ellipsoid or pillow, of `counts` points in
+    soft               a solid of half extents `size_m` and `form` box, ellipsoid or pillow, of `counts`
+    points in
                        `cells`
     rope               a line through `points_m` of `radius_m`; `young_pa` resists bending
 
-All have `position_m`, `quaternion_wxyz` (soft bodies start upright; ropes have neither) and `linear_velocity_m_s`.
-`held` are points of cloth and ropes that stay in place, until `release_s` if that is positive; `tied` are pairs of
+All have `position_m`, `quaternion_wxyz` (soft bodies start upright; ropes have neither) and
+`linear_velocity_m_s`.
+`held` are points of cloth and ropes that stay in place, until `release_s` if that is positive; `tied` are
+pairs of
 a rope's point and the rigid object that it is fixed to. `wind_m_s` of the scene blows on cloth.
 """
 

@@ -5,6 +5,7 @@ modelled: surface tension, air, and (at about 4 cm cells) thin sheets and spray.
 """
 
 import math
+from typing import Any
 
 from phys4d.scenes import continuum, drawing
 from phys4d.scenes.category import Category, Drawn
@@ -36,7 +37,7 @@ def _liquid(rng: Rng) -> tuple[str, str, list[float], float, float]:
     return color, material, rgb, density * rng.uniform(0.98, 1.02), viscosity * rng.uniform(0.9, 1.1)
 
 
-def _pour_in(rng: Rng, form: str, size: list[float], place: list[float], **more: float) -> Entry:
+def _pour_in(rng: Rng, form: str, size: list[float], place: list[float], **more: Any) -> Entry:
     color, material, rgb, density, viscosity = _liquid(rng)
     return continuum.stuff(
         color,

@@ -5,6 +5,7 @@ the floor, impact of balls. Not modelled: single grains, dust, moisture.
 """
 
 import math
+from typing import Any
 
 from phys4d.scenes import continuum, drawing
 from phys4d.scenes.category import Category, Drawn
@@ -21,7 +22,7 @@ GRAINS = {
 """Bulk density in kg/m3, internal friction in degrees, colour (hue, saturation, value); None is any."""
 
 
-def _grains(rng: Rng, form: str, size: list[float], place: list[float], **more: float) -> Entry:
+def _grains(rng: Rng, form: str, size: list[float], place: list[float], **more: Any) -> Entry:
     material = str(rng.choice(list(GRAINS)))
     density, angle, look = GRAINS[material]
     color = drawing.colors(rng, 1)[0] if look is None else ""
@@ -171,7 +172,7 @@ CATEGORY = Category(
     build=build,
     simulate=simulate,
     physical={"friction_deg": (15.0, 45.0), "friction": (0.02, 1.0)},
-    timestep_s=0.001,
+    timestep_s=0.0008,
     min_travel_m=0.1,
     held_out=("slope",),
 )

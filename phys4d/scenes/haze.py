@@ -34,7 +34,7 @@ def add_haze(
 def optical_depth(
     depth: Float64[np.ndarray, "frames height width"], field: Field, camera: Camera
 ) -> Float64[np.ndarray, "frames height width"]:
-    """Absorption times value, integrated along each pixel's ray up to the depth; the field is 0 outside."""
+    """Absorption times value, integrated along each pixel's ray up to the depth; outside is nothing."""
     rotation, translation = camera.camera_from_world[:3, :3], camera.camera_from_world[:3, 3]
     rays = pixel_rays(camera).reshape(-1, 3)
     directions, origin = rays @ rotation, -rotation.T @ translation
@@ -54,7 +54,7 @@ def optical_depth(
         span = (until - enter)[through]
         t = enter[through, None] + span[:, None] * share
         place = (origin + directions[through, None] * t[..., None] - low) / field.spacing_m - 0.5
-        read = map_coordinates(values, place.reshape(-1, 3).T, order=1, mode="constant")
+        read = map_coordinates(values, place.reshape(-1, 3).T, order=1, mode="nearest")
         length = span * np.linalg.norm(directions[through], axis=1)
         total[frame].ravel()[through] = read.reshape(t.shape).mean(axis=1) * length * field.absorption_per_m
     return total

@@ -6,9 +6,10 @@ of the image plane z = 1 that they may cover, and a ray meets those of its own t
 
 import math
 
-import numba
 import numpy as np
 from jaxtyping import Float64, Int64
+
+from phys4d.scenes.solvers.jit import compiled
 
 NUM_TILES = 64
 NEAR_M = 1e-3
@@ -68,7 +69,7 @@ def first_hits(
     return distance / z, primitive, weights
 
 
-@numba.njit(cache=True)
+@compiled
 def _image_boxes(vertices, faces, centres, radii):  # pragma: no cover - compiled
     """Bounds (x low, y low, x high, y high) on the plane z = 1; infinite for what reaches the camera."""
     num_faces = len(faces)
@@ -96,10 +97,11 @@ def _image_boxes(vertices, faces, centres, radii):  # pragma: no cover - compile
     return boxes
 
 
-@numba.njit(cache=True)
+@compiled
 def _sort_into_tiles(tiles):  # pragma: no cover - compiled
     """Members of tile k are `members[start[k] : start[k + 1]]`, in ascending order."""
     start = np.zeros(NUM_TILES * NUM_TILES + 1, np.int64)
+    members, place = np.empty(0, np.int64), start
     for fill in range(2):
         if fill:
             for k in range(NUM_TILES * NUM_TILES):
@@ -118,7 +120,7 @@ def _sort_into_tiles(tiles):  # pragma: no cover - compiled
     return start, members
 
 
-@numba.njit(cache=True)
+@compiled
 def _cast(
     plane, low, size, start, members, vertices, faces, centres, radii, distance, primitive, weights
 ):  # pragma: no cover - compiled
@@ -143,7 +145,7 @@ def _cast(
                 weights[i, 0], weights[i, 1] = b, c
 
 
-@numba.njit(cache=True)
+@compiled
 def _triangle(dx, dy, a, b, c):  # pragma: no cover - compiled
     """z of the hit of the ray (dx, dy, 1) and the weights of b and c; -1 if there is none.
 
@@ -163,7 +165,7 @@ def _triangle(dx, dy, a, b, c):  # pragma: no cover - compiled
     return (e2x * qx + e2y * qy + e2z * qz) / det, u, v
 
 
-@numba.njit(cache=True)
+@compiled
 def _sphere(dx, dy, centre, radius):  # pragma: no cover - compiled
     """z of the nearer hit of the ray (dx, dy, 1), or -1."""
     length2 = dx * dx + dy * dy + 1

@@ -1,6 +1,7 @@
 """Vertices and elements of sheets, tubes, shells and blocks, and what can be measured on them.
 
-Triangles of closed surfaces are counter-clockwise seen from outside; those of sheets face +z. Lengths in metres.
+Triangles of closed surfaces are counter-clockwise seen from outside; those of sheets face +z. Lengths in
+metres.
 """
 
 import itertools
@@ -14,7 +15,9 @@ Triangles = Int64[np.ndarray, "triangles 3"]
 Tetrahedra = Int64[np.ndarray, "tetrahedra 4"]
 
 
-def line(start_m: Sequence[float], end_m: Sequence[float], num_points: int) -> Points:
+def line(
+    start_m: Sequence[float] | np.ndarray, end_m: Sequence[float] | np.ndarray, num_points: int
+) -> Points:
     """Points at equal distances from start to end, both included."""
     return np.linspace(np.asarray(start_m, np.float64), np.asarray(end_m, np.float64), num_points)
 
@@ -85,7 +88,9 @@ def block(half_m: Sequence[float], counts: Sequence[int]) -> tuple[Points, Tetra
     axes = [np.linspace(-h, h, n) for h, n in zip(half_m, counts, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     index = np.arange(len(points)).reshape(tuple(counts))
-    corner = {c: _part(index, c).ravel() for c in itertools.product((0, 1), repeat=3)}
+    corner: dict[tuple[int, ...], np.ndarray] = {
+        c: _part(index, c).ravel() for c in itertools.product((0, 1), repeat=3)
+    }
     odd = np.indices([n - 1 for n in counts]).sum(axis=0).ravel() % 2 == 1
     # The four corners of one tetrahedron inscribed in a cube; each other one cuts off a remaining corner.
     even_set = [(0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1)]

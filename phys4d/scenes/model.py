@@ -5,7 +5,7 @@ What a scene is follows from `spec.parameters` alone:
     gravity_m_s2      downward acceleration
     objects           what moves, in the order of the instance ids
     fixtures          floor, walls, ramp, box: what does not move
-    camera            position, target (metres, world) and vertical field of view (degrees)
+    camera            position, target (metres, world), field of view along the longer side (degrees)
     light             direction, diffuse, ambient
     caption           what a viewer is told
 

@@ -111,23 +111,25 @@ def main() -> None:
     limit_threads(1)
     config = load(PreviewConfig)
     scenes, rejected = config.scenes, Counter()
-    names = family_names(scenes)
-    lines: dict[str, list[np.ndarray]] = {}
-    captions: dict[str, list[str]] = {}
-    for number in range(len(names) * scenes.num_samples):
-        name = names[number // scenes.num_samples]
-        category = name.rpartition("/")[0] or scenes.category
-        # One sample of one family, whose seed grows with the number.
-        one = replace(scenes, seed_start=scenes.seed_start + number % scenes.num_samples)
-        sample = render_sample(one, [name], 0, rejected)
-        lines.setdefault(category, []).append(line_of(sample["arrays"]))
-        captions.setdefault(category, []).append(sample["metadata"]["caption"])
-        print(f"{category}: {captions[category][-1]}", flush=True)
-    for category, pictures in lines.items():
-        picture = np.concatenate(pictures).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
+    names: dict[str, list[str]] = {}
+    for name in family_names(scenes):
+        names.setdefault(name.rpartition("/")[0] or scenes.category, []).append(name)
+    for category, mine in names.items():
+        lines, captions = [], []
+        for name in mine:
+            for number in range(scenes.num_samples):
+                # One sample of one family, whose seed grows with the number.
+                one = replace(scenes, seed_start=scenes.seed_start + number)
+                sample = render_sample(one, [name], 0, rejected)
+                lines.append(line_of(sample["arrays"]))
+                captions.append(sample["metadata"]["caption"])
+                print(f"{category}: {captions[-1]}", flush=True)
+        picture = np.concatenate(lines).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
         atomic_write_bytes(config.out / f"{category}.png", png(picture))
-        atomic_write_text(config.out / f"{category}.txt", "\n".join(captions[category]) + "\n")
+        atomic_write_text(config.out / f"{category}.txt", "\n".join(captions) + "\n")
         print(f"wrote {config.out / category}.png")
+    refused = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items())) or "none"
+    print(f"draws refused: {refused}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ written last. Sample i of a split has the seed `seed_start + i` and the family i
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -386,7 +387,7 @@ def _on_ray(config: RenderConfig, names: list[str], shards: list[int]) -> Any:
         writer, rejected = render_shard(config, names, index)
         return writer.to_bytes(), writer.keys, rejected
 
-    ray.init(address=config.ray_address, log_to_driver=False, logging_level="error")
+    ray.init(address=config.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         # As many shards at once as keep every core busy, so that the object store holds few results.
         limit = config.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))

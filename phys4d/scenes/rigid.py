@@ -305,7 +305,7 @@ def table(rng: Rng, friction: float) -> Drawn:
         rng, "table", (length, width, top / 2), [sign * (edge - length), 0.0, top / 2], friction
     )
     shape = str(rng.choice(("sphere", "box", "cylinder", "capsule")))
-    size = drawing.random_size(rng, shape, high=0.2)
+    size = drawing.random_size(rng, shape, low=0.16, high=0.2)
     height, turn = drawing.lying(shape, size, rng.uniform(-0.1, 0.1))
     along = drawing.speed(rng, 1.0, 2.5)
     velocity = [sign * along, 0.0, 0.0]

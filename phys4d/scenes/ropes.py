@@ -46,7 +46,8 @@ def swing(rng: Rng, friction: float) -> Drawn:
     )
     line["young_pa"] = 0.0
     words = (
-        f"{weight['mass_kg']:.1f} kg {drawing.words_of_object(weight)} on a {length:.2f} m {line['material']} "
+        f"{weight['mass_kg']:.1f} kg {drawing.words_of_object(weight)} on a {length:.2f} m "
+        f"{line['material']} "
         f"let go at {math.degrees(angle):.0f} degrees with {along:.2f}"
     )
     return Drawn(objects=[line, weight], fixtures=drawing.backdrop(rng, friction), words=words)

@@ -7,6 +7,7 @@ and red is hot.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ METALS = {
 
 
 def _meltable(
-    rng: Rng, material: str, half: list[float], place: list[float], temperature_c: float, **more: float
+    rng: Rng, material: str, half: list[float], place: list[float], temperature_c: float, **more: Any
 ) -> Entry:
     density, melting, latent, heat, conductivity, viscosity, look = MELTABLES[material]
     rgb = drawing.hsv_to_rgb(look[0] + rng.uniform(-5, 5), look[1], look[2] * rng.uniform(0.92, 1.0))

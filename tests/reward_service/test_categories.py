@@ -1,4 +1,4 @@
-"""The scene reward on every category: re-simulated from the spec, fair to the truth, hard on what stands still."""
+"""The scene reward on every category: re-simulated, fair to the truth, hard on what stands still."""
 
 from dataclasses import replace
 

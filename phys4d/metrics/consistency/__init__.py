@@ -7,5 +7,5 @@
     free_fall     a falling object's masks against the truth
 
 Without truth, `depth_warp_l1`, `depth_flicker`, `flow_cycle_error` and conservation can be measured; a frozen
-video passes all but momentum. Frames and units as in `phys4d.types`.
+video passes the first three; energy refuses it and momentum shows it. Frames and units as in `phys4d.types`.
 """

@@ -15,13 +15,27 @@ import math
 from collections.abc import Callable
 
 import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phys4d.models.flow_matching import noised, shifted
+from phys4d.models.noising import Flow, shifted
 
 Velocity = Callable[[Tensor, float, Bool[Tensor, "batch frames"]], Tensor]
 """v(x, s, generated): the velocity of latents whose `generated` frames are at level s, the others clean."""
+
+
+class RFlowSettings(SchedulerMixin, ConfigMixin):
+    """What a saved model says of its sampling; no pipeline of diffusers runs it."""
+
+    @register_to_config
+    def __init__(self, num_steps: int = 30, guidance_scale: float = 7.0, fps: float = 24.0) -> None:
+        """
+        Args:
+            num_steps, guidance_scale: published ones of sampling.
+            fps: frames per second that the transformer is told.
+        """
 
 
 def resolution_shift(height: int, width: int, num_frames: int) -> float:
@@ -77,7 +91,7 @@ def sample(
         generated = mask_BT >= level
         entering = (generated & ~noisy)[:, None, :, None, None]
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        x = torch.where(entering, noised(x, noise, torch.full((len(x),), level).to(x)), x)
+        x = torch.where(entering, Flow().noised(x, noise, torch.full((len(x),), level).to(x)), x)
         noisy = noisy | generated
         moved = x + velocity(x, level, generated) * (level_next - level)
         x = torch.where(generated[:, None, :, None, None], moved, x)

@@ -349,6 +349,7 @@ class MaterialPoints:
         top = bottom + np.asarray(self.tank.size_m)
         while num_steps > 0:
             count = self.num_released
+            self._refuse_leaps(count)
             steps = num_steps
             if count < len(self._x):
                 wait = math.ceil((self._release[count] - self.time_s) / self.timestep_s - 0.5)
@@ -385,8 +386,15 @@ class MaterialPoints:
             if taken < steps:
                 raise LeftGrid(f"a particle left the grid at {self.time_s:.4f} s")
             num_steps -= steps
+        self._refuse_leaps(self.num_released)
         self.position_m = self._x + self._shift
         self.velocity_m_s = self._v.copy()
+
+    def _refuse_leaps(self, count: int) -> None:
+        """Walls hold what goes less than a cell a step; anything faster is an error of the scene."""
+        fastest = np.abs(self._v[:count]).max(initial=0.0)
+        if not fastest * self.timestep_s < self.tank.cell_m:
+            raise LeftGrid(f"a particle left the grid at {self.time_s:.4f} s: {fastest:.3g} m/s is too fast")
 
     @property
     def ball_position_m(self) -> Points:

@@ -262,7 +262,8 @@ class HotAir:
         correct(values, forward, back, self.u, self.v, self.w, *offset, dt)
         if self.viscosity_m2_s > 0:
             padded = np.pad(forward, 1, mode="edge")
-            around = sum(np.roll(padded, s, a) for s in (1, -1) for a in range(3))[1:-1, 1:-1, 1:-1]
+            around = np.asarray(sum(np.roll(padded, s, a) for s in (1, -1) for a in range(3)))
+            around = around[1:-1, 1:-1, 1:-1]
             forward = forward + self.viscosity_m2_s * dt / self.cell_m * (around - 6 * forward)
         return forward
 
@@ -272,7 +273,7 @@ class HotAir:
             np.moveaxis(field_, axis, 0)[[0, -1]] = 0.0
         spectrum = scipy.fft.dctn(self.divergence(), type=2) / self._laplace
         spectrum[0, 0, 0] = 0.0
-        pressure = scipy.fft.idctn(spectrum, type=2)
+        pressure: np.ndarray = scipy.fft.idctn(spectrum, type=2)  # pyright: ignore[reportAssignmentType]
         self.u[1:-1] -= np.diff(pressure, axis=0) / self.cell_m
         self.v[:, 1:-1] -= np.diff(pressure, axis=1) / self.cell_m
         self.w[:, :, 1:-1] -= np.diff(pressure, axis=2) / self.cell_m

@@ -47,8 +47,9 @@ def test_flops_of_a_tiny_model_are_those_of_its_matrices() -> None:
     assert result["tflop"]["denoiser_call"] * 1e12 == pytest.approx(
         layers * per_block + ends + modulation, rel=1e-6
     )
-    # Backward without gradients of the frozen weights costs about one more forward.
-    assert 1.9 < result["tflop"]["lora_step"] / result["tflop"]["denoiser_call"] < 3.0
+    # Backward without gradients of the frozen weights costs about one more forward; an adapter of rank r on
+    # width D adds up to 2 r / D, thrice: at rank 32 and width 128 that is not little.
+    assert 1.9 < result["tflop"]["lora_step"] / result["tflop"]["denoiser_call"] < 3.5
     assert result["tflop"]["lora_step_checkpointed"] > 1.2 * result["tflop"]["lora_step"]
     memory = result["memory_gib"]
     assert 0 < memory["activations_checkpointed"] < 0.5 * memory["activations"]
@@ -71,7 +72,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_prints_json_and_tells_an_unknown_preset_in_one_line() -> None:
     done = run("tiny-wan", "--json")
-    assert json.loads(done.stdout)["transformer_parameters"] == 1_757_632
+    assert json.loads(done.stdout)["transformer_parameters"] == 1_765_824
     wrong = run("wan2-5b", "--json")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: unknown preset 'wan2-5b'; did you mean 'wan2.2-5b'?"

@@ -62,3 +62,10 @@ def test_latent_frames_unfold_to_video_frames(tmp_path: Path) -> None:
         heads.save(tmp_path / "heads.safetensors")
         again = GeometryHeads.load(tmp_path / "heads.safetensors")(features, 0.1)
     assert torch.equal(again.depth_BTHW, read.depth_BTHW)
+
+
+def test_a_piece_of_a_video_starts_with_a_latent_frame_of_one_frame() -> None:
+    """Open-Sora's autoencoder: 17 + 17 + 5 frames are 5 + 5 + 2 latent frames."""
+    heads = GeometryHeads(16, num_taps=1, channels=16, upsampling=4, temporal_stride=4, piece_frames=5)
+    with torch.no_grad():
+        assert heads((torch.randn(1, 12, 2, 3, 16),), 0.1).depth_BTHW.shape == (1, 39, 8, 12)

@@ -6,9 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from phys4d.models.cogvideox import CogVideoXModel
 from phys4d.models.protocol import Conditioning
@@ -89,9 +95,25 @@ def test_weights_of_another_configuration_or_backbone_are_refused(saved: Path) -
         CogVideoXModel.load(saved)
 
 
+def test_a_text_encoder_without_its_embedding_is_refused(saved: Path) -> None:
+    path = saved / "text_encoder" / "model.safetensors"
+    tensors = {name: value for name, value in load_file(path).items() if "embed_tokens" not in name}
+    kept = {name: value for name, value in tensors.items() if name != "shared.weight"}
+    assert len(kept) < len(load_file(path))
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing weights for a UMT5EncoderModel"):
+        load_model(saved)
+
+
+def test_a_wan_that_does_not_take_its_first_frame_as_a_latent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(ValueError, match="a WanPipeline without expand_timesteps: only Wan2.2 TI2V"):
+        load_model(tmp_path)
+
+
 def test_a_pipeline_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
-    with pytest.raises(ValueError, match="unknown backbone 'LTXPipeline'; known: cogvideox, wan"):
+    with pytest.raises(ValueError, match="unknown backbone 'LTXPipeline'; known: cogvideox, open-sora, wan"):
         load_model(tmp_path)
 
 
@@ -104,6 +126,9 @@ def test_a_published_wan_folder_loads_and_makes_what_its_stock_pipeline_makes(
     monkeypatch.setattr(pipeline_wan_i2v, "prompt_clean", str.strip)
     torch.manual_seed(0)
     tiny = tiny_model("tiny-wan", [CAPTION], width=32, num_layers=2)
+    # The published transformer takes the latents alone.
+    channels_alone = {**tiny.transformer.config, "in_channels": 16}
+    tiny.transformer = WanTransformer3DModel.from_config(channels_alone).eval()
     torch.nn.init.normal_(tiny.transformer.proj_out.weight, std=0.1)
     vae = AutoencoderKLWan(
         base_dim=8,

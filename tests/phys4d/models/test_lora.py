@@ -179,3 +179,11 @@ def test_an_adapter_of_another_backbone_or_cut_short_is_refused(tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="is cut short"):
         load_lora(model.transformer, "again", tmp_path)
+
+
+def test_an_adapter_trains_in_float32_on_a_base_in_half_precision() -> None:
+    model = tiny_wan(["a ball"], width=32, num_layers=2).eval()
+    torch.nn.Module.to(model.transformer, torch.bfloat16)
+    trained = add_lora(model.transformer, "policy", rank=2, targets=model.lora_targets)
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert model.transformer.proj_out.weight.dtype == torch.bfloat16

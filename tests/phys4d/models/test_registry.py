@@ -19,6 +19,8 @@ COUNTS = {
     "cogvideox-5b-i2v": (5_570_479_680, 215_583_907),
     # Not a published figure: what the conversion script's arguments give.
     "cogvideox-2b": (1_693_783_872, 215_583_907),
+    # An image autoencoder of 83,653,863 parameters and one over time of 309,687,144.
+    "open-sora-1.2": (1_207_643_972, 393_341_007),
 }
 SHAPES = {
     "wan2.2-5b": {
@@ -45,12 +47,20 @@ SHAPES = {
         "patch_embed.proj.weight": (1920, 16, 2, 2),
         "transformer_blocks.29.attn1.norm_q.weight": (64,),
     },
+    "open-sora-1.2": {
+        "x_embedder.proj.weight": (1152, 4, 1, 2, 2),
+        "y_embedder.y_embedding": (300, 4096),
+        "temporal_blocks.27.attn.qkv.weight": (3456, 1152),
+        "final_layer.linear.weight": (32, 1152),
+    },
 }
 LATENTS = {
     "wan2.2-5b": ((121, 704, 1280), (48, 31, 44, 80)),
     "cogvideox-5b": ((49, 480, 720), (16, 13, 60, 90)),
     "cogvideox-5b-i2v": ((49, 480, 720), (16, 13, 60, 90)),
     "cogvideox-2b": ((49, 480, 720), (16, 13, 60, 90)),
+    # Three pieces of 17 frames, 5 latent frames each.
+    "open-sora-1.2": ((51, 480, 848), (4, 15, 60, 106)),
 }
 
 

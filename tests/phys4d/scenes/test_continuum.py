@@ -21,7 +21,7 @@ def _drawn(category: str, family: str, seed: int) -> dict:
         "gravity_m_s2": 9.81,
         "objects": drawn.objects,
         "fixtures": drawn.fixtures,
-        "camera": {"position_m": [0.0, -3.0, 0.9], "target_m": [0.0, 0.0, 0.55], "fovy_deg": 45.0},
+        "camera": {"position_m": [0.0, -3.0, 0.9], "target_m": [0.0, 0.0, 0.55], "fov_deg": 45.0},
         "light": {"direction": [0.0, 0.6, -0.8], "diffuse": 0.6, "ambient": 0.4, "fill": 0.1},
         **drawn.more,
     }
@@ -58,7 +58,7 @@ def test_every_draw_can_be_built_and_differs(category: str, family: str) -> None
 
 @pytest.mark.parametrize(("category", "family"), [("fluids", "splash"), ("thermodynamics", "bath")])
 def test_the_same_spec_gives_the_same_bits(category: str, family: str) -> None:
-    spec = _spec(category, family, 0)
+    spec = sample_scene(category, family, 0)[0].spec
     one, two = (simulate(build(SceneSpec.from_json(spec.to_json()))) for _ in range(2))
     assert one.particles is not None and two.particles is not None
     assert one.particles.position_m.tobytes() == two.particles.position_m.tobytes()

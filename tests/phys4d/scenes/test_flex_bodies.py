@@ -108,6 +108,6 @@ def test_overstretched_cloth_is_refused() -> None:
     ],
 )
 def test_malformed_cloth_is_refused(change: dict[str, Any], message: str) -> None:
-    spec = registry.sample_spec("garments", "release", 0, num_frames=3)
+    spec = registry.sample_spec("garments", "release", 0)
     with pytest.raises(ValueError, match=message):
         _rebuilt(spec, **change)

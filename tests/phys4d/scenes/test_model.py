@@ -106,10 +106,11 @@ def test_a_camera_that_looks_straight_down_is_refused() -> None:
         look_at([0.0, 0.0, 3.0], [0.0, 0.0, 0.0])
 
 
-def test_the_camera_keeps_its_vertical_field_of_view(make_scene: Any) -> None:
-    camera = make_scene({}).camera(96, 64)
-    assert math.degrees(2 * math.atan(32 / camera.fy)) == pytest.approx(45.0)
-    assert (camera.cx, camera.cy) == (48.0, 32.0)
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (96, 96)])
+def test_the_cameras_field_of_view_spans_the_longer_side(make_scene: Any, width: int, height: int) -> None:
+    camera = make_scene({}).camera(width, height)
+    assert math.degrees(2 * math.atan(48 / camera.fx)) == pytest.approx(45.0)
+    assert (camera.fy, camera.cx, camera.cy) == (camera.fx, width / 2, height / 2)
 
 
 @pytest.mark.parametrize(

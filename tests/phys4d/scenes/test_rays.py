@@ -47,7 +47,7 @@ def test_a_mesh_is_seen_with_its_depth_id_and_normal(ball_scene: tuple[Any, Traj
     scene, trajectory = ball_scene
     truth = annotate(scene, _with_square(trajectory), scene.camera(64, 64))
     on = truth.object_ids[0] == 1
-    # 1 m at 3 m with fovy 45 degrees is 64 / (2 tan 22.5) / 3 = 25.75 pixels.
+    # 1 m at 3 m with a field of view of 45 degrees is 64 / (2 tan 22.5) / 3 = 25.75 pixels.
     assert on.sum() == pytest.approx(25.75**2, rel=0.05)
     assert np.allclose(truth.depth[0, on], 3.0)
     assert np.allclose(truth.normal[0, on], (0, 0, -1))

@@ -7,11 +7,12 @@ from typing import cast
 import pytest
 import torch
 
-from phys4d.models.flow_matching import flow_matching_loss
+from phys4d.models.diffusion_loss import diffusion_loss
 from phys4d.models.open_sora.model import OpenSoraModel, tiny_open_sora
 from phys4d.models.open_sora.rflow import rflow_levels, sample
 from phys4d.models.open_sora.vae import OpenSoraVae
 from phys4d.models.protocol import Conditioning, VideoModel
+from phys4d.models.registry import load_model
 from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.training import fit
 
@@ -138,7 +139,7 @@ def test_the_tiny_model_learns_a_video_by_heart() -> None:
         cond = Conditioning(model.encode_text(CAPTIONS[:1] * len(indices)), latents[:, :, 0])
         noise = torch.randn(latents.shape, generator=generator)
         sigma = torch.rand(len(indices), generator=generator)
-        loss = flow_matching_loss(model, latents, cond, sigma, noise)
+        loss = diffusion_loss(model, latents, cond, sigma, noise)
         losses.append(loss.item())
         return {"velocity": loss}
 
@@ -194,8 +195,10 @@ def test_a_missing_part_and_another_kind_of_model_are_named(model: OpenSoraModel
     model.save(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "model": "wan"}))
-    with pytest.raises(ValueError, match="holds a model of kind 'wan', expected 'open-sora'"):
-        OpenSoraModel.load(tmp_path / "model")
+    with pytest.raises(
+        ValueError, match=r"must hold a WanTransformer3DModel, got STDiT3; another backbone\?"
+    ):
+        load_model(tmp_path / "model")
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(model: OpenSoraModel) -> None:
