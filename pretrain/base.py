@@ -16,7 +16,7 @@ from phys4d.runtime.threads import limit_threads
 from pretrain.base_config import BaseConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from phys4d.models.backbone import Backbone
     from phys4d.runtime.run import RunFolder
@@ -29,15 +29,13 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
     from phys4d.models.protocol import to_model_range
     from phys4d.training import fit
 
-    generator = torch.Generator().manual_seed(config.seed)
-
     def images(indices: Tensor) -> Tensor:
         return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2)
 
-    chosen = torch.randperm(len(frames_NHW3), generator=generator)[:4096].split(256)
+    chosen = torch.randperm(len(frames_NHW3), generator=torch.Generator().manual_seed(config.seed))[:4096].split(256)
     model.vae.fit_principal_components((images(part) for part in chosen), config.whitening)
 
-    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
         x = images(indices)
         latents = model.vae.encode(x)
         noise = torch.randn(latents.shape, generator=generator) * config.latent_noise
@@ -73,9 +71,7 @@ def train_denoiser(
     from phys4d.models.protocol import Conditioning
     from phys4d.training import fit
 
-    generator = torch.Generator().manual_seed(config.seed + 1)
-
-    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
         latents = latents_NCThw[indices]
         conditioning = Conditioning(model.encode_text([captions[i] for i in indices]), latents[:, :, 0])
         level = model.noising.training_levels(len(indices), config.shift, generator)

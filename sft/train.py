@@ -17,7 +17,7 @@ from sft.config import StageTwoConfig
 def train(config: StageTwoConfig) -> Path:
     """Train and save adapter and heads; returns the stage's folder."""
     import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from phys4d.data import open_dataset
     from phys4d.metrics.depth_motion import depth_motion_errors
@@ -48,10 +48,9 @@ def train(config: StageTwoConfig) -> Path:
         true_motion = torch.from_numpy(dataset.stack("motion"))
         visible = torch.from_numpy(dataset.stack("visible"))
         object_ids = torch.from_numpy(dataset.stack("object_ids"))
-        generator = torch.Generator().manual_seed(config.seed)
         unit = torch.tensor(MOTION_UNIT)
 
-        def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+        def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
             x0, half = latents[indices], len(indices) // 2
             sigma = torch.cat(
                 [
