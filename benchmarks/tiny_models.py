@@ -103,16 +103,17 @@ def train(preset: str, dataset: Dataset, config: TinyBenchConfig) -> tuple[Backb
     """A model trained within the budget, and what it took."""
     import torch
 
+    from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
     from phys4d.models.cache import EncodingCache
     from phys4d.models.registry import tiny_model
-    from pretrain.base import mirrored, train_autoencoder, train_denoiser
+    from pretrain.base import train_autoencoder, train_denoiser
 
     base = configs.from_toml(BaseConfig, PRESETS / f"{preset}.toml")
     seed_everything(config.seed)
-    rgb_NTHW3, captions = torch.from_numpy(dataset.stack("rgb")), dataset.captions()
+    rgb, captions = dataset.stack("rgb"), dataset.captions()
     if base.mirror:
-        rgb_NTHW3 = torch.cat([rgb_NTHW3, rgb_NTHW3.flip(3)])
-        captions += [mirrored(caption) for caption in captions]
+        rgb, captions = with_mirror_images("rgb", rgb), with_mirrored_captions(captions)
+    rgb_NTHW3 = torch.from_numpy(rgb)
     model = tiny_model(preset, captions, width=base.width, num_layers=base.num_layers)
     with RunFolder.open(config.out / preset, configs.to_toml(config), restart=True) as run:
         start = time.process_time()
