@@ -174,7 +174,7 @@ def measure(preset: str, config: TinyBenchConfig) -> TinyResult:
     """Train, generate, compare with the simulator."""
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import track_colours
-    from policy.evaluate import track_metrics
+    from policy.measurements import track_metrics
 
     truth = open_dataset(config.data, "test")
     if len(truth) < config.num_scenes:
@@ -205,7 +205,7 @@ def baseline(config: TinyBenchConfig) -> tuple[float, float]:
     """The errors of a video that stands still."""
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import track_colours
-    from policy.evaluate import track_metrics
+    from policy.measurements import track_metrics
 
     truth = open_dataset(config.data, "test")
     samples = [truth[i] for i in range(config.num_scenes)]

@@ -87,7 +87,7 @@ class EncodingCache:
 def _bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor of any type."""
     flat = tensor.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _digest_of(video: Tensor) -> str:

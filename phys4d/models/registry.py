@@ -119,8 +119,8 @@ def load_model(
     index = load_index(folder)
     pipeline = str(index.get("_class_name", ""))
     name = index.get("model") or next((b for p, b in _PIPELINES.items() if pipeline.startswith(p)), pipeline)
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    model = backbone_class(name).load(folder, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+    weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = backbone_class(name).load(folder, dtype=weights, gradient_checkpointing=gradient_checkpointing)
     return model.requires_grad_(False)
 
 
