@@ -30,6 +30,15 @@ class LatentFormat:
     """Latent frames of a piece of video that is encoded by itself and starts with a latent frame of one
     frame; 0 where a video is one piece."""
 
+    def frames_of_latents(self, num_latent_frames: int) -> list[range]:
+        """The video frames that each latent frame stands for."""
+        spans, start = [], 0
+        for i in range(num_latent_frames):
+            starts_piece = i % (self.piece_frames or num_latent_frames) == 0
+            spans.append(range(start, start + (1 if starts_piece else self.temporal_stride)))
+            start = spans[-1].stop
+        return spans
+
 
 def latent_format(vae: VideoAutoencoder) -> LatentFormat:
     """Strides and statistics from the autoencoder's configuration."""

@@ -158,6 +158,9 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
         frames = (num_frames - 1) // every + 1
         return self.latent_format.channels, frames, height // stride, width // stride
 
+    def frames_of_latents(self, num_latent_frames: int) -> list[range]:
+        return self.latent_format.frames_of_latents(num_latent_frames)
+
     def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
         mask = latents_BCThw.new_ones(1, 1, latents_BCThw.shape[2], 1, 1)
         if self.first_frame_given:

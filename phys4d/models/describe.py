@@ -60,6 +60,7 @@ def describe(
         },
         "video": video,
         "latents": list(latents),
+        "frames_of_latents": [len(span) for span in model.frames_of_latents(latents[1])],
         "video_tokens": tokens,
         "text_tokens": model.text_length,
         "heads": {

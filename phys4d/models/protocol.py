@@ -109,6 +109,10 @@ class VideoModel(Protocol):
         """(C, T, h, w) of a video's latents. Raises ValueError naming the nearest valid size."""
         ...
 
+    def frames_of_latents(self, num_latent_frames: int) -> list[range]:
+        """The video frames that each latent frame stands for."""
+        ...
+
     def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
         """(1, 1, T, 1, 1): 1 where latents are generated, 0 where they are the conditioning frame."""
         ...
