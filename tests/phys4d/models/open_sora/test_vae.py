@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from phys4d.models.autoencoders import latent_format
 from phys4d.models.open_sora.conformance import layout_difference
 from phys4d.models.open_sora.temporal_vae import TemporalVae
-from phys4d.models.autoencoders import latent_format
 from phys4d.models.open_sora.vae import OpenSoraVae
 
 VECTORS = Path(__file__).parents[3] / "vectors" / "open_sora_vae.json"
