@@ -18,7 +18,8 @@ from phys4d.runtime.config import load
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.files import atomic_write_bytes, atomic_write_text
 from phys4d.runtime.threads import limit_threads
-from phys4d.scenes.render import RenderConfig, family_names, render_sample
+from phys4d.scenes.render_config import RenderConfig, family_names
+from phys4d.scenes.sample import render_sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,9 @@ import pytest
 
 from phys4d.data import open_dataset
 from phys4d.scenes import build, simulate
-from phys4d.scenes.render import RenderConfig, family_names, render_sample, render_split
+from phys4d.scenes.render import render_split
+from phys4d.scenes.render_config import RenderConfig, family_names
+from phys4d.scenes.sample import render_sample
 
 ROOT = Path(__file__).parents[3]
 
@@ -117,6 +119,7 @@ def test_other_settings_in_the_same_split_are_refused(rendered: Path) -> None:
         (["--families", "dorp"], "error: unknown family 'dorp' (did you mean 'drop'?)"),
         (["--famlies", "drop"], "error: unknown option '--famlies'"),
         (["--num-samples", "0"], "num_samples must be at least 1, got 0"),
+        (["--families", "ropes/swing"], "got ropes/swing; add ropes to --category"),
         (["--split", "a/b"], "split must be a plain folder name, got 'a/b'"),
     ],
 )

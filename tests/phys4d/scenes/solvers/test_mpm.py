@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from phys4d.scenes.solvers.mpm import Ball, LeftGrid, Liquid, MaterialPoints, Meltable, Sand, Tank, fill
+from phys4d.scenes.solvers.materials import Liquid, Meltable, Sand
+from phys4d.scenes.solvers.mpm import Ball, LeftGrid, MaterialPoints, Tank, fill
 
 G = 9.81
 
