@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from phys4d.scenes import continuum, continuum_drawing, drawing, heat_scenes
-from phys4d.scenes.category import Category, Drawn
+from phys4d.scenes.category import MIXED_GRAVITY, Category, Drawn
 from phys4d.scenes.drawing import Entry, Rng
 from phys4d.scenes.model import BuiltScene, limit_work, num_steps, number
 from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
@@ -320,8 +320,8 @@ def _limit_thermal_work(scene: BuiltScene, speed_up: float) -> None:
 
 
 def redraw(rng: Rng, parameters: dict[str, Any]) -> None:
-    """Mixed physics: gravity times 0.5 to 1.5, and each physical parameter up to 3 times more or less."""
-    parameters["gravity_m_s2"] *= rng.uniform(0.5, 1.5)
+    """Mixed physics: gravity times `MIXED_GRAVITY`, each physical parameter up to 3 times more or less."""
+    parameters["gravity_m_s2"] *= rng.uniform(*MIXED_GRAVITY)
     for name, (low, high) in sorted(PHYSICAL.items()):
         for table in (parameters, *parameters["objects"]):
             if name in table:

@@ -123,7 +123,7 @@ def update_grid(
                     ry = j * dx - balls[b, 1]
                     rz = k * dx - balls[b, 2]
                     r = math.sqrt(rx * rx + ry * ry + rz * rz)
-                    if r >= balls[b, 9] or r == 0.0:
+                    if r >= balls[b, 9] + 0.5 * dx or r == 0.0:
                         continue
                     sx = balls[b, 3] + balls[b, 7] * rz - balls[b, 8] * ry
                     sy = balls[b, 4] + balls[b, 8] * rx - balls[b, 6] * rz
