@@ -53,7 +53,7 @@ Points = Float64[np.ndarray, "points 3"]
 
 def engine() -> str:
     """Name and version of the solver; results are bitwise the same within one."""
-    return f"mls-mpm 1 numba {version('numba')}"
+    return f"mls-mpm 2 numba {version('numba')}"
 
 
 def signed_distance(fixtures: list[Mapping[str, Any]]) -> Callable[[Points], np.ndarray] | None:

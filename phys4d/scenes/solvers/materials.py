@@ -80,13 +80,13 @@ class Sand:
     @property
     def row(self) -> list[float]:
         """KIND, BULK, SHEAR, VISCOSITY, FRICTION, YIELD."""
-        sine = math.sin(math.radians(self.friction_deg))
+        # In simple shear, shear stress over normal stress is tan(friction): a slope holds up to there.
         return [
             stress.SAND,
             self.young_pa / (3 * (1 - 2 * self.poisson)),
             self.young_pa / (2 * (1 + self.poisson)),
             0.0,
-            math.sqrt(2 / 3) * 2 * sine / (3 - sine),
+            math.sqrt(2) / 3 * math.tan(math.radians(self.friction_deg)),
             0.0,
         ]
 

@@ -123,6 +123,7 @@ def update_grid(
                     ry = j * dx - balls[b, 1]
                     rz = k * dx - balls[b, 2]
                     r = math.sqrt(rx * rx + ry * ry + rz * rz)
+                    # Nodes up to half a cell outside, so that what they keep away is a ball's volume.
                     if r >= balls[b, 9] + 0.5 * dx or r == 0.0:
                         continue
                     sx = balls[b, 3] + balls[b, 7] * rz - balls[b, 8] * ry

@@ -189,7 +189,6 @@ def test_a_drop_weighs_what_its_sphere_does() -> None:
             {"heat_speed_up": 1e9},
             r"cells over \d+ thermal steps are .* at most 5e\+08",
         ),
-        ("thermodynamics", "bar", {"objects.cell_m": 1e-3}, "thermal steps are"),
         ("thermodynamics", "bar", {"objects.conductivity_w_m_k": 1e300}, r"must be in \[0.001, 10000\]"),
         ("thermodynamics", "bar", {"objects.heated": ["front"]}, r"heated must be some of -x, \+x"),
         ("thermodynamics", "melt", {"heat_speed_up": 1e9}, "particles and nodes over .* thermal steps are"),
