@@ -73,7 +73,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate report serve test check lint fmt bench bench-gpu protos clean
+.PHONY: help setup data preview base pretrain sft rl-train evaluate report serve test check lint fmt bench bench-gpu protos clean
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -132,6 +132,9 @@ data/all/held-out/index.json: | $(VENV)/.setup
 
 data/rigid/test/index.json: | $(VENV)/.setup
 	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000
+
+preview: $(VENV)/.setup ## Draw scenes of all nine categories with their annotations, on one page.
+	$(PY) -m phys4d.scenes.preview --out runs/$(RUN)/report/scenes $(FLAGS)
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup

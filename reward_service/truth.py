@@ -80,12 +80,20 @@ def scene_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> Sc
         )
     if width * height > MAX_PIXELS:
         raise DataError("IMAGE_TOO_LARGE", f"{width}x{height} is above {MAX_PIXELS} pixels")
-    return _simulate(spec.to_json(), width, height, max_points)
+    return _remembered(spec.to_json(), width, height, max_points)
 
 
 @lru_cache(maxsize=CACHED_SCENES)
-def _simulate(spec_json: str, width: int, height: int, max_points: int) -> SceneTruth:
-    spec = SceneSpec.from_json(spec_json)
+def _remembered(spec_json: str, width: int, height: int, max_points: int) -> SceneTruth:
+    return resimulate(SceneSpec.from_json(spec_json), width, height, max_points)
+
+
+def resimulate(spec: SceneSpec, width: int, height: int, max_points: int) -> SceneTruth:
+    """Rebuild and simulate a scene of this engine, and follow points on it.
+
+    Raises:
+        DataError: the scene cannot be built, or is unstable.
+    """
     try:
         scene = scenes.build(spec)
         camera = scene.camera(width, height)
