@@ -35,6 +35,7 @@ from policy.measurements import (
     record_geometry,
     record_rgb,
     score_rollouts,
+    with_holm,
 )
 from policy.world_metrics import scene_clouds
 
@@ -168,7 +169,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             entries[i] = _write_scene(folder, samples[i], videos)
         results = {
             "rows": table.rows(),
-            "comparisons": [c for c in comparisons if c],
+            "comparisons": with_holm([c for c in comparisons if c]),
+            "config": configs.to_toml(config),
             "scenes": [entries[i] for i in chosen],
             "failures": [entries[i] | {"stage": last, "error_m": error} for i, error in worst],
             "published": list(PUBLISHED),

@@ -32,6 +32,7 @@ METRICS = {
     **RGB_METRICS,
 }
 """Metric name: unit, whether higher is better."""
+RESAMPLES = 2000
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Table:
                 continue
             means = [float(np.nanmean(values)) for values in seeds]
             unit, higher = METRICS[metric]
+            low, high = _interval(np.mean(seeds, axis=0))
             rows.append(
                 {
                     "stage": stage,
@@ -61,6 +63,7 @@ class Table:
                     "unit": unit,
                     "mean": float(np.mean(means)),
                     "seeds": means,
+                    "ci95": [low, high],
                     "higher_is_better": higher,
                     "num_scenes": measured,
                 }
@@ -68,24 +71,61 @@ class Table:
         return rows
 
     def comparison(self, before: str, after: str, reader: str, metric: str) -> dict[str, Any] | None:
-        """Paired difference `after - before` over scenes (means over seeds), 95 % bootstrap interval."""
+        """Paired difference `after - before` over scenes (means over seeds).
+
+        `ci95` is a bootstrap interval of its mean; `p_value` is two-sided, of a test that flips the signs of
+        scenes at random.
+        """
         pair = [self.values.get((stage, reader, metric)) for stage in (before, after)]
         if pair[0] is None or pair[1] is None:
             return None
         difference = np.mean(pair[1], axis=0) - np.mean(pair[0], axis=0)
         difference = difference[np.isfinite(difference)]
-        rng = np.random.default_rng(0)
-        resampled = rng.choice(difference, (2000, len(difference))).mean(axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
+        if not len(difference):
+            return None
+        low, high = _interval(difference)
         return {
             "before": before,
             "after": after,
             "reader": reader,
             "metric": metric,
             "mean_difference": float(difference.mean()),
-            "ci95": [float(low), float(high)],
+            "ci95": [low, high],
+            "p_value": sign_flip_p_value(difference),
             "num_scenes": len(difference),
         }
+
+
+def _interval(per_scene: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over scenes; NaN does not count."""
+    seen = per_scene[np.isfinite(per_scene)]
+    if not len(seen):
+        return float("nan"), float("nan")
+    resampled = np.random.default_rng(0).choice(seen, (RESAMPLES, len(seen))).mean(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def sign_flip_p_value(difference: np.ndarray) -> float:
+    """Two-sided p of a mean difference at least so far from 0 if each scene's sign were a coin's.
+
+    From 10,000 draws and the observed one, so it is never 0.
+    """
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (10_000, len(difference)))
+    far = np.abs(signs @ difference) >= np.abs(difference.sum()) * (1 - 1e-12)
+    return float((1 + far.sum()) / (1 + len(signs)))
+
+
+def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Comparisons with `p_holm`, the p-value that holds for all of them together.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    adjusted, least = [dict(c) for c in comparisons], 0.0
+    for rank, c in enumerate(sorted(adjusted, key=lambda c: c["p_value"])):
+        least = max(least, min(1.0, (len(adjusted) - rank) * c["p_value"]))
+        c["p_holm"] = least
+    return adjusted
 
 
 def track_metrics(
@@ -164,7 +204,7 @@ def record_rgb(
     means, finals = track_metrics(videos, samples, true_tracks)
     table.add(stage, "rgb", TRACK, means)
     table.add(stage, "rgb", FINAL, finals)
-    flow = DisFlow()
+    flow = DisFlow().there_and_back
     values = [rgb_metrics(sample, video, flow) for sample, video in zip(samples, videos, strict=True)]
     for metric in RGB_METRICS:
         table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
@@ -184,4 +224,5 @@ def print_published() -> None:
     print("published, not measured here (Physics-IQ's real videos):")
     for score in PUBLISHED:
         values = " -> ".join(filter(None, [score["before"], score["after"]]))
-        print(f"  {score['model']:24s} {score['metric']:22s} {values:14s} {score['source']}")
+        name = f"{score['model']} ({score['given']})"
+        print(f"  {name:38s} {score['metric']:20s} {values:14s} {score['source']}")

@@ -85,7 +85,9 @@ def test_exact_masks_fall_without_error_and_a_frozen_ball_does_not_fall(sample: 
 
 def test_pixels_tell_truth_from_its_reverse(sample: Sample) -> None:
     """Flow leads back as well in both; masks and the fall do not agree."""
-    forward, reverse = (rgb_metrics(sample, v, DisFlow()) for v in (sample.rgb, sample.rgb[::-1].copy()))
+    forward, reverse = (
+        rgb_metrics(sample, v, DisFlow().there_and_back) for v in (sample.rgb, sample.rgb[::-1].copy())
+    )
     assert forward["free-fall IoU"] > 0.8 > reverse["free-fall IoU"]
     assert forward["motion ST-IoU"] == 1.0 > reverse["motion ST-IoU"]
     assert forward["flow cycle error"] < 0.5 and reverse["flow cycle error"] < 0.5
