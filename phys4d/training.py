@@ -95,8 +95,8 @@ def fit(
 
     A batch is cut into `config.micro_batches` parts whose gradients are averaged. Every part draws from a
     generator of its own, seeded by run, step and part, and on a CPU the parts run beside each other, each on
-    one thread: small matrices keep two cores busier that way than one operation on both. What is learnt does not
-    depend on the number of threads.
+    one thread: small matrices keep two cores busier that way than one operation on both. What is learnt does
+    not depend on the number of threads.
 
     Args:
         loss_parts: called from several threads at once.

@@ -46,7 +46,9 @@ def test_one_bad_step_is_skipped_and_leaves_no_trace_in_the_weights() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     calls = iter(range(100))
     fit(
-        lambda i, _: {"loss": (weight * (torch.inf if next(calls) == 3 else 1.0)).sum() - weight.sum().detach()},
+        lambda i, _: {
+            "loss": (weight * (torch.inf if next(calls) == 3 else 1.0)).sum() - weight.sum().detach()
+        },
         [weight],
         config(num_steps=5),
         num_items=8,
