@@ -73,7 +73,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate report serve test check lint fmt bench bench-gpu protos clean
+.PHONY: help setup data base pretrain sft rl-train evaluate best-of-n report serve test check lint fmt bench bench-gpu protos clean
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -156,6 +156,10 @@ $(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
+
+best-of-n: $(STAGE3) $(TEST) | $(VENV)/.setup ## Pick the best of N videos of stage 2 at the compute of stage 3, for the next `make evaluate`.
+	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,best-of-n)
+	rm -f $(EVALUATION)
 
 report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
 	$(PY) -m phys4d.report --run runs/$(RUN)

@@ -160,6 +160,33 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestOfNConfig:
+    """Pick the best of N videos of stage 2 for each held-out prompt, by the reward of stage 3."""
+
+    run: Path = Path("runs/tiny-wan")
+    """Run folder: reads `base/`, `stage2/` and `stage3/config.toml`, writes `best_of_n/`."""
+    data: Path = Path("data/rigid")
+    split: str = "test"
+    num_candidates: int = 0
+    """N; 0 spends on the evaluated videos what stage 3 spent on its training."""
+    num_scenes: int = EvaluateConfig.num_scenes
+    """This and the next four are those of the evaluation, which measures the picked videos."""
+    num_seeds: int = EvaluateConfig.num_seeds
+    num_steps: int = EvaluateConfig.num_steps
+    shift: float = EvaluateConfig.shift
+    seed: int = EvaluateConfig.seed
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_scenes", "num_seeds", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_candidates < 0:
+            raise ValueError(f"num_candidates must not be negative, got {self.num_candidates}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """Generate videos with depth and motion from a stage of a run."""
 

@@ -59,11 +59,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     from phys4d.models.reading import read_with_estimators, to_numpy
     from phys4d.runtime.files import atomic_directory, atomic_write_text
     from phys4d.runtime.progress import progress
+    from policy.best_of_n import chosen_latents
     from policy.prompts import encode_prompts, load_prompts
     from policy.reading import Reader
     from policy.rollout import sampling_rule
     from policy.service import reward_client
-    from policy.stages import finished_stages, load_stage
+    from policy.stages import load_stage, measured_stages
 
     limit_threads(config.num_threads)
     dataset = open_dataset(config.data, config.split)
@@ -76,7 +77,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     prompts = load_prompts(dataset, range(config.num_scenes))
     true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
     estimator = load_depth_estimator(config.run / "estimator")
-    present = finished_stages(config.run)
+    present = measured_stages(config.run)
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
@@ -109,7 +110,10 @@ def evaluate(config: EvaluateConfig) -> Path:
             for seed in range(config.num_seeds):
                 # Stage 1 leaves the denoiser as it is: its videos are the base's.
                 if stage != "stage1" or seed not in generated:
-                    latents = _sample_all(config, seed, model, conditioning, prompts, rule)
+                    if stage == "best_of_n":
+                        latents = chosen_latents(config, seed, prompts)
+                    else:
+                        latents = _sample_all(config, seed, model, conditioning, prompts, rule)
                     rgb = reader.decode(latents)
                     generated[seed] = latents, rgb, to_numpy(read_with_estimators(estimator, rgb)[0])
                 latents, rgb, estimated = generated[seed]
@@ -151,7 +155,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     chosen = _spread_over_families([s.spec.family for s in samples], config.num_report_scenes)
     comparisons = [
         table.comparison(a, b, reader, metric)
-        for a, b in (("base", "stage2"), ("stage2", "stage3"))
+        for a, b in (("base", "stage2"), ("stage2", "stage3"), ("best_of_n", "stage3"))
         for reader, metric in (
             ("rgb", TRACK),
             ("rgb", FINAL),
