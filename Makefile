@@ -131,7 +131,8 @@ data/all/held-out/index.json: | $(VENV)/.setup
 	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
 
 data/rigid/test/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000
+	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
+	  --second-take
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup

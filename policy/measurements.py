@@ -15,7 +15,7 @@ from policy.world_metrics import GEOMETRY_METRICS, RGB_METRICS, geometry_metrics
 if TYPE_CHECKING:
     from phys4d.data import Sample
     from phys4d.reward.client import RewardClient
-    from phys4d.types import Rollout
+    from phys4d.types import Outcome, Rollout
 
 TRACK, FINAL = "trajectory error", "final trajectory error"
 SERVICE_METRICS = {
@@ -44,6 +44,12 @@ class Table:
     def add(self, stage: str, reader: str, metric: str, per_scene: Sequence[float] | np.ndarray) -> None:
         """Append one seed's values; NaN where a scene could not be measured."""
         self.values.setdefault((stage, reader, metric), []).append(np.asarray(per_scene, np.float64))
+
+    def copy(self, stage: str, as_stage: str, readers: Sequence[str]) -> None:
+        """Record a stage's values as those of another, whose videos are the same."""
+        for (of, reader, metric), seeds in list(self.values.items()):
+            if of == stage and reader in readers:
+                self.values[as_stage, reader, metric] = list(seeds)
 
     def rows(self) -> list[dict[str, Any]]:
         """Means over scenes, one per seed, and their mean; what no scene has is left out."""
@@ -153,8 +159,12 @@ def mean_seen(values: np.ndarray) -> float:
 def score_rollouts(
     client: RewardClient, table: Table, stage: str, reader: str, rollouts: Sequence[Rollout]
 ) -> None:
-    """Score one seed's rollouts and record the metrics; a rollout without a score is NaN and counted."""
-    outcomes = client.score(rollouts)
+    """Score one seed's rollouts and record the metrics."""
+    record_scores(table, stage, reader, client.score(rollouts))
+
+
+def record_scores(table: Table, stage: str, reader: str, outcomes: Sequence[Outcome]) -> None:
+    """Record the service's metrics of one seed; a rollout without a score is NaN and counted."""
     failed = [o for o in outcomes if o.score is None]
     if len(failed) == len(outcomes):
         raise UserError(f"no rollout of {stage} ({reader}) was scored; first reason: {failed[0].result}")
@@ -197,15 +207,22 @@ def record_rgb(
     samples: Sequence[Sample],
     videos: Sequence[np.ndarray],
     true_tracks: Sequence[np.ndarray],
+    flows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
 ) -> None:
-    """Record what one seed's pixels say."""
+    """Record what one seed's pixels say.
+
+    Args:
+        flows: of each video there, back, and where it is trusted, if they are known already.
+    """
     from phys4d.models.estimators import DisFlow
 
     means, finals = track_metrics(videos, samples, true_tracks)
     table.add(stage, "rgb", TRACK, means)
     table.add(stage, "rgb", FINAL, finals)
-    flow = DisFlow().there_and_back
-    values = [rgb_metrics(sample, video, flow) for sample, video in zip(samples, videos, strict=True)]
+    if flows is None:
+        dis = DisFlow()
+        flows = [dis.there_and_back(video) for video in videos]
+    values = [rgb_metrics(*video) for video in zip(samples, videos, flows, strict=True)]
     for metric in RGB_METRICS:
         table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
 

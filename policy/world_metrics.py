@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -191,16 +191,14 @@ def _mean_places(
 
 
 def rgb_metrics(
-    sample: Sample,
-    video: np.ndarray,
-    flow: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    sample: Sample, video: np.ndarray, flow: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> dict[str, float]:
     """`RGB_METRICS` of one video.
 
     Args:
-        flow: optical flow there, back, and where to trust it, e.g. `DisFlow().there_and_back`.
+        flow: its optical flow there, back, and where to trust it; see `DisFlow.there_and_back`.
     """
-    forward, backward, trusted = flow(video)
+    forward, backward, trusted = flow
     values = {"flow cycle error": flow_cycle_error(forward, backward, trusted)} if trusted.any() else {}
     if sample.spec.family in FALLING_FAMILIES:
         values |= free_fall_metrics(sample, colour_masks(video, sample.object_ids[0])[..., 0])

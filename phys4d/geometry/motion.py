@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Bool, Float
 
-from phys4d.geometry.arrays import like, namespace
+from phys4d.geometry.arrays import like, namespace, whole
 from phys4d.geometry.camera import Intrinsics, pixel_centres, unproject
 from phys4d.geometry.sampling import bilinear_footprint, sample_bilinear, take_pixels
 
@@ -65,7 +65,8 @@ def carry_points(
 
     At each frame, motion and depth are read bilinearly from the four pixels around a point, without those
     whose depth is 0.15 m or more from the point's, if any remain: beside an object's edge lies the
-    background, which does not move along. The point's depth is what was lifted at the frame before plus dz.
+    background, which does not move along. The point's depth is what was lifted at the frame before plus
+    dz, in frame 0 that of the pixel it lies in.
 
     Args:
         uv: places in frame 0, pixels.
@@ -74,18 +75,17 @@ def carry_points(
     """
     xp = namespace(depth)
     num_frames, height, width = depth.shape
-    z_carried, expected = None, None
-    frames = []
-    inside = True
+    column, row = (whole(uv[:, i].clip(0, size - 1)) for i, size in enumerate((width, height)))
+    expected = take_pixels(depth[0], (row * width + column)[:, None])[:, 0]
+    frames, z_carried, inside = [], None, True
     for t in range(num_frames):
         index, weights, _ = bilinear_footprint(uv, height, width)
         near = take_pixels(depth[t], index)
-        if expected is None:
-            z_carried = expected = _weighted(weights, near[..., None])[:, 0]
         gated = weights * (xp.abs(near - expected[:, None]) < GATE_M)
         total = gated.sum(-1)[:, None]
         weights = xp.where(total > LEAST_WEIGHT, gated / total.clip(LEAST_WEIGHT), weights)
         z_lifted = _weighted(weights, near[..., None])[:, 0]
+        z_carried = z_lifted if z_carried is None else z_carried
         u, v = uv[:, 0], uv[:, 1]
         inside = (
             inside & (u >= 0) & (u <= width) & (v >= 0) & (v <= height) & (z_lifted > 0) & (z_carried > 0)

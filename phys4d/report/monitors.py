@@ -29,6 +29,16 @@ class Watched:
     rule: str
     is_alarm: Callable[[float, float], bool]
     """Of its values at the start and at the end."""
+    state: str = ALARM
+    """What it is called then. Training itself stops at wider limits for what is to be watched only."""
+
+
+def _leaves_octave(start: float, end: float) -> bool:
+    return start > 0 and not 0.5 <= end / start <= 2
+
+
+def _loses_share(start: float, end: float) -> bool:
+    return end < 0.7 * start
 
 
 WATCHED = (
@@ -61,6 +71,46 @@ WATCHED = (
         meaning="share of videos that could not be scored",
         rule="must stay below 0.05",
         is_alarm=lambda _, end: end >= 0.05,
+    ),
+    *(
+        Watched(
+            name=name,
+            meaning=meaning,
+            rule="must stay within half to twice",
+            is_alarm=_leaves_octave,
+            state=WATCH,
+        )
+        for name, meaning in (
+            ("motion_energy", "mean change of grey from frame to frame"),
+            ("edges", "mean change of grey from pixel to pixel"),
+            ("flicker", "change of that change"),
+        )
+    ),
+    Watched(
+        name="luminance",
+        meaning="mean grey",
+        rule="must not change by 0.1",
+        is_alarm=lambda start, end: abs(end - start) > 0.1,
+        state=WATCH,
+    ),
+    *(
+        Watched(
+            name=name,
+            meaning=meaning,
+            rule="must not fall below 0.7 of it",
+            is_alarm=_loses_share,
+            state=WATCH,
+        )
+        for name, meaning in (
+            ("unique_points", "share of carried points that do not pile up"),
+            ("coverage", "share of carried points still in the picture"),
+        )
+    ),
+    Watched(
+        name="held_out_reward",
+        meaning="a reward that is never trained on",
+        rule="must not fall by 0.02",
+        is_alarm=lambda start, end: end < start - 0.02,
     ),
 )
 
@@ -119,13 +169,18 @@ def _training(stage: Stage | None) -> str:
         return ""
     rows = [_held_out_gap(stage)]
     for watched in WATCHED:
-        keys = (f"val_component_{watched.name}", f"reward_component_{watched.name}", watched.name)
+        keys = (
+            f"val_component_{watched.name}",
+            f"reward_component_{watched.name}",
+            f"monitor_{watched.name}",
+            watched.name,
+        )
         key = next((key for key in keys if len(_finite(stage.points(key))) > 1), None)
         if key is None:
             continue
         start, end = ends(stage.points(key))
-        state = ALARM if watched.is_alarm(start, end) else FINE
-        where = "held-out" if key.startswith("val_") else "in training"
+        state = watched.state if watched.is_alarm(start, end) else FINE
+        where = "held-out" if key.startswith(("val_", "monitor_")) else "in training"
         rows.append(
             f"<tr><td>{html.escape(phrase(watched.name))} "
             f"<small>{html.escape(watched.meaning)}, {where}</small></td>"

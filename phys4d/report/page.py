@@ -80,8 +80,8 @@ columns right of the line are references. Hover over a cell for the seeds.</p>
 </section>
 <section id="clouds">
 <h2>Point clouds over time</h2>
-<p>Every point seen on an object in the first frame, carried along the generated motion and lifted with the
-generated depth, and where the simulator takes it.</p>
+<p>Points seen on objects in the first frame, carried along the generated motion in the picture and in
+depth, and where the simulator takes them.</p>
 {clouds.section(run)}
 </section>
 <section id="monitors">

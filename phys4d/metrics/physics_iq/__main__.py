@@ -38,6 +38,8 @@ class PhysicsIqConfig:
     """CSV file with a row per run and scenario."""
     partial: bool = False
     """Leave out files that are refused, and say which; without it they are an error."""
+    stored_masks: bool = False
+    """Pass motion masks through a lossy file, as the benchmark's tool does for the published scores."""
     workers: int = 0
     """Processes; 0 is one per core."""
 
@@ -62,9 +64,14 @@ def main(args: Sequence[str] | None = None) -> None:
     from phys4d.metrics.physics_iq.runs import per_scenario_csv, score_runs, summarise
 
     runs = score_runs(
-        config.real, config.generated, fps=config.fps, partial=config.partial, workers=config.workers
+        config.real,
+        config.generated,
+        fps=config.fps,
+        partial=config.partial,
+        workers=config.workers,
+        stored_masks=config.stored_masks,
     )
-    summary = summarise(runs, fps=config.fps, partial=config.partial)
+    summary = summarise(runs, fps=config.fps, partial=config.partial, stored_masks=config.stored_masks)
     if config.json is not None:
         atomic_write_text(config.json, json.dumps(summary, indent=1) + "\n")
     if config.per_scenario is not None:
