@@ -19,7 +19,7 @@ class StageTwoConfig:
     lora_rank: int = 32
     """Rank and alpha of the adapter."""
     optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=16, learning_rate=2e-3, bf16=True)
+        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=16, learning_rate=2e-3)
     )
     """Training; its learning rate is that of the heads."""
     adapter_learning_rate: float = 1e-3
