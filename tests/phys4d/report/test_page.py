@@ -108,8 +108,8 @@ def test_a_paired_difference_decides_where_there_is_one(run_folder: Path) -> Non
     assert (
         "the difference is −0.0380 m, 95 % interval −0.0510 to −0.0240, which leaves out zero." in page.text
     )
-    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to −0.0240 better 64" in page.text
-    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to 0.00400 not told apart 64" in page.text
+    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to −0.0240 0.0020 better 64" in page.text
+    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to 0.00400 0.0020 not told apart 64" in page.text
 
 
 def test_one_seed_has_no_spread(run_folder: Path) -> None:
