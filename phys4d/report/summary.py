@@ -197,7 +197,7 @@ def published(run: Run) -> str:
         theirs.append(
             f"<tr><td>{html.escape(p.model)} <small>{html.escape(p.given)}</small></td>"
             f"{f'<td>{DASH}</td>' * 4}<td>{original}</td><td>{verified}</td>"
-            f"<td>{html.escape(p.source)}</td></tr>"
+            f'<td class="source">{html.escape(p.source)}</td></tr>'
         )
     if not ours and not theirs:
         return ""
@@ -216,7 +216,8 @@ def published(run: Run) -> str:
         f"<h3>Physics-IQ</h3><p>On the benchmark's real videos, so of other data than the table above.{none} "
         "An arrow is before and after the paper's post-training. Original and Verified do not compare.</p>"
         '<div class="scroll"><table><thead><tr><th>Model</th><th>Spatial IoU</th><th>Weighted</th>'
-        "<th>Spatiotemporal</th><th>MSE</th><th>Original</th><th>Verified</th><th>Source</th></tr></thead>"
+        "<th>Spatiotemporal</th><th>MSE</th><th>Original</th><th>Verified</th>"
+        '<th class="source">Source</th></tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -229,7 +230,8 @@ def _physics_iq_row(scores: PhysicsIq) -> str:
     return (
         f"<tr><td>{html.escape(MODELS.get(scores.name, scores.name))}</td>{parts}"
         f"<td>{with_spread(scores.original, scores.original_std)}</td>"
-        f"<td>{with_spread(scores.verified, scores.verified_std)}</td><td>{source}</td></tr>"
+        f"<td>{with_spread(scores.verified, scores.verified_std)}</td>"
+        f'<td class="source">{source}</td></tr>'
     )
 
 

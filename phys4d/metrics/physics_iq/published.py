@@ -7,8 +7,10 @@ several-frame models.
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-PHYS4D = "Phys4D's table (arXiv:2603.03485); its parts and its scores do not agree under the official formula"
-BOARD = "leaderboard of the benchmark's repository"
+PHYS4D = "arXiv:2603.03485; scores differ from their parts"
+"""Under the official formula the parts in its table do not give its scores."""
+BOARD = "the benchmark's leaderboard"
+"""In the README of the benchmark's repository, September 2026."""
 
 
 @dataclass(frozen=True, kw_only=True)
