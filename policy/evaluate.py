@@ -12,7 +12,7 @@ Three readings of each generated video, so that none has to be believed alone:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     with reward_client(config.reward) as client:
 
-        def submit(name: str, depths: Sequence[np.ndarray], motions: Sequence[np.ndarray]) -> Future:
+        def submit(name: str, depths: Iterable[np.ndarray], motions: Iterable[np.ndarray]) -> Future:
             """Rollouts on their way to the service, which scores them while we measure on."""
             videos = zip(prompts, depths, motions, strict=True)
             return client.submit([p.rollout(f"{name}/{p.key}", depth, motion) for p, depth, motion in videos])

@@ -56,6 +56,8 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
         if path.is_file():
             continue
         first = cv2.imread(str(folder / PROMPTS / job["first_frame"]), cv2.IMREAD_COLOR)
+        if first is None:
+            raise UserError(f"{folder / PROMPTS / job['first_frame']} is gone; remove {folder / PROMPTS}")
         picture = torch.from_numpy(np.ascontiguousarray(first[None, None, ..., ::-1]))
         with torch.no_grad():
             latents = model.encode_video(to_model_range(picture)).float()[:, :, 0]
