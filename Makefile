@@ -73,7 +73,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data preview base pretrain sft rl-train evaluate report serve test check lint fmt bench bench-gpu protos clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -131,7 +131,8 @@ data/all/held-out/index.json: | $(VENV)/.setup
 	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
 
 data/rigid/test/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000
+	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
+	  --second-take
 
 preview: $(VENV)/.setup ## Draw scenes of all nine categories with their annotations, on one page.
 	$(PY) -m phys4d.scenes.preview --out runs/$(RUN)/report/scenes $(FLAGS)
@@ -159,6 +160,10 @@ $(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
+
+best-of-n: $(STAGE3) $(TEST) | $(VENV)/.setup ## Pick the best of N videos of stage 2 at the compute of stage 3, for the next `make evaluate`.
+	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,best-of-n)
+	rm -f $(EVALUATION)
 
 report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
 	$(PY) -m phys4d.report --run runs/$(RUN)

@@ -14,12 +14,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from phys4d.geometry.camera import unproject
+from phys4d.geometry.motion import carry_points
 from phys4d.metrics.chamfer import ChamferTerms, chamfer4d
 from phys4d.metrics.chamfer_reward import chamfer_reward, motion_weight
 from phys4d.reward.plugin import DataError
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Rollout, Score
-from reward_service.carrying import align_depth, carry_points, warp_residual
+from reward_service.alignment import align_depth, warp_residual
 from reward_service.config import ChamferSettings
 from reward_service.truth import SceneTruth, check_camera, check_masks, scene_truth
 
@@ -67,8 +69,9 @@ def score(rollout: Rollout, settings: ChamferSettings) -> Score:
     depth = alignment.scale * depth + alignment.shift_m
     # A change of depth is scaled like depth; the shift drops out of it.
     motion = motion * (1.0, 1.0, alignment.scale)
-    tracks = carry_points(depth, motion, truth.pixels, truth.camera)
-    points = tracks.lifted_m if settings.depth_source == "lifted" else tracks.carried_m
+    tracks = carry_points(truth.pixels, depth, motion)
+    z_m = tracks.lifted_m if settings.depth_source == "lifted" else tracks.carried_m
+    points = unproject(tracks.uv, z_m, truth.camera)
 
     weight = _weights(truth)
     terms = _compare(points, tracks.present, truth, settings)

@@ -182,14 +182,19 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
     run = copy_run(trained, "whole-evaluated")
     service = f"--reward.endpoint {endpoint}"
     program("policy.train", f"{run} {service} {STAGE3} --num-iterations 1", trained)
-    small = "--num-scenes 5 --num-seeds 2 --num-steps 3 --num-report-scenes 2"
-    program("policy.evaluate", f"{run} {service} {small}", trained)
+    small = "--num-scenes 5 --num-seeds 2 --num-steps 3"
+    picked = program("policy.best_of_n", f"{run} {service} {small}", trained)
+    # 4 videos x (4 steps + 1 reading + 2 trained steps + 1 call for the KL) come to 3 more for each of 10.
+    assert "best of 2 candidates" in picked.stdout
+    program("policy.evaluate", f"{run} {service} {small} --num-report-scenes 2", trained)
     results = json.loads((trained / "runs/whole-evaluated/evaluation/results.json").read_text())
     rows = {(r["stage"], r["reader"], r["metric"]): r for r in results["rows"]}
     for stage in ("base", "stage1", "stage2", "stage3"):
         assert len(rows[stage, "rgb", "trajectory error"]["seeds"]) == 2
         assert rows[stage, "estimator", "4D Chamfer"]["num_scenes"] == 5
     assert ("base", "heads", "4D Chamfer") not in rows, "the base has no heads"
+    assert len(rows["best_of_n", "rgb", "trajectory error"]["seeds"]) == 2
+    assert rows["best_of_n", "heads", "reward"]["mean"] >= rows["stage2", "heads", "reward"]["mean"]
     assert rows["simulator", "heads", "4D Chamfer"]["mean"] < 0.02, "the simulator's own rollouts are right"
     assert rows["simulator", "rgb", "trajectory error"]["mean"] == 0.0
     assert rows["simulator", "heads", "flow EPE"]["mean"] == 0.0
