@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
+from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
@@ -11,7 +12,6 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
-from grpc_health.v1 import health_pb2
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.runtime.threads import limit_threads
 from phys4d.types import Failure, Outcome, Rollout

@@ -32,7 +32,7 @@ def serve(config: ServiceConfig) -> None:
     """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE."""
     if config.tls.cert_file is not None:
         raise ValueError(
-            "Ray Serve has no TLS: put Envoy or a gateway in front of it, or use python -m reward_service.plain"
+            "Ray Serve has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
         )
     port = config.port or free_port()
     check_port("127.0.0.1", port)

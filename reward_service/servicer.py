@@ -118,7 +118,9 @@ class RewardServicer:
             num_bytes = self._check_size(request)
             if not self._bytes.take_now(num_bytes):
                 num_bytes = 0
-                raise CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many bytes under way; try again later")
+                raise CallError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "too many bytes under way; try again later"
+                )
             call.num_rollouts = len(request.rollouts)
             return await self._score_batch(call, request)
         except CallError as error:
@@ -198,9 +200,7 @@ class RewardServicer:
                 pb.CategoryInfo(name=name, families=sorted(families))
                 for name, families in sorted(offer.families.items())
             ],
-            limits=pb.Limits(
-                **{name: getattr(limits, name) for name in pb.Limits.DESCRIPTOR.fields_by_name}
-            ),
+            limits=pb.Limits(**{name: getattr(limits, name) for name in pb.Limits.DESCRIPTOR.fields_by_name}),
             codecs=supported_codecs(),
             streams=True,
             server=SERVER,
@@ -221,7 +221,9 @@ class RewardServicer:
         """Bytes of a request, each tensor counted as what it claims to unpack to."""
         limits, num_rollouts = self._limits, len(request.rollouts)
         if num_rollouts > limits.max_rollouts:
-            raise _invalid(f"the request has {num_rollouts} rollouts, at most {limits.max_rollouts} are taken")
+            raise _invalid(
+                f"the request has {num_rollouts} rollouts, at most {limits.max_rollouts} are taken"
+            )
         ids = [message.sample_id for message in request.rollouts]
         if len(set(ids)) != len(ids):
             raise _invalid("sample ids must be unique within a request")

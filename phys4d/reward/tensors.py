@@ -99,7 +99,7 @@ def check_tensor(tensor: pb.Tensor, *, max_bytes: int) -> int:
     if not 0 < packed_size <= num_bytes + 32 or len(tensor.data) not in (0, packed_size):
         raise refusal(
             "WRONG_SIZE",
-            f"{where} has {num_bytes} bytes; packed_size says {tensor.packed_size} and {len(tensor.data)} came",
+            f"{where} has {num_bytes} bytes; packed_size says {tensor.packed_size}, {len(tensor.data)} came",
         )
     return packed_size
 

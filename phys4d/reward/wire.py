@@ -16,7 +16,6 @@ from phys4d.reward.tensors import (
     DTYPES,
     Buffer,
     CodecName,
-    WireError,
     check_tensor,
     refusal,
     tensor_to_proto,
@@ -227,9 +226,7 @@ def outcome_to_proto(outcome: Outcome, *, attempt: int = 0) -> pb.Outcome:
     detail = any_pb2.Any()
     detail.Pack(info)
     is_data = failure.error_class == "DATA"
-    code = (
-        code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(failure.reason, code_pb2.UNAVAILABLE)
-    )
+    code = code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(failure.reason, code_pb2.UNAVAILABLE)
     message.error.CopyFrom(status_pb2.Status(code=code, message=failure.message, details=[detail]))
     return message
 
