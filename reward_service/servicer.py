@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from phys4d.reward import wire
-from phys4d.reward.tensors import DTYPES, Buffer, supported_codecs
+from phys4d.reward.tensors import DTYPES, Buffer, refusal, supported_codecs
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Failure, Outcome, Rollout, Score
 from reward_service.cache import ResultCache
@@ -264,7 +264,7 @@ class RewardServicer:
         try:
             sizes = wire.check_rollout(message, max_tensor_bytes=self._limits.max_tensor_bytes)
             if sizes != [len(tensor.data) for tensor in message.tensors]:
-                raise wire.refusal("WRONG_SIZE", "a tensor came without its bytes")
+                raise refusal("WRONG_SIZE", "a tensor came without its bytes")
         except wire.WireError as error:
             return Outcome(sample_id=message.sample_id, result=error.failure)
         return await self._score_packed(call, message, [tensor.data for tensor in message.tensors])

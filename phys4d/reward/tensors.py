@@ -22,7 +22,7 @@ DTYPES = {
 }
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 CodecName = Literal["none", "blosc2"]
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | bytearray
 
 
 class WireError(Exception):
@@ -123,7 +123,7 @@ def unpack(tensor: pb.Tensor, packed: Buffer) -> np.ndarray:
         WireError: the checksum does not fit (INFRA), or Blosc2 cannot read the bytes (DATA).
     """
     where = f"tensor {tensor.name!r}"
-    if google_crc32c.value(bytes(packed) if isinstance(packed, memoryview) else packed) != tensor.crc32c:
+    if google_crc32c.value(bytes(packed)) != tensor.crc32c:
         raise refusal("CHECKSUM_MISMATCH", f"{where} was damaged on the way: its CRC-32C differs", "INFRA")
     data = packed if tensor.codec == pb.CODEC_NONE else _decompress(where, packed, tensor.byte_size)
     array = np.frombuffer(data, DTYPES[tensor.dtype]).reshape(tuple(tensor.shape))

@@ -21,6 +21,7 @@ from phys4d.reward.tensors import (
     tensor_to_proto,
     unpack,
 )
+from phys4d.reward.tensors import WireError as WireError
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Camera, Failure, Outcome, Rollout, SceneSpec, Score
 
