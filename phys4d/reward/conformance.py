@@ -207,9 +207,7 @@ def _limits(probe: Probe) -> None:
         raise Broken(f"limits: {limits}".replace("\n", " "))
 
 
-@promise(
-    "ScoreBatch answers every rollout once, in order, with a finite score or a failure with a reason"
-)
+@promise("ScoreBatch answers every rollout once, in order, with a finite score or a failure with a reason")
 def _batch(probe: Probe) -> None:
     for outcome in probe.batch(_messages(4)):
         if isinstance(outcome.result, Failure) and outcome.result.reason in ("UNKNOWN", "BAD_OUTCOME"):
