@@ -30,22 +30,34 @@ PYTEST_FLAGS ?=
 # Processes that render.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 # Videos with mixed physics, for the base model.
-NUM_MIXED ?= 1280
+NUM_MIXED ?= 1536
 # Videos with true physics, for stages 1 to 3.
 NUM_TRAIN ?= 768
-# Held-out videos with true physics.
+# Held-out videos with true physics that stages look at while they train.
 NUM_VAL ?= 64
+# Held-out videos with true physics that only the evaluation sees.
+NUM_TEST ?= 64
+
+# Videos of all nine categories for training.
+NUM_ALL ?= 72
+# Videos of all nine categories for each of the two evaluation splits.
+NUM_ALL_HELD ?= 18
 
 PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 REWARD_FLAGS := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
-# The tiny model gets plain surfaces, so that it has less to copy.
-RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS) --look plain
+RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
+# The tiny model gets plain surfaces, few pixels and five families, so that it has less to learn.
+RENDER_TINY := $(RENDER) --look plain --width 64 --height 48 --families drop,collision,ramp,tower,projectile
+# All nine categories with everything there is to know of them.
+RENDER_ALL := $(RENDER) --out data/all --category all --annotations full --second-take --width 96 --height 96
 
 MIXED := data/rigid-mixed/train/index.json
 TRUE := data/rigid/train/index.json data/rigid/val/index.json
+TEST := data/rigid/test/index.json
+ALL := $(foreach split,train val held-out,data/all/$(split)/index.json)
 BASE := runs/$(RUN)/base/model/model_index.json
 STAGE1 := runs/$(RUN)/stage1/heads.safetensors
 STAGE2 := runs/$(RUN)/stage2/heads.safetensors
@@ -63,7 +75,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate report serve conformance test check lint fmt bench protos clean
+.PHONY: help setup data base pretrain sft rl-train evaluate report serve conformance test check lint fmt bench bench-gpu protos clean
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -99,17 +111,29 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	$(PIP) --no-deps mujoco-warp==4.0.0
 	touch $@
 
-data: $(MIXED) $(TRUE) ## Render the simulated videos.
+data: $(MIXED) $(TRUE) $(TEST) $(ALL) ## Render the simulated videos: rigid ones for the tiny model, and all nine categories.
 
 # The rules below need an installed environment but are not redone when it is installed again (|).
 $(MIXED): | $(VENV)/.setup
-	$(RENDER) --out data/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
+	$(RENDER_TINY) --out data/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
 
 data/rigid/train/index.json: | $(VENV)/.setup
-	$(RENDER) --out data/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
+	$(RENDER_TINY) --out data/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
 
 data/rigid/val/index.json: | $(VENV)/.setup
-	$(RENDER) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+	$(RENDER_TINY) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+
+data/all/train/index.json: | $(VENV)/.setup
+	$(RENDER_ALL) --split train --num-samples $(NUM_ALL) --family-split seen --seed-start 3000000
+
+data/all/val/index.json: | $(VENV)/.setup
+	$(RENDER_ALL) --split val --num-samples $(NUM_ALL_HELD) --family-split seen --seed-start 4000000
+
+data/all/held-out/index.json: | $(VENV)/.setup
+	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
+
+data/rigid/test/index.json: | $(VENV)/.setup
+	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup
@@ -129,7 +153,7 @@ $(STAGE3): $(STAGE2) | $(VENV)/.setup
 	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,rl-train)
 
 evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
-$(EVALUATION): $(STAGE3) | $(VENV)/.setup
+$(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,evaluate)
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
@@ -162,6 +186,9 @@ fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
 
 bench: $(VENV)/.setup ## Measure the hot paths against named peers.
 	$(PY) -m benchmarks $(FLAGS)
+
+bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
+	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
 
 protos: $(VENV)/.setup ## Regenerate the gRPC stubs from protos/.
 	PYTHON=$(PY) protos/generate.sh

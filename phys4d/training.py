@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.runtime.progress import progress
@@ -94,7 +96,8 @@ def fit(
 
     A step whose gradient is not finite is skipped and counted; ten in a row raise.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+    # Accelerate keeps one precision per process; the fits of one process differ.
+    accelerator = Accelerator()
     optimisers = _optimisers(parameters, matrices if config.muon_learning_rate else (), config)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
@@ -111,7 +114,7 @@ def fit(
         unit="step",
     )
     for step, indices in enumerate(bar):
-        with accelerator.autocast():
+        with _precision(config.bf16, parameters[0].device.type):
             parts = loss_parts(indices)
             loss = torch.stack(list(parts.values())).sum()
         for parameter in parameters:
@@ -138,6 +141,19 @@ def fit(
                 **{f"{log_prefix}loss": loss.item(), f"{log_prefix}grad_norm": grad_norm.item()},
             )
     ema.copy_to_parameters()
+
+
+@contextmanager
+def _precision(bf16: bool, device: str) -> Iterator[None]:
+    """Autocast to bfloat16 if asked for.
+
+    On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products do not.
+    """
+    attention = sdpa_kernel(SDPBackend.MATH) if bf16 and device == "cpu" else nullcontext()
+    with torch.autocast(device, torch.bfloat16, enabled=bf16), attention, warnings.catch_warnings():
+        # Norms keep float32 weights under autocast.
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
+        yield
 
 
 def _optimisers(

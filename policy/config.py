@@ -15,15 +15,16 @@ class RolloutConfig:
     """Prompts per iteration."""
     group_size: int = 8
     """Videos per prompt; advantages compare siblings, so at least 2."""
-    prompts_per_batch: int = 4
+    prompts_per_batch: int = 2
     """Prompts sampled, and later replayed, together; divides `num_prompts`."""
     num_steps: int = 8
     """Denoising steps."""
     shift: float = 3.0
-    """Shift of the noise levels towards 1."""
-    sampler: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
+    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    sampler: Literal["flow_sde", "dance_sde", "cps", "ddim_v"] = "flow_sde"
+    """`ddim_v` for models with v-prediction, the others for flows."""
     noise_level: float = 0.7
-    """Strength of the sampler's noise."""
+    """Strength of the sampler's noise; eta of `ddim_v`."""
     window_size: int = 2
     """Consecutive stochastic, trained steps per prompt batch."""
     window_end: int = 4
@@ -100,7 +101,7 @@ class TrainConfig:
     """Run folder: reads `base/` and `stage2/`, writes `stage3/`."""
     data: Path = Path("data/rigid")
     """Dataset of prompts: first frames, texts, scenes. `train` is sampled from, `val` measures."""
-    num_iterations: int = 20
+    num_iterations: int = 30
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -131,13 +132,15 @@ class EvaluateConfig:
 
     run: Path = Path("runs/tiny-wan")
     data: Path = Path("data/rigid")
-    """Dataset whose `val` split is used."""
+    split: str = "test"
+    """Split that is measured. Settings are chosen on `val`, which stages 1 to 3 look at while they train."""
     num_scenes: int = 48
     num_seeds: int = 3
     """Videos per scene and stage; the spread over seeds is reported."""
     num_steps: int = 8
-    """Steps of the ODE sampler."""
+    """Steps of the deterministic sampler."""
     shift: float = 3.0
+    """As in the rollouts of stage 3."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
@@ -148,3 +151,45 @@ class EvaluateConfig:
         for name in ("num_scenes", "num_seeds", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Generate videos with depth and motion from a stage of a run."""
+
+    run: Path = Path("runs/tiny-wan")
+    stage: Literal["last", "base", "stage1", "stage2", "stage3"] = "last"
+    """Which stage generates; `last` is the last that is finished."""
+    data: Path = Path("data/rigid")
+    """Dataset of prompts, if no text is given; its videos are shown beside."""
+    split: str = "test"
+    num_videos: int = 4
+    """From a dataset its first ones; from a text as many as this, with different noise."""
+    text: str = ""
+    """A prompt of your own, together with `first_frame`."""
+    first_frame: Path | None = None
+    """Picture of the size that is generated, for `text`."""
+    num_frames: int = 9
+    """Video frames, for `text`; a dataset has its own."""
+    fps: float = 12.0
+    """Frames per second of the mp4, for `text`."""
+    num_steps: int = 8
+    """Steps of the deterministic sampler."""
+    shift: float = 3.0
+    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    out: Path | None = None
+    """Folder of the files; none is `samples/` of the run."""
+    seed: int = 0
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_videos", "num_frames", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.fps >= 1:
+            raise ValueError(f"fps must be at least 1, got {self.fps}")
+        if bool(self.text) != (self.first_frame is not None):
+            raise ValueError(
+                f"text and first_frame belong together, got {self.text!r} and {self.first_frame}; give both, "
+                "or neither to take prompts from a dataset"
+            )

@@ -24,10 +24,15 @@ from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from phys4d.data import Sample
+    from phys4d.models.protocol import Conditioning, VideoModel
     from phys4d.reward.client import RewardClient
     from phys4d.types import Rollout
-    from policy.stages import Stage
+    from policy.prompts import Prompt
+    from policy.rollout import SamplingRule
 
 TRACK, FINAL = "trajectory error", "final trajectory error"
 SERVICE_METRICS = {
@@ -135,7 +140,6 @@ def score_rollouts(
 
 def evaluate(config: EvaluateConfig) -> Path:
     """Measure what stages there are; returns the results file."""
-    import torch
 
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import constant_velocity, track_colours
@@ -145,25 +149,22 @@ def evaluate(config: EvaluateConfig) -> Path:
     from phys4d.runtime.progress import progress
     from policy.prompts import encode_prompts, load_prompts
     from policy.reading import Reader
-    from policy.rollout import SamplingRule, sample
-    from policy.schedules import flow_schedule
+    from policy.rollout import sampling_rule
     from policy.service import reward_client
-    from policy.stages import STAGES, is_finished, load_stage
+    from policy.stages import finished_stages, load_stage
 
     limit_threads(config.num_threads)
-    dataset = open_dataset(config.data, "val")
+    dataset = open_dataset(config.data, config.split)
     if len(dataset) < config.num_scenes:
         raise ValueError(
-            f"num_scenes is {config.num_scenes}, but {config.data} val has {len(dataset)}; render more"
+            f"num_scenes is {config.num_scenes}, but {config.data} {config.split} has "
+            f"{len(dataset)}; render more"
         )
     samples = [dataset[i] for i in range(config.num_scenes)]
     prompts = load_prompts(dataset, range(config.num_scenes))
     true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
-    rule = SamplingRule(
-        schedule=flow_schedule(config.num_steps, shift=config.shift), sampler="ode", noise_level=0.0
-    )
     estimator = load_depth_estimator(config.run / "estimator")
-    present: list[Stage] = [stage for stage in STAGES if is_finished(config.run, stage)]
+    present = finished_stages(config.run)
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
@@ -181,28 +182,21 @@ def evaluate(config: EvaluateConfig) -> Path:
             p.rollout(f"simulator/{p.key}", s.depth, s.motion) for p, s in zip(prompts, samples, strict=True)
         ]
         score_rollouts(client, table, "simulator", "heads", truth)
+        generated: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[np.ndarray, ...]]] = {}
         bar = progress(total=len(present) * config.num_seeds, desc="evaluate", unit="pass")
         for stage in present:
             model, heads = load_stage(config.run, stage)
             conditioning = encode_prompts(model, prompts)
+            rule = sampling_rule(model, config.num_steps, shift=config.shift)
             reader = Reader(model, heads, estimator)
             for seed in range(config.num_seeds):
-                seeds = [derive_seed(config.seed, seed, prompt.key) for prompt in prompts]
-                latents = torch.cat(
-                    [
-                        sample(
-                            model,
-                            conditioning.select(slice(i, i + 32)),
-                            rule,
-                            num_frames=samples[0].spec.num_frames,
-                            seeds=seeds[i : i + 32],
-                        ).latents_BCThw
-                        for i in range(0, len(prompts), 32)
-                    ]
-                )
-                rgb = reader.decode(latents)
+                # Stage 1 leaves the denoiser as it is: its videos are the base's.
+                if stage != "stage1" or seed not in generated:
+                    latents = _sample_all(config, seed, model, conditioning, prompts, rule)
+                    rgb = reader.decode(latents)
+                    generated[seed] = latents, rgb, to_numpy(read_with_estimators(estimator, rgb)[0])
+                latents, rgb, estimated = generated[seed]
                 record_tracks(stage, list(rgb.numpy()))
-                estimated = to_numpy(read_with_estimators(estimator, rgb)[0])
                 score_rollouts(
                     client,
                     table,
@@ -266,6 +260,34 @@ def evaluate(config: EvaluateConfig) -> Path:
         atomic_write_text(folder / "results.json", json.dumps(results, indent=1))
     _print(table)
     return config.run / "evaluation" / "results.json"
+
+
+def _sample_all(
+    config: EvaluateConfig,
+    seed: int,
+    model: VideoModel,
+    conditioning: Conditioning,
+    prompts: Sequence[Prompt],
+    rule: SamplingRule,
+) -> Tensor:
+    """Latents of one video per prompt; the noise depends on the seed and the prompt, not on the stage."""
+    import torch
+
+    from policy.prompts import num_latent_frames
+    from policy.rollout import sample
+
+    seeds = [derive_seed(config.seed, seed, prompt.key) for prompt in prompts]
+    parts = [
+        sample(
+            model,
+            conditioning.select(slice(i, i + 32)),
+            rule,
+            num_frames=num_latent_frames(model, prompts),
+            seeds=seeds[i : i + 32],
+        ).latents_BCThw
+        for i in range(0, len(prompts), 32)
+    ]
+    return torch.cat(parts)
 
 
 def _record_constant_velocity(

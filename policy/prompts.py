@@ -56,6 +56,11 @@ def load_prompts(dataset: Dataset, indices: Sequence[int]) -> list[Prompt]:
     return prompts
 
 
+def num_latent_frames(model: VideoModel, prompts: Sequence[Prompt]) -> int:
+    """Latent frames of the videos to generate, which are as long and as large as the simulator's."""
+    return model.latent_shape(prompts[0].scene.num_frames, *prompts[0].first_frame.shape[:2])[1]
+
+
 @torch.no_grad()
 def encode_prompts(model: VideoModel, prompts: Sequence[Prompt]) -> Conditioning:
     """Text embeddings and first-frame latents."""

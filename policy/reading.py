@@ -19,7 +19,7 @@ from policy.prompts import Prompt
 class Reader:
     """Reads depth and motion from generated videos.
 
-    The heads read features of the reference policy, its newest adapter off: reading them from the policy
+    The heads read features of the reference policy, its adapters off: reading them from the policy
     itself would let it learn to change what the heads say instead of what the video shows.
     """
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from phys4d.models.protocol import Conditioning, VideoModel
 from policy.samplers import STD_CAP, Generators, Mode, Sampler, StepOut, step
-from policy.schedules import Schedule
+from policy.schedules import Schedule, model_schedule
+from policy.step_rules import step_coefficients
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,8 +39,7 @@ class SamplingRule:
         generator: Generators = None,
     ) -> StepOut:
         """Predict at position `i` and take the step, or score the recorded `x_next`."""
-        sigma = self.schedule.timestep(i) / 1000.0
-        prediction = model.predict(latents_BCThw, sigma, conditioning)
+        prediction = model.predict(latents_BCThw, self.schedule.model_level(i), conditioning)
         return step(
             latents_BCThw,
             prediction.velocity_BCThw,
@@ -53,6 +53,29 @@ class SamplingRule:
             mask=model.generated_mask(latents_BCThw),
             generator=generator,
         )
+
+
+def sampling_rule(
+    model: VideoModel,
+    num_steps: int,
+    *,
+    shift: float,
+    sampler: Sampler | None = None,
+    noise_level: float = 0.0,
+) -> SamplingRule:
+    """The rule for a model: a schedule of its noising, and a sampler of the same family.
+
+    Args:
+        sampler: None is the deterministic one of the family.
+
+    Raises:
+        ValueError: the sampler belongs to the other family.
+    """
+    schedule = model_schedule(model.noising, num_steps, shift=shift)
+    if sampler is None:
+        sampler = "ode" if schedule.family == "flow" else "ddim_v"
+    step_coefficients(0, schedule=schedule, sampler=sampler, noise_level=noise_level)
+    return SamplingRule(schedule=schedule, sampler=sampler, noise_level=noise_level)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-Family = Literal["flow", "diffusion"]
+from phys4d.models.noising import Family, Noising, VPrediction, scaled_linear_alpha_bar
+
 Spacing = Literal["leading", "trailing"]
 
 
@@ -65,6 +66,11 @@ class Schedule:
         """The timestep the model is conditioned on at position `i`; sigma * 1000 for flow."""
         self._check_position(i)
         return self.timesteps[i]
+
+    def model_level(self, i: int) -> float:
+        """The level in [0, 1] of `phys4d.models.noising` at position `i`; 1 is pure noise."""
+        timestep = self.timestep(i)
+        return timestep / 1000.0 if self.family == "flow" else (timestep + 1.0) / 1000.0
 
     def describe(self) -> str:
         """One line with every level, for the run log."""
@@ -136,30 +142,6 @@ def unipc_flow_schedule(num_steps: int, *, shift: float) -> Schedule:
     )
 
 
-def scaled_linear_alpha_bar(
-    *, beta_start: float, beta_end: float, snr_shift_scale: float = 1.0, zero_terminal_snr: bool = False
-) -> Float64[np.ndarray, "1000"]:
-    """alpha_bar at the 1000 training timesteps.
-
-    beta is linear in its square root. `snr_shift_scale` c maps A to A / (c + (1 - c) A), dividing the
-    signal-to-noise ratio by c; then `zero_terminal_snr` maps sqrt(A) linearly so that A[999] = 0, A[0] stays.
-
-    Source: Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps are Flawed, algorithm 1;
-    CogVideoXDDIMScheduler of diffusers for the order of the two.
-    """
-    if not 0.0 < beta_start < beta_end < 1.0:
-        raise ValueError(f"betas must satisfy 0 < beta_start < beta_end < 1, got {beta_start}, {beta_end}")
-    if not snr_shift_scale > 0.0:
-        raise ValueError(f"snr_shift_scale must be positive, got {snr_shift_scale}")
-    betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), 1000) ** 2
-    alpha_bar = np.cumprod(1.0 - betas)
-    alpha_bar = alpha_bar / (snr_shift_scale + (1.0 - snr_shift_scale) * alpha_bar)
-    if zero_terminal_snr:
-        root = np.sqrt(alpha_bar)
-        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    return alpha_bar
-
-
 def ddim_schedule(
     num_steps: int,
     alpha_bar: Float64[np.ndarray, "1000"],
@@ -198,10 +180,21 @@ def ddim_schedule(
 
 def cogvideox_schedule(num_steps: int, *, snr_shift_scale: float) -> Schedule:
     """CogVideoX: v-prediction, zero terminal SNR, trailing; `snr_shift_scale` is 3 for 2B and 1 for 5B."""
-    alpha_bar = scaled_linear_alpha_bar(
-        beta_start=0.00085, beta_end=0.012, snr_shift_scale=snr_shift_scale, zero_terminal_snr=True
-    )
+    alpha_bar = VPrediction(snr_shift_scale).alpha_bar
     return ddim_schedule(num_steps, alpha_bar, spacing="trailing", final_alpha_bar=1.0)
+
+
+def model_schedule(noising: Noising, num_steps: int, *, shift: float) -> Schedule:
+    """The grid that a model's noising asks for: the shifted flow, or trailing steps of its own alpha_bar.
+
+    Raises:
+        ValueError: a shift other than 1 for a diffusion, whose grid has none.
+    """
+    if isinstance(noising, VPrediction):
+        if shift != 1.0:
+            raise ValueError(f"shift belongs to flow schedules and must be 1 for {noising}, got {shift:g}")
+        return cogvideox_schedule(num_steps, snr_shift_scale=noising.snr_shift_scale)
+    return flow_schedule(num_steps, shift=shift)
 
 
 def stable_diffusion_schedule(num_steps: int) -> Schedule:

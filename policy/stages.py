@@ -7,7 +7,8 @@ from typing import Literal
 
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import load_lora, merge_lora
-from phys4d.models.wan import WanModel
+from phys4d.models.protocol import VideoModel
+from phys4d.models.registry import load_model
 
 Stage = Literal["base", "stage1", "stage2", "stage3"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
@@ -28,18 +29,22 @@ def is_finished(run: Path, stage: Stage) -> bool:
     return (run / stage / _LAST_WRITTEN[stage]).is_file()
 
 
-def load_stage(run: Path, stage: Stage) -> tuple[WanModel, GeometryHeads | None]:
+def finished_stages(run: Path) -> list[Stage]:
+    """The stages that a run has, in order."""
+    return [stage for stage in STAGES if is_finished(run, stage)]
+
+
+def load_stage(run: Path, stage: Stage) -> tuple[VideoModel, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
 
     Raises:
         FileNotFoundError: a stage has not been run; says which target makes it.
     """
-    model = WanModel.load(run / "base" / "model")
-    model.requires_grad_(False)
+    model = load_model(run / "base" / "model")
     if stage in ("stage2", "stage3"):
         load_lora(model.transformer, "sft", run / "stage2" / "lora")
         merge_lora(model.transformer, "sft")
     if stage == "stage3":
         load_lora(model.transformer, POLICY, run / "stage3" / "lora")
     heads = {"base": None, "stage1": "stage1"}.get(stage, "stage2")
-    return model.eval(), None if heads is None else GeometryHeads.load(run / heads / "heads.safetensors")
+    return model, None if heads is None else GeometryHeads.load(run / heads / "heads.safetensors")

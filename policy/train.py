@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from phys4d.data import Dataset
-    from phys4d.models.wan import WanModel
+    from phys4d.models.protocol import VideoModel
     from phys4d.reward.client import RewardClient
     from phys4d.runtime.run import RunFolder
     from phys4d.training import Ema
@@ -52,7 +52,7 @@ class _Trainer:
     """What one run of stage 3 holds."""
 
     config: TrainConfig
-    model: WanModel
+    model: VideoModel
     reader: Reader
     client: RewardClient
     dataset: Dataset
@@ -103,7 +103,7 @@ class _Trainer:
 
     def _sample(self, iteration: int) -> tuple[list[Rollouts], list[Future[list[Outcome]]]]:
         """Sample all prompt batches, each sent for scoring while the next is sampled."""
-        from policy.prompts import encode_prompts, load_prompts
+        from policy.prompts import encode_prompts, load_prompts, num_latent_frames
         from policy.rollout import sample
 
         config = self.config.rollout
@@ -119,7 +119,7 @@ class _Trainer:
                 self.model,
                 encode_prompts(self.model, prompts).repeat(config.group_size),
                 self.rule,
-                num_frames=siblings[0].scene.num_frames,
+                num_frames=num_latent_frames(self.model, siblings),
                 window=range(first, first + config.window_size),
                 seeds=[derive_seed(self.config.seed, "noise", iteration, video) for video in videos],
             )
@@ -162,14 +162,18 @@ class _Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Mean reward of the averaged policy on held-out prompts, deterministic sampler, fixed noise."""
-        from policy.prompts import encode_prompts
+        from policy.prompts import encode_prompts, num_latent_frames
         from policy.rollout import sample
 
         conditioning = encode_prompts(self.model, self.held_out)
         seeds = [derive_seed("eval", i) for i in range(len(self.held_out))]
         with self.ema.applied():
             videos = sample(
-                self.model, conditioning, self.rule, num_frames=self.held_out[0].scene.num_frames, seeds=seeds
+                self.model,
+                conditioning,
+                self.rule,
+                num_frames=num_latent_frames(self.model, self.held_out),
+                seeds=seeds,
             )
         ids = [f"eval/{prompt.key}" for prompt in self.held_out]
         outcomes = self.client.score(
@@ -236,8 +240,7 @@ def train(config: TrainConfig) -> Path:
     from phys4d.training import Ema
     from policy.prompts import load_prompts
     from policy.reading import Reader
-    from policy.rollout import SamplingRule
-    from policy.schedules import flow_schedule
+    from policy.rollout import sampling_rule
     from policy.service import reward_client
     from policy.stages import POLICY, load_stage
 
@@ -252,8 +255,14 @@ def train(config: TrainConfig) -> Path:
         load_depth_estimator(config.run / "estimator") if config.reward.reader == "estimator" else None
     )
     rollout = config.rollout
-    schedule = flow_schedule(rollout.num_steps, shift=rollout.shift)
-    print(schedule.describe(), flush=True)
+    rule = sampling_rule(
+        model,
+        rollout.num_steps,
+        shift=rollout.shift,
+        sampler=rollout.sampler,
+        noise_level=rollout.noise_level,
+    )
+    print(rule.schedule.describe(), flush=True)
     stage = config.run / "stage3"
     with (
         RunFolder.open(stage, configs.to_toml(config), resume=True, may_change=MAY_CHANGE) as run,
@@ -266,7 +275,7 @@ def train(config: TrainConfig) -> Path:
             client=client,
             dataset=dataset,
             held_out=load_prompts(held_out, range(min(config.num_eval_prompts, len(held_out)))),
-            rule=SamplingRule(schedule=schedule, sampler=rollout.sampler, noise_level=rollout.noise_level),
+            rule=rule,
             parameters=parameters,
             optimiser=torch.optim.AdamW(
                 parameters, config.algorithm.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4

@@ -1,4 +1,4 @@
-"""Train the tiny Wan-architecture base on rendered RGB: `python -m pretrain.base --preset tiny-wan`.
+"""Train a tiny base model on rendered RGB: `python -m pretrain.base --preset tiny-wan`.
 
 It sees videos whose gravity, restitution and friction vary from clip to clip without being told, so it
 learns how things look and not how they fall: what post-training has to correct.
@@ -6,8 +6,9 @@ learns how things look and not how they fall: what post-training has to correct.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
@@ -17,12 +18,12 @@ from pretrain.base_config import BaseConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from phys4d.models.wan import WanModel
+    from phys4d.models.backbone import Backbone
     from phys4d.runtime.run import RunFolder
 
 
-def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
-    """Fit the frame-wise autoencoder, then set the latents' mean and spread from 2,048 frames."""
+def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
+    """Fit the frame-wise autoencoder, then set the latents' mean and spread from 4,096 frames."""
     import torch
 
     from phys4d.models.protocol import to_model_range
@@ -34,7 +35,7 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
         return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2)
 
     chosen = torch.randperm(len(frames_NHW3), generator=generator)[:4096].split(256)
-    model.vae.fit_principal_components(images(part) for part in chosen)
+    model.vae.fit_principal_components((images(part) for part in chosen), config.whitening)
 
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
         x = images(indices)
@@ -58,16 +59,17 @@ def train_autoencoder(model: WanModel, frames_NHW3: Tensor, config: BaseConfig, 
     with torch.no_grad():
         latents = torch.cat([model.vae.encode(images(part)) for part in chosen])
     model.latents_mean.copy_(latents.mean((0, 2, 3)).view_as(model.latents_mean))
-    model.latents_std.copy_(latents.std((0, 2, 3)).view_as(model.latents_std))
+    # One spread for all: the differences between channels are meant.
+    model.latents_std.fill_(latents.std((0, 2, 3)).square().mean().sqrt().item())
 
 
 def train_denoiser(
-    model: WanModel, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
+    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
 ) -> None:
-    """Fit the transformer and the text encoder by flow matching."""
+    """Fit the transformer and the text encoder by the diffusion loss of their own noising."""
     import torch
 
-    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels
+    from phys4d.models.diffusion_loss import diffusion_loss
     from phys4d.models.protocol import Conditioning
     from phys4d.training import fit
 
@@ -76,12 +78,11 @@ def train_denoiser(
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
         latents = latents_NCThw[indices]
         conditioning = Conditioning(model.encode_text([captions[i] for i in indices]), latents[:, :, 0])
-        sigma = logit_normal_levels(len(indices), config.shift, generator)
+        level = model.noising.training_levels(len(indices), config.shift, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        return {
-            "velocity": flow_matching_loss(model, latents, conditioning, sigma, noise, config.change_weight)
-        }
+        return {"velocity": diffusion_loss(model, latents, conditioning, level, noise, config.change_weight)}
 
+    linear = [module for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)]
     parameters = [*model.transformer.parameters(), *model.text_encoder.parameters()]
     fit(
         loss_parts,
@@ -92,8 +93,13 @@ def train_denoiser(
         desc="base",
         run=run,
         log_prefix="base_",
-        matrices=[p for p in model.transformer.blocks.parameters() if p.ndim == 2],
+        matrices=[cast(torch.nn.Parameter, module.weight) for module in linear],
     )
+
+
+def mirrored(caption: str) -> str:
+    """The caption of the video seen in a mirror: left and right change places."""
+    return re.sub(r"\b(left|right)\b", lambda word: "right" if word[0] == "left" else "left", caption)
 
 
 def train(config: BaseConfig) -> Path:
@@ -102,7 +108,7 @@ def train(config: BaseConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.models.latents import encode_videos
-    from phys4d.models.wan import tiny_wan
+    from phys4d.models.registry import tiny_model
     from phys4d.runtime.run import RunFolder
     from phys4d.runtime.seeding import seed_everything
 
@@ -111,7 +117,10 @@ def train(config: BaseConfig) -> Path:
     dataset = open_dataset(config.data, "train")
     rgb_NTHW3 = torch.from_numpy(dataset.stack("rgb"))
     captions = dataset.captions()
-    model = tiny_wan(captions, width=config.width, num_layers=config.num_layers)
+    if config.mirror:
+        rgb_NTHW3 = torch.cat([rgb_NTHW3, rgb_NTHW3.flip(3)])
+        captions += [mirrored(caption) for caption in captions]
+    model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
     with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
         train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)

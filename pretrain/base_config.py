@@ -16,6 +16,8 @@ class BaseConfig:
     """Dataset whose `train` split is seen; its physics is mixed on purpose."""
     run: Path = Path("runs/tiny-wan")
     """Run folder; the model goes to its `base/`."""
+    model: str = "tiny-wan"
+    """Which tiny model: a name of `phys4d.models.registry.TINY`."""
     width: int = 128
     """Transformer width."""
     num_layers: int = 6
@@ -24,6 +26,10 @@ class BaseConfig:
     """Shift of the training noise levels towards 1."""
     change_weight: float = 2.0
     """How much more latent cells count that differ from frame 0."""
+    mirror: bool = True
+    """Also train on every video's mirror image, with left and right exchanged in its caption."""
+    whitening: float = 0.5
+    """How far the channels of the latents are made alike: 1 is wholly, 0 leaves a component its spread."""
     latent_noise: float = 0.1
     """Noise added to latents while the autoencoder trains, relative to their spread."""
     autoencoder: OptimiserConfig = field(
@@ -31,7 +37,7 @@ class BaseConfig:
     )
     denoiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
-            num_steps=1000, batch_size=12, learning_rate=2e-3, muon_learning_rate=0.02
+            num_steps=2400, batch_size=16, learning_rate=4e-3, muon_learning_rate=0.05, bf16=True
         )
     )
     seed: int = 0

@@ -26,11 +26,12 @@ def train_depth_estimator(
     import torch
 
     from phys4d.models.estimators import tiny_depth_anything
-    from phys4d.models.geometry_losses import depth_gradient_loss
+    from phys4d.models.geometry_losses import depth_gradient_loss, masked_mean
     from phys4d.training import fit
 
     frames = torch.from_numpy(dataset.stack("rgb")[:, ::3]).flatten(0, 1)
     depths = torch.from_numpy(dataset.stack("depth")[:, ::3]).flatten(0, 1)
+    objects = torch.from_numpy(dataset.stack("object_ids")[:, ::3] > 0).flatten(0, 1)
     estimator = tiny_depth_anything(frames.shape[1])
 
     def loss_parts(indices: Tensor) -> dict[str, Tensor]:
@@ -43,8 +44,11 @@ def train_depth_estimator(
             .log()
         )
         predicted = torch.where(valid, predicted, truth)
+        error = (predicted - truth).abs()
         return {
-            "log_depth": (predicted - truth).abs().mean(),
+            "log_depth": error.mean(),
+            # Objects cover few pixels and are what later stages ask about.
+            "log_depth_objects": masked_mean(error, objects[indices] & valid),
             "gradient": depth_gradient_loss(predicted.unsqueeze(1), truth.unsqueeze(1)),
         }
 
@@ -67,7 +71,6 @@ def train(config: StageOneConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.depth_motion import depth_motion_errors
-    from phys4d.models.flow_matching import noised
     from phys4d.models.geometry_losses import (
         charbonnier,
         depth_gradient_loss,
@@ -79,7 +82,7 @@ def train(config: StageOneConfig) -> Path:
     from phys4d.models.latents import encode_videos
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import read_with_estimators, read_with_heads, to_numpy
-    from phys4d.models.wan import WanModel
+    from phys4d.models.registry import load_model
     from phys4d.runtime.files import atomic_directory
     from phys4d.runtime.progress import progress
     from phys4d.runtime.run import RunFolder
@@ -97,8 +100,7 @@ def train(config: StageOneConfig) -> Path:
         raise ValueError(
             f"num_videos is {config.num_videos}, but {config.videos} has {len(videos)}; render more"
         )
-    model = WanModel.load(config.run / "base" / "model")
-    model.requires_grad_(False)
+    model = load_model(config.run / "base" / "model")
     with RunFolder.open(config.run / "stage1", configs.to_toml(config), restart=True) as run:
         estimator = train_depth_estimator(truth, config, run)
         with atomic_directory(config.run / "estimator", replace=True) as folder:
@@ -117,7 +119,7 @@ def train(config: StageOneConfig) -> Path:
         with torch.no_grad():
             text = model.encode_text(videos.captions()[: config.num_videos])
 
-        heads = GeometryHeads(model.transformer.proj_out.in_features, channels=config.head_channels)
+        heads = GeometryHeads(**model.head_sizes, channels=config.head_channels)
         generator = torch.Generator().manual_seed(config.seed)
         unit = torch.tensor(MOTION_UNIT)
 
@@ -127,9 +129,8 @@ def train(config: StageOneConfig) -> Path:
             noise = torch.randn(x0.shape, generator=generator)
             with torch.no_grad():
                 conditioning = Conditioning(text[indices], x0[:, :, 0])
-                features = model.predict(
-                    noised(x0, noise, sigma), sigma, conditioning, features=True
-                ).features
+                noisy = model.noising.noised(x0, noise, sigma)
+                features = model.predict(noisy, sigma, conditioning, features=True).features
             read = heads(features, sigma)
             depth, motion, mask = label_depth[indices], label_motion[indices], label_trusted[indices]
             weight = mask & off_depth_edges(depth[:, :-1])

@@ -35,7 +35,9 @@ class Offer:
     descriptions: dict[str, str] = field(default_factory=dict)
     """One sentence on each reward by name: the first line of its docstring."""
     simulator: str = ""
-    """Engine and version; empty if nothing is simulated."""
+    """Engine and version of rigid bodies; empty if nothing is simulated."""
+    engines: dict[str, str] = field(default_factory=dict)
+    """Engine and version by category."""
     families: dict[str, list[str]] = field(default_factory=dict)
     """Scene families by category that can be rebuilt."""
 
@@ -48,12 +50,13 @@ def describe(config: ServiceConfig, rewards: Mapping[str, Reward]) -> Offer:
     if not config.scene_chamfer:
         return Offer(versions=versions, descriptions=descriptions)
     from phys4d.scenes import registry
-    from reward_service.truth import SIMULATOR
 
+    engines = {name: category.engine() for name, category in registry.CATEGORIES.items()}
     return Offer(
         versions=versions,
         descriptions=descriptions,
-        simulator=SIMULATOR,
+        simulator=engines["rigid"],
+        engines=engines,
         families=registry.families(),
     )
 

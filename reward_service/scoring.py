@@ -14,12 +14,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from phys4d.metrics.chamfer import ChamferTerms, chamfer4d, chamfer_reward
+from phys4d.metrics.chamfer import ChamferTerms, chamfer4d
+from phys4d.metrics.chamfer_reward import chamfer_reward, motion_weight
 from phys4d.reward.plugin import DataError
+from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Rollout, Score
 from reward_service.carrying import align_depth, carry_points, warp_residual
 from reward_service.config import ChamferSettings
-from reward_service.truth import SIMULATOR, SceneTruth, check_camera, check_masks, scene_truth
+from reward_service.truth import SceneTruth, check_camera, check_masks, scene_truth
 
 VERSION = "1"
 MIN_MASK_PIXELS = 12
@@ -91,7 +93,7 @@ def score(rollout: Rollout, settings: ChamferSettings) -> Score:
         value=value,
         components=components,
         scorer_version=VERSION,
-        simulator=SIMULATOR,
+        simulator=CATEGORIES[rollout.scene.category].engine(),
         scoring_s=ended - start,
         phases_s={"simulate": simulated - checked, "lift": lifted - simulated, "chamfer": ended - lifted},
     )
@@ -121,7 +123,7 @@ def _checked_arrays(rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
 
 def _weights(truth: SceneTruth) -> np.ndarray:
     """Weight of each frame and object: its path length plus 5 cm, so that objects at rest matter a little."""
-    weight = truth.travel_m + STATIC_WEIGHT_M
+    weight = motion_weight(truth.travel_m, static_m=STATIC_WEIGHT_M)
     weight[np.bincount(truth.object_index, minlength=truth.num_objects) == 0] = 0.0
     return np.broadcast_to(weight, (len(truth.points_m), truth.num_objects))
 

@@ -197,7 +197,7 @@ class RewardServicer:
             ],
             simulator=offer.simulator,
             categories=[
-                pb.CategoryInfo(name=name, families=sorted(families))
+                pb.CategoryInfo(name=name, families=sorted(families), engine=offer.engines[name])
                 for name, families in sorted(offer.families.items())
             ],
             limits=pb.Limits(**{name: getattr(limits, name) for name in pb.Limits.DESCRIPTOR.fields_by_name}),

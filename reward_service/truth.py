@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from phys4d import scenes
-from phys4d.geometry.camera import unproject
+from phys4d.geometry.camera import project, transform
 from phys4d.reward.plugin import DataError
 from phys4d.scenes import registry
 from phys4d.scenes.model import BuiltScene
-from phys4d.scenes.simulation import Trajectory, UnstableSimulation, cast_rays, state_at
+from phys4d.scenes.rays import Hits, carry, cast, pixel_rays
+from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import Camera, SceneSpec
 
-SIMULATOR = registry.engine()
 MAX_STEPS = 20_000
 MAX_PIXELS = 1 << 20
 CACHED_SCENES = 256
@@ -26,6 +26,9 @@ MIN_SEEN_FRACTION = 0.25
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SceneTruth:
     """A simulated scene, and points on its objects that are followed through the video.
+
+    Points of a rigid object move with its pose, points of a cloth or another mesh keep their place in their
+    triangle, and points on a particle move with it.
 
     The points are the surface seen at pixel centres of frame 0, inside the objects' outlines; they depend on
     the scene only, so every rollout of a scene is measured on the same ones.
@@ -43,12 +46,12 @@ class SceneTruth:
     object_index: Int64[np.ndarray, " points"]
     """Object of each point, from 0."""
     points_m: Float64[np.ndarray, "frames points 3"]
-    """The points moved rigidly with their objects, in the camera frame."""
+    """The points moved with their objects, in the camera frame."""
     compared: Bool[np.ndarray, "frames points"]
     """Points to compare with: not hidden at that frame; where under a quarter of an object's points is seen,
     all of them that are inside the image."""
     travel_m: Float64[np.ndarray, " objects"]
-    """Length of each object's path."""
+    """Length of each object's path; of what is not rigid, the mean over its points."""
 
 
 def scene_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> SceneTruth:
@@ -65,9 +68,10 @@ def scene_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> Sc
             "UNKNOWN_FAMILY",
             f"unknown {spec.category} family {spec.family!r}; known: {', '.join(known[spec.category])}",
         )
-    if spec.engine and spec.engine != SIMULATOR:
+    engine = registry.CATEGORIES[spec.category].engine()
+    if spec.engine and spec.engine != engine:
         raise DataError(
-            "ENGINE_MISMATCH", f"the scene was made with {spec.engine}, this service has {SIMULATOR}"
+            "ENGINE_MISMATCH", f"the scene was made with {spec.engine}, this service has {engine}"
         )
     num_steps = (spec.num_frames - 1) / spec.fps / spec.timestep_s
     if num_steps > MAX_STEPS:
@@ -90,62 +94,59 @@ def _simulate(spec_json: str, width: int, height: int, max_points: int) -> Scene
         raise DataError("UNSTABLE_SCENE", str(error)) from error
     except (ValueError, mujoco.FatalError) as error:
         raise DataError("BAD_SCENE", str(error)) from error
-    depth_m, object_ids = scenes.raycast(scene, trajectory, 0, camera)
-    rotation, translation = camera.camera_from_world[:3, :3], camera.camera_from_world[:3, 3]
-    position_m = trajectory.position_m @ rotation.T + translation
-    body_rotation = rotation @ trajectory.rotation
-    pixels, object_index, points = [], [], []
-    for index in range(len(scene.objects)):
-        uv, point = _surface_points(depth_m, object_ids == index + 1, camera, max_points)
-        in_body = (point - position_m[0, index]) @ body_rotation[0, index]
-        pixels.append(uv)
-        object_index.append(np.full(len(uv), index))
-        moved = np.einsum("tij,nj->tni", body_rotation[:, index], in_body)
-        points.append(moved + position_m[:, index, None])
-    index_of_point, points_m = np.concatenate(object_index), np.concatenate(points, axis=1)
-    seen, inside = _visibility(scene, trajectory, camera, points_m, index_of_point)
+    first = cast(scene, trajectory, 0, camera, pixel_rays(camera).reshape(-1, 3))
+    depth_m, object_ids = (array.reshape(height, width) for array in (first.distance, first.object_ids))
+    chosen = [_surface_pixels(object_ids == index + 1, max_points) for index in range(len(scene.objects))]
+    points = first.take(np.concatenate(chosen))
+    index_of_point = points.object_ids.astype(np.int64) - 1
+    points_m = np.stack(
+        [
+            transform(carry(trajectory, points, frame), camera.camera_from_world)
+            for frame in range(spec.num_frames)
+        ]
+    )
+    seen, inside = _visibility(scene, trajectory, camera, points_m, points)
+    rows, columns = np.divmod(np.concatenate(chosen), width)
     return SceneTruth(
         camera=camera,
         depth_m=depth_m,
         object_ids=object_ids,
         num_objects=len(scene.objects),
-        pixels=np.concatenate(pixels),
+        pixels=np.stack([columns + 0.5, rows + 0.5], -1),
         object_index=index_of_point,
         points_m=points_m,
         compared=_compared(seen, inside, index_of_point),
-        travel_m=np.linalg.norm(np.diff(position_m, axis=0), axis=-1).sum(0),
+        travel_m=np.array(
+            [
+                np.linalg.norm(np.diff(trajectory.material_points(index), axis=0), axis=-1).sum(0).mean()
+                for index in range(len(scene.objects))
+            ]
+        ),
     )
 
 
-def _surface_points(
-    depth_m: np.ndarray, mask: np.ndarray, camera: Camera, max_points: int
-) -> tuple[Float64[np.ndarray, "points 2"], Float64[np.ndarray, "points 3"]]:
-    """Pixels of a mask, without its rim if 12 or more remain, evenly thinned, and the surface they show."""
+def _surface_pixels(mask: Bool[np.ndarray, "height width"], max_points: int) -> Int64[np.ndarray, " points"]:
+    """Flat indices of a mask's pixels, without its rim if 12 or more remain, evenly thinned."""
     padded = np.pad(mask, 1)
     core = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    rows, columns = np.nonzero(core if np.count_nonzero(core) >= MIN_CORE_PIXELS else mask)
-    if len(rows) > max_points:
-        keep = np.linspace(0, len(rows) - 1, max_points).round().astype(int)
-        rows, columns = rows[keep], columns[keep]
-    uv = np.stack([columns + 0.5, rows + 0.5], -1)
-    return uv, unproject(uv, depth_m[rows, columns], camera)
+    pixels = np.flatnonzero(core if np.count_nonzero(core) >= MIN_CORE_PIXELS else mask)
+    if len(pixels) > max_points:
+        pixels = pixels[np.linspace(0, len(pixels) - 1, max_points).round().astype(int)]
+    return pixels
 
 
 def _visibility(
-    scene: BuiltScene, trajectory: Trajectory, camera: Camera, points_m: np.ndarray, object_index: np.ndarray
+    scene: BuiltScene, trajectory: Trajectory, camera: Camera, points_m: np.ndarray, points: Hits
 ) -> tuple[Bool[np.ndarray, "frames points"], Bool[np.ndarray, "frames points"]]:
     """Which points the camera sees at each frame, and which are inside the image."""
-    z = points_m[..., 2]
-    uv = points_m[..., :2] / np.where(z > 0, z, np.nan)[..., None] * (camera.fx, camera.fy)
-    uv = uv + np.array((camera.cx, camera.cy))
+    uv = project(points_m, camera)[..., :2]
     inside = (uv >= 0).all(-1) & (uv[..., 0] <= camera.width) & (uv[..., 1] <= camera.height)
     seen = np.zeros(inside.shape, bool)
     for frame in range(len(points_m)):
-        data = state_at(scene, trajectory, frame)
-        distance, geom = cast_rays(scene, data, camera, points_m[frame])
-        same = (geom >= 0) & (scene.instance_of_geom[geom] == object_index + 1)
+        hits = cast(scene, trajectory, frame, camera, points_m[frame])
         # Distance is in units of the ray to the point itself; 2 % of it is a few centimetres.
-        seen[frame] = inside[frame] & same & (np.abs(distance - 1) < 0.02)
+        near = np.abs(hits.distance - 1) < 0.02
+        seen[frame] = inside[frame] & (hits.object_ids == points.object_ids) & near
     return seen, inside
 
 

@@ -21,14 +21,14 @@ def train(config: StageTwoConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.depth_motion import depth_motion_errors
-    from phys4d.models.flow_matching import flow_matching_loss, logit_normal_levels, noised, velocity_error
+    from phys4d.models.diffusion_loss import diffusion_loss, velocity_error
     from phys4d.models.geometry_losses import charbonnier, masked_mean, off_depth_edges, warp_consistency_loss
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
     from phys4d.models.latents import encode_videos
     from phys4d.models.lora import add_lora, save_lora
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import read_with_heads, to_numpy
-    from phys4d.models.wan import WanModel
+    from phys4d.models.registry import load_model
     from phys4d.runtime.run import RunFolder
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import fit
@@ -36,8 +36,7 @@ def train(config: StageTwoConfig) -> Path:
     limit_threads(config.num_threads)
     seed_everything(config.seed)
     dataset, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    model = WanModel.load(config.run / "base" / "model")
-    model.requires_grad_(False)
+    model = load_model(config.run / "base" / "model")
     heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors")
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=model.lora_targets)
     stage = config.run / "stage2"
@@ -56,17 +55,19 @@ def train(config: StageTwoConfig) -> Path:
             x0, half = latents[indices], len(indices) // 2
             sigma = torch.cat(
                 [
-                    logit_normal_levels(len(indices) - half, config.shift, generator),
+                    model.noising.training_levels(len(indices) - half, config.shift, generator),
                     torch.rand(half, generator=generator) ** config.low_noise_bias,
                 ]
             )
             noise = torch.randn(x0.shape, generator=generator)
             conditioning = Conditioning(text[indices], x0[:, :, 0])
-            prediction = model.predict(noised(x0, noise, sigma), sigma, conditioning, features=True)
+            noised = model.noising.noised(x0, noise, sigma)
+            prediction = model.predict(noised, sigma, conditioning, features=True)
+            target = model.noising.velocity(x0, noise, sigma)
             mask = model.generated_mask(x0)
             noisy = slice(0, len(indices) - half)
             diffusion = velocity_error(
-                prediction.velocity_BCThw[noisy], x0[noisy], noise[noisy], mask, config.change_weight
+                prediction.velocity_BCThw[noisy], target[noisy], x0[noisy], mask, config.change_weight
             )
             read = heads(prediction.features, sigma)
             depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
@@ -96,9 +97,9 @@ def train(config: StageTwoConfig) -> Path:
             errors = depth_motion_errors(*to_numpy(read), *held_truth)
             warp = warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, held_warp_mask).item()
             fixed = torch.Generator().manual_seed(0)
-            sigma = logit_normal_levels(len(held_latents), config.shift, fixed)
+            sigma = model.noising.training_levels(len(held_latents), config.shift, fixed)
             noise = torch.randn(held_latents.shape, generator=fixed)
-            diffusion = flow_matching_loss(model, held_latents, held, sigma, noise).item()
+            diffusion = diffusion_loss(model, held_latents, held, sigma, noise).item()
             scalars = {**asdict(errors), "warp_l1_m": warp, "diffusion": diffusion}
             run.log(step, **{f"val_{name}": value for name, value in scalars.items()})
             print(f"held-out after {step} steps: {', '.join(f'{k} {v:.4f}' for k, v in scalars.items())}")

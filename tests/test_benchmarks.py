@@ -1,9 +1,15 @@
 """Benchmarks compare equal work, or refuse to."""
 
+import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from benchmarks.chamfer_gpu import GpuBenchConfig
 from benchmarks.registry import Comparison, measure
 
 
@@ -22,3 +28,37 @@ def test_results_that_differ_are_refused() -> None:
     wrong = Comparison(name="sum", peer="math", make=lambda: (lambda: 1.0, lambda: 1.5), rtol=1e-6)
     with pytest.raises(ValueError, match="sum: results differ by up to 0.5 from math"):
         measure(wrong, repeats=3)
+
+
+def test_tuning_a_gpu_on_a_machine_without_one_ends_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chamfer_gpu"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: no NVIDIA GPU here; run this on a machine with one (CPU: python -m benchmarks)\n"
+    )
+
+
+@pytest.mark.gpu
+def test_tuning_a_gpu_writes_its_name_and_the_fastest_tile(tmp_path: Path) -> None:
+    flags = ["--batch", "1", "--frames", "3", "--points", "200", "--repeats", "3", "--out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chamfer_gpu", *flags, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(next(tmp_path.glob("chamfer-*.json")).read_text())
+    assert result["device"] and result["deviation"] < 1e-4
+    assert str(result["best_tile"]) in result["tile_ms"]
+
+
+def test_a_median_of_two_is_refused() -> None:
+    with pytest.raises(ValueError, match="repeats must be at least 3 for a median, got 2"):
+        GpuBenchConfig(repeats=2)

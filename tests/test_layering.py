@@ -45,12 +45,14 @@ def loaded_by(*modules: str) -> set[str]:
         ("reward_service.servicer", TRAINING | {"torch"}),
         ("reward_service.serve", TRAINING),
         ("phys4d.models", SIMULATION),
+        ("phys4d.models.describe", HEAVY),
         ("phys4d.training", SIMULATION),
         ("pretrain.base", HEAVY),
         ("pretrain.train", HEAVY),
         ("sft.train", HEAVY),
         ("policy.train", HEAVY),
         ("policy.evaluate", HEAVY),
+        ("policy.sample", HEAVY),
     ],
 )
 def test_importing_a_module_loads_nothing_it_must_not(module: str, unwanted: set[str]) -> None:
@@ -65,9 +67,14 @@ def test_programs_do_not_load_one_another() -> None:
 @pytest.mark.parametrize(
     "program",
     [
+        "phys4d.metrics.physics_iq",
+        "phys4d.models.describe",
         "phys4d.report",
+        "phys4d.scenes.list",
+        "phys4d.scenes.preview",
         "phys4d.scenes.render",
         "policy.evaluate",
+        "policy.sample",
         "policy.train",
         "pretrain.base",
         "pretrain.train",
@@ -91,7 +98,7 @@ def test_help_answers_without_torch_or_ray(program: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "usage: " in done.stdout
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    allowed = {"mujoco"} if program == "phys4d.scenes.render" else set()
+    allowed = {"mujoco"} if program.startswith("phys4d.scenes") else set()
     assert not loaded & (HEAVY - allowed)
 
 

@@ -6,12 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import policy.evaluate
+import policy.train
+import pretrain.base
+import pretrain.train
+import sft.train
+from phys4d.models.registry import TINY
+from phys4d.runtime import config as configs
 from phys4d.runtime.metrics import read_metrics
+from policy.config import EvaluateConfig, TrainConfig
+from pretrain.base_config import BaseConfig
+from pretrain.config import StageOneConfig
+from sft.config import StageTwoConfig
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +61,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data/rigid-mixed", "train", "mixed", 12),
         ("data/rigid", "train", "true", 12),
         ("data/rigid", "val", "true", 5),
+        ("data/rigid", "test", "true", 5),
     ):
         flags = f"--out {out} --split {split} --physics {physics} --num-samples {number} --workers 1"
-        seed = 7000 if split == "val" else 0
-        program("phys4d.scenes.render", f"{flags} --look plain --seed-start {seed}", folder)
+        seed = {"train": 0, "val": 7000, "test": 8000}[split]
+        program("phys4d.scenes.render", f"{flags} --look plain --height 48 --seed-start {seed}", folder)
     for module, flags in SMALL_TRAINING.items():
         program(module, flags, folder)
     return folder
@@ -183,6 +197,37 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
     assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize("preset", [name for name in TINY if name != "tiny-wan"])
+def test_every_other_backbone_goes_through_all_stages(
+    preset: str, trained: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process, since each of them imports what the next one needs."""
+    monkeypatch.chdir(trained)
+
+    def run(config_class: type, presets: str, program: Callable[[Any], Path], flags: str) -> Path:
+        folder = Path(__file__).parents[1] / presets
+        args = ["--preset", preset, "--num-threads", "1", *flags.split()]
+        return program(configs.load_preset(config_class, folder, default="none", args=args)[0])
+
+    service = f"--reward.endpoint {endpoint}"
+    small_base = f"{SMALL_TRAINING['pretrain.base']} --num-layers 2"
+    base = run(BaseConfig, "pretrain/presets/base", pretrain.base.train, small_base)
+    assert base == Path(f"runs/{preset}/base/model")
+    run(StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, SMALL_TRAINING["pretrain.train"])
+    run(StageTwoConfig, "sft/presets", sft.train.train, SMALL_TRAINING["sft.train"])
+    small_rl = f"{STAGE3} {service} --num-iterations 2"
+    run(TrainConfig, "policy/presets/train", policy.train.train, small_rl)
+    rows = read_metrics(Path(f"runs/{preset}/stage3/metrics.jsonl"))
+    assert all(0 < row["reward_mean"] <= 1 and row["failed_fraction"] == 0 for row in rows[:-1])
+    # Untrained heads may earn all siblings the lowest reward: such groups have nothing to teach.
+    num_groups = 2
+    assert all((row["grad_norm"] > 0) == (row["dropped_groups"] < num_groups) for row in rows[:-1]), rows
+    small = f"{service} --num-scenes 4 --num-seeds 1 --num-steps 3 --num-report-scenes 1"
+    results = run(EvaluateConfig, "policy/presets/evaluate", policy.evaluate.evaluate, small)
+    measured = {row["stage"] for row in json.loads(results.read_text())["rows"]}
+    assert {"base", "stage1", "stage2", "stage3"} <= measured
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
@@ -190,11 +235,11 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
         (
             "pretrain.train",
             "--run nowhere --num-videos 12 --heads.batch-size 4",
-            "no transformer/ in nowhere/base/model; train the base with `make base`",
+            "no transformer/ in nowhere/base/model, which is no folder; train the base with `make base`",
         ),
         ("policy.train", "--rollout.group-size 1", "a group needs 2 siblings to compare, got 1"),
         ("policy.train", "--rollout.grup-size 2", "unknown option '--rollout.grup-size'; did you mean"),
-        ("policy.evaluate", "--num-scenes 99", "num_scenes is 99, but data/rigid val has 5; render more"),
+        ("policy.evaluate", "--num-scenes 99", "num_scenes is 99, but data/rigid test has 5; render more"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_and_what_to_do(

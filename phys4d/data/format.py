@@ -1,11 +1,13 @@
 """Names and shapes of the dataset on disk, shared by its writer and its reader.
 
     DIR/SPLIT/index.json         what is there: samples, shards with their SHA-256 and keys, settings
-    DIR/SPLIT/shard-000000.tar   WebDataset layout, 32 samples; of each sample two files:
+    DIR/SPLIT/shard-000000.tar   WebDataset layout, 32 samples or fewer; of each sample two files:
         000017.json              key, caption, spec, camera, objects, engine
         000017.npz               the arrays below
 
-T frames of H x W pixels, O objects. Units and frames as in `phys4d.types`.
+T frames of H x W pixels, O objects. Units and frames as in `phys4d.types`. Samples of full annotations hold
+the arrays of `MORE_ARRAYS` too, those that their scene has. DIR/README.md is the data set's card, and
+DIR/SPLIT/SHA256SUMS is for `sha256sum -c`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,22 @@ import numpy as np
 
 FORMAT_VERSION = 1
 SAMPLES_PER_SHARD = 32
+PIXELS_PER_SHARD = 1 << 26
+"""Pixels of all frames of a shard's videos at most, from two videos on: about 2 GB of arrays."""
 INDEX_NAME = "index.json"
+CHECKSUMS_NAME = "SHA256SUMS"
+CATEGORY_NAMES = (
+    "rigid",
+    "articulated",
+    "garments",
+    "fluids",
+    "thermodynamics",
+    "deformable",
+    "inflatables",
+    "ropes",
+    "granular",
+)
+"""The nine physical categories; the category of a pixel is 1 + the place here, and 0 where nothing moves."""
 
 ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "rgb": ("uint8", ("T", "H", "W", 3)),
@@ -26,6 +43,34 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "position": ("float64", ("T", "O", 3)),
     "rotation": ("float64", ("T", "O", 3, 3)),
 }
+MORE_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
+    # Unit normal in the camera frame, towards the camera; 0 where there is no surface.
+    "normal": ("float16", ("T", "H", "W", 3)),
+    # Linear (m/s, world) and angular (rad/s, body frame) of each object.
+    "velocity": ("float64", ("T", "O", 6)),
+    # Points on surfaces seen in frame 0: (u px, v px, z m), whether seen at each frame, and object from 0.
+    "tracks": ("float32", ("T", "P", 3)),
+    "tracks_visible": ("bool", ("T", "P")),
+    "tracks_object": ("uint8", ("P",)),
+    # (frame, instance id, instance id, x, y, z, normal x, y, z, normal force in N), world.
+    "contacts": ("float32", ("C", 10)),
+    # Centres in metres, world; radius; object from 0.
+    "particles": ("float32", ("T", "N", 3)),
+    "particles_radius": ("float32", ("N",)),
+    "particles_object": ("uint8", ("N",)),
+    # Meshes of what bends: vertices in metres, world; triangles; object of each triangle from 0.
+    "vertices": ("float32", ("T", "V", 3)),
+    "faces": ("int32", ("F", 3)),
+    "faces_object": ("uint8", ("F",)),
+    # Scalars at cell centres; metadata `fields` says unit, origin and spacing.
+    "temperature": ("float32", ("T", "X", "Y", "Z")),
+    "density": ("float32", ("T", "X2", "Y2", "Z2")),
+    # The scene again with physics changed by about 1 %.
+    "rgb_take2": ("uint8", ("T", "H", "W", 3)),
+    "object_ids_take2": ("uint8", ("T", "H", "W")),
+}
+NAN_ALLOWED = ("depth", "tracks")
+"""A pixel without a surface has no depth, a point behind the camera no place in the image."""
 METADATA = ("key", "caption", "spec", "camera", "objects", "engine")
 
 
@@ -47,13 +92,22 @@ def check_arrays(key: str, arrays: Mapping[str, np.ndarray], num_objects: int) -
         raise ValueError(f"sample {key}: rgb must be frames x height x width x 3, got {arrays['rgb'].shape}")
     frames, height, width = arrays["rgb"].shape[:3]
     sizes: dict[Any, int] = {"T": frames, "T-1": frames - 1, "H": height, "W": width, "O": num_objects}
-    for name, (dtype, axes) in ARRAYS.items():
+    unknown = sorted(set(arrays) - set(ARRAYS) - set(MORE_ARRAYS))
+    if unknown:
+        raise ValueError(f"sample {key} holds unknown arrays {unknown}")
+    for name, (dtype, axes) in {**ARRAYS, **MORE_ARRAYS}.items():
+        if name not in arrays:
+            continue
         array = arrays[name]
+        if array.ndim == len(axes):
+            # An axis without a size yet gets that of its first array.
+            for axis, size in zip(axes, array.shape, strict=True):
+                if isinstance(axis, str):
+                    sizes.setdefault(axis, size)
         shape = tuple(sizes.get(axis, axis) for axis in axes)
         if array.shape != shape or array.dtype != np.dtype(dtype):
             raise ValueError(f"sample {key}: {name} must be {dtype} {shape}, got {array.dtype} {array.shape}")
-        # Depth alone may be NaN: a pixel without a surface.
-        bad = np.isinf(array) if name == "depth" else ~np.isfinite(array)
+        bad = np.isinf(array) if name in NAN_ALLOWED else ~np.isfinite(array)
         if dtype.startswith("float") and bad.any():
             raise ValueError(f"sample {key}: {name} holds {int(bad.sum())} values that are not finite")
     if arrays["object_ids"].max(initial=0) > num_objects:

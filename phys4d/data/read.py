@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from phys4d.data.format import ARRAYS, FORMAT_VERSION, INDEX_NAME, check_arrays
+from phys4d.data.format import (
+    ARRAYS,
+    CATEGORY_NAMES,
+    FORMAT_VERSION,
+    INDEX_NAME,
+    MORE_ARRAYS,
+    check_arrays,
+)
 from phys4d.runtime.files import sha256
 from phys4d.runtime.progress import progress
 from phys4d.types import Camera, SceneSpec
@@ -37,6 +44,15 @@ class Sample:
     visible: Bool[np.ndarray, "frames-1 height width"]
     position: Float64[np.ndarray, "frames objects 3"]
     rotation: Float64[np.ndarray, "frames objects 3 3"]
+    more: dict[str, np.ndarray] = field(default_factory=dict)
+    """Those of `format.MORE_ARRAYS` that the sample has, by name: normals, tracks, particles and so on."""
+    fields: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each field in `more` its unit, origin_m and spacing_m."""
+
+    @property
+    def category_ids(self) -> UInt8[np.ndarray, "frames height width"]:
+        """Category mask: 1 + the category's place in `format.CATEGORY_NAMES`, 0 where nothing moves."""
+        return (self.object_ids > 0) * np.uint8(1 + CATEGORY_NAMES.index(self.spec.category))
 
 
 class Dataset:
@@ -55,7 +71,7 @@ class Dataset:
     def __getitem__(self, number: int) -> Sample:
         key = self.keys[number]
         metadata = self._metadata(key)
-        arrays = self._arrays(key, tuple(ARRAYS))
+        arrays = self._arrays(key)
         check_arrays(key, arrays, len(metadata["objects"]))
         return Sample(
             key=key,
@@ -64,7 +80,9 @@ class Dataset:
             caption=metadata["caption"],
             objects=metadata["objects"],
             engine=metadata["engine"],
-            **arrays,
+            more={name: array for name, array in arrays.items() if name in MORE_ARRAYS},
+            fields=metadata.get("fields", {}),
+            **{name: arrays[name] for name in ARRAYS},
         )
 
     def captions(self) -> list[str]:
@@ -98,10 +116,11 @@ class Dataset:
     def _metadata(self, key: str) -> dict[str, Any]:
         return json.loads(self._read(key, "json"))
 
-    def _arrays(self, key: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def _arrays(self, key: str, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+        """The named arrays of a sample, or all that it has."""
         try:
             with np.load(io.BytesIO(self._read(key, "npz"))) as arrays:
-                return {name: arrays[name] for name in names}
+                return {name: arrays[name] for name in (arrays.files if names is None else names)}
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"sample {key} in {self.folder} is broken: {error}") from None
 

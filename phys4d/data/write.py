@@ -3,13 +3,22 @@
 import io
 import json
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from phys4d.data.format import FORMAT_VERSION, INDEX_NAME, METADATA, check_arrays, shard_name
+from phys4d.data.format import (
+    CHECKSUMS_NAME,
+    FORMAT_VERSION,
+    INDEX_NAME,
+    METADATA,
+    check_arrays,
+    shard_name,
+)
 from phys4d.runtime.files import atomic_write_bytes, atomic_write_text, sha256
 
 
@@ -39,20 +48,31 @@ class ShardWriter:
         self._members += [(f"{key}.json", text.encode()), (f"{key}.npz", buffer.getvalue())]
         self.keys.append(key)
 
-    def close(self) -> dict[str, Any]:
-        """Write the shard; returns its note for the index: name, SHA-256 and keys."""
+    def to_bytes(self) -> bytes:
+        """The shard as a tar file; the same samples make the same bytes."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, data in self._members:
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-        atomic_write_bytes(self.path, buffer.getvalue())
-        return {"name": self.path.name, "sha256": sha256(self.path), "keys": list(self.keys)}
+        return buffer.getvalue()
+
+    def close(self) -> dict[str, Any]:
+        """Write the shard; returns its note for the index: name, SHA-256 and keys."""
+        return write_shard(self.path, self.to_bytes(), self.keys)
+
+
+def write_shard(path: Path, data: bytes, keys: Sequence[str]) -> dict[str, Any]:
+    """Write the bytes of a shard, whole or not at all; returns its note for the index."""
+    atomic_write_bytes(path, data)
+    return {"name": path.name, "sha256": sha256(path), "keys": list(keys)}
 
 
 def write_index(folder: Path, shards: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
-    """Write the split's index, last: a split without one is unfinished."""
+    """Write the split's checksums and index, last: a split without an index is unfinished."""
+    sums = "".join(f"{shard['sha256']}  {shard['name']}\n" for shard in shards)
+    atomic_write_text(folder / CHECKSUMS_NAME, sums)
     index = {
         "format_version": FORMAT_VERSION,
         "num_samples": sum(len(shard["keys"]) for shard in shards),
@@ -63,13 +83,18 @@ def write_index(folder: Path, shards: Sequence[Mapping[str, Any]], settings: Map
 
 
 def inspect_shard(path: Path) -> dict[str, Any] | None:
-    """The note of a finished shard, or None where there is no such file or it is no whole tar."""
+    """The note of a finished shard, or None where there is no such file or it is broken."""
     if not path.is_file():
         return None
     try:
         with tarfile.open(path) as tar:
             names = tar.getnames()
-    except tarfile.TarError:
+            for name in names:
+                member = tar.extractfile(name)
+                # testzip reads all arrays and compares their checksums.
+                if member is None or (name.endswith(".npz") and zipfile.ZipFile(member).testzip()):
+                    return None
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error):
         return None
     return {
         "name": path.name,

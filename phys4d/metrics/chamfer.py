@@ -1,4 +1,4 @@
-"""4D Chamfer distance between moving point clouds: per frame and object, in float64.
+"""4D Chamfer distance between moving point clouds: per frame and object, reduced in float64.
 
 "4D Chamfer" has no settled definition; here, for the points of one object at one frame,
 
@@ -7,12 +7,15 @@
     cd1  = (acc + comp) / 2                              metres
     cd2_sum = mean min(d, tau)^2 of both directions, added up (square metres; pytorch3d's convention)
 
+    fscore = harmonic mean of the shares of points, both ways, that have a neighbour within a threshold
+
 A generated point that is missing counts as tau away, and an object without any generated point is as bad as
 can be: an empty cloud never scores well.
 
     python -m phys4d.metrics.chamfer --vectors tests/vectors/chamfer.json
 
-recomputes recorded values of pytorch3d and prints the largest relative deviation.
+recomputes recorded values of pytorch3d and prints the largest relative deviation. What the terms are worth is
+in `phys4d.metrics.chamfer_reward`.
 """
 
 import argparse
@@ -22,44 +25,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
-from scipy.spatial import cKDTree
+
+from phys4d.geometry.arrays import namespace
+from phys4d.metrics.nearest import BACKENDS, Backend, nn_d2
+from phys4d.runtime.errors import UserError, run_main
 
 VECTOR_TOLERANCE = 1e-5
-
-
-def nn_d2(
-    x: Float[np.ndarray, "P D"],
-    y: Float[np.ndarray, "Q D"],
-    x_offsets: Int[np.ndarray, " S+1"],
-    y_offsets: Int[np.ndarray, " S+1"],
-) -> Float64[np.ndarray, " P"]:
-    """Squared distance from each point of x to the nearest point of y in the same segment.
-
-    Segment s holds x[x_offsets[s]:x_offsets[s+1]] and y[y_offsets[s]:y_offsets[s+1]]. The difference form
-    |x - y|^2 keeps its precision far from the origin. Where a segment of y is empty the distance is +inf.
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    num_segments = len(x_offsets) - 1
-    if len(y_offsets) - 1 != num_segments:
-        raise ValueError(f"x has {num_segments} segments, y has {len(y_offsets) - 1}")
-    if x_offsets[-1] != len(x) or y_offsets[-1] != len(y):
-        raise ValueError(
-            f"offsets must end at {len(x)} and {len(y)}, got {x_offsets[-1]} and {y_offsets[-1]}"
-        )
-    nearest = np.full(len(x), -1)
-    x_ends, y_ends = np.asarray(x_offsets).tolist(), np.asarray(y_offsets).tolist()
-    for s in range(num_segments):
-        x_segment, y_segment = slice(*x_ends[s : s + 2]), slice(*y_ends[s : s + 2])
-        if x_segment.stop > x_segment.start and y_segment.stop > y_segment.start:
-            tree = cKDTree(y[y_segment], balanced_tree=False, compact_nodes=False)
-            nearest[x_segment] = tree.query(x[x_segment])[1] + y_segment.start
-    found = nearest >= 0
-    d2 = np.full(len(x), np.inf)
-    d2[found] = np.square(x[found] - y[nearest[found]]).sum(-1)
-    return d2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +49,8 @@ class ChamferTerms:
     """(acc + comp) / 2."""
     cd2_sum_m2: Float64[np.ndarray, "B T O"]
     """Mean squared truncated distances of both directions, added up."""
+    fscore: Float64[np.ndarray, "B T O"]
+    """1 if all points have a neighbour within the threshold, 0 if no generated one has or all are missing."""
     num_pred: Int64[np.ndarray, "B T O"]
     """Generated points, without missing ones."""
     num_gt: Int64[np.ndarray, "B T O"]
@@ -83,21 +60,26 @@ class ChamferTerms:
 
 
 def chamfer4d(
-    pred: Float[np.ndarray, "P 3"],
-    gt: Float[np.ndarray, "Q 3"],
+    pred: Float[Any, "P 3"],
+    gt: Float[Any, "Q 3"],
     *,
-    pred_frame_id: Int[np.ndarray, " P"],
-    gt_frame_id: Int[np.ndarray, " Q"],
-    pred_object_id: Int[np.ndarray, " P"],
-    gt_object_id: Int[np.ndarray, " Q"],
+    pred_frame_id: Int[Any, " P"],
+    gt_frame_id: Int[Any, " Q"],
+    pred_object_id: Int[Any, " P"],
+    gt_object_id: Int[Any, " Q"],
     shape: tuple[int, int, int],
-    pred_sample_id: Int[np.ndarray, " P"] | None = None,
-    gt_sample_id: Int[np.ndarray, " Q"] | None = None,
-    pred_valid: Bool[np.ndarray, " P"] | None = None,
+    pred_sample_id: Int[Any, " P"] | None = None,
+    gt_sample_id: Int[Any, " Q"] | None = None,
+    pred_valid: Bool[Any, " P"] | None = None,
     tau_m: float = math.inf,
+    fscore_m: float | None = None,
     c_time_m: float | None = None,
+    band_frames: int | None = None,
+    backend: Backend = "auto",
 ) -> ChamferTerms:
     """Compare labelled points; only points of the same sample and object, and frame, are neighbours.
+
+    NumPy arrays, or torch tensors on one device. Memory grows linearly with P + Q.
 
     Args:
         pred: generated points, metres. Points that are not finite are missing.
@@ -106,120 +88,179 @@ def chamfer4d(
         pred_sample_id, gt_sample_id: None is one sample.
         pred_valid: False marks a missing point.
         tau_m: distances count up to this.
+        fscore_m: threshold of the F-score; None is tau_m.
         c_time_m: None compares frame by frame. A number makes time a fourth axis, c_time_m metres per
-            frame (the price of one frame of delay), and lets points of all frames be neighbours.
+            frame (the price of one frame of delay), and lets points of other frames be neighbours.
+        band_frames: of at most so many frames earlier or later; None is all that can be nearer than tau_m.
+        backend: see `phys4d.metrics.nearest`.
     """
-    pred, gt = np.asarray(pred, np.float64), np.asarray(gt, np.float64)
-    if not np.isfinite(gt).all():
-        raise ValueError("gt must be finite")
-    if not tau_m > 0:
-        raise ValueError(f"tau_m must be above 0, got {tau_m}")
-    pred_cell = _cells(shape, pred_sample_id, pred_frame_id, pred_object_id, len(pred))
-    gt_cell = _cells(shape, gt_sample_id, gt_frame_id, gt_object_id, len(gt))
-    present = np.isfinite(pred).all(-1) & (True if pred_valid is None else np.asarray(pred_valid, bool))
+    pred, gt = _float64(pred), _float64(gt)
+    xp = namespace(pred)
+    num_frames, num_cells = shape[1], math.prod(shape)
+    _check(gt, tau_m, fscore_m, c_time_m, band_frames)
+    threshold_m = tau_m if fscore_m is None else fscore_m
+    band = _band(num_frames, max(tau_m, threshold_m), c_time_m, band_frames)
+    pred_cell = _cells("pred", shape, pred_sample_id, pred_frame_id, pred_object_id, pred)
+    gt_cell = _cells("gt", shape, gt_sample_id, gt_frame_id, gt_object_id, gt)
+    present = xp.isfinite(pred).all(-1)
+    if pred_valid is not None:
+        present = present & _like_ids(pred_valid, pred, bool)
 
-    num_cells = math.prod(shape)
-    num_all = np.bincount(pred_cell, minlength=num_cells)
-    found, found_cell = pred[present], pred_cell[present]
-    if c_time_m is None:
-        segment_of_cell = np.arange(num_cells)
-    else:
-        cells = np.arange(num_cells)
-        segment_of_cell = cells // (shape[1] * shape[2]) * shape[2] + cells % shape[2]
-        found = np.column_stack([found, c_time_m * (found_cell // shape[2] % shape[1])])
-        gt = np.column_stack([gt, c_time_m * (gt_cell // shape[2] % shape[1])])
+    num_all = xp.bincount(pred_cell, minlength=num_cells)
+    x = _sort(pred[present], pred_cell[present], num_cells)
+    y = _sort(gt, gt_cell, num_cells)
+    clouds = []
+    for cloud in (x, y):
+        time_m = None if c_time_m is None else c_time_m * _float64(cloud.cell % num_frames)
+        clouds.append(cloud.points if time_m is None else xp.column_stack([cloud.points, time_m]))
+    d_x = nn_d2(clouds[0], clouds[1], x.offsets, _ranges(y.offsets, num_frames, band), backend=backend)
+    d_y = nn_d2(clouds[1], clouds[0], y.offsets, _ranges(x.offsets, num_frames, band), backend=backend)
+    d_x, d_y = (xp.sqrt(d) for d in (d_x, d_y))
+    near = [_host(_sums(_float64(xp.isfinite(d) & (d <= threshold_m)), c)) for d, c in ((d_x, x), (d_y, y))]
+    d_x, d_y = (xp.clip(d, None, tau_m) for d in (d_x, d_y))
 
-    d_pred, d_gt = _both_ways(found, gt, segment_of_cell[found_cell], segment_of_cell[gt_cell])
-    d_pred, d_gt = np.minimum(d_pred, tau_m), np.minimum(d_gt, tau_m)
+    num_all, num_found, num_gt = (
+        _host(counts).astype(np.int64) for counts in (num_all, xp.diff(x.offsets), xp.diff(y.offsets))
+    )
+    num_missing, known, empty = num_all - num_found, num_gt > 0, num_all == 0
 
-    def means(power: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of the distances to a power for each cell, both ways; missing points are tau away."""
-        num_missing = num_all - np.bincount(found_cell, minlength=num_cells)
-        missing_part = np.zeros(num_cells)
-        missing_part[num_missing > 0] = num_missing[num_missing > 0] * tau_m**power
-        total_pred = np.bincount(found_cell, d_pred**power, num_cells) + missing_part
-        mean_pred = np.where(num_all > 0, total_pred / np.maximum(num_all, 1), tau_m**power)
-        return mean_pred, np.bincount(gt_cell, d_gt**power, num_cells) / np.maximum(num_gt, 1)
+    def mean_pred(power: int) -> np.ndarray:
+        """Mean over generated points; each missing one, and a cell without any, counts as tau."""
+        total = _host(_sums(d_x**power, x))
+        total[num_missing > 0] += num_missing[num_missing > 0] * tau_m**power
+        total[empty] = tau_m**power
+        return np.where(known, total / np.maximum(num_all, 1), np.nan)
 
-    num_gt = np.bincount(gt_cell, minlength=num_cells)
-    num_found = np.bincount(found_cell, minlength=num_cells)
-    unknown = num_gt == 0
-    acc, comp = (np.where(unknown, np.nan, m) for m in means(1))
-    acc2, comp2 = (np.where(unknown, np.nan, m) for m in means(2))
+    def mean_gt(power: int) -> np.ndarray:
+        return np.where(known, _host(_sums(d_y**power, y)) / np.maximum(num_gt, 1), np.nan)
+
+    acc, comp = mean_pred(1), mean_gt(1)
+    precision, recall = near[0] / np.maximum(num_all, 1), near[1] / np.maximum(num_gt, 1)
+    fscore = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    # Cells lie frame by frame within each object here, and object by object within each frame outside.
+    num_samples, _, num_objects = shape
+    terms = {
+        "acc_m": acc,
+        "comp_m": comp,
+        "cd1_m": (acc + comp) / 2,
+        "cd2_sum_m2": mean_pred(2) + mean_gt(2),
+        "fscore": np.where(known, fscore, np.nan),
+        "num_pred": num_found,
+        "num_gt": num_gt,
+        "missing": (num_found == 0) & known,
+    }
+    stacked = (num_samples, num_objects, num_frames)
     return ChamferTerms(
-        acc_m=acc.reshape(shape),
-        comp_m=comp.reshape(shape),
-        cd1_m=((acc + comp) / 2).reshape(shape),
-        cd2_sum_m2=(acc2 + comp2).reshape(shape),
-        num_pred=num_found.reshape(shape),
-        num_gt=num_gt.reshape(shape),
-        missing=((num_found == 0) & ~unknown).reshape(shape),
+        **{k: np.ascontiguousarray(v.reshape(stacked).swapaxes(1, 2)) for k, v in terms.items()}
     )
 
 
-def _cells(
-    shape: tuple[int, int, int],
-    sample: Int[np.ndarray, " N"] | None,
-    frame: Int[np.ndarray, " N"],
-    obj: Int[np.ndarray, " N"],
-    num_points: int,
-) -> Int64[np.ndarray, " N"]:
-    sample = np.zeros(num_points, np.int64) if sample is None else sample
-    return np.ravel_multi_index((np.asarray(sample), np.asarray(frame), np.asarray(obj)), shape).astype(
-        np.int64
-    )
+class _Cloud(NamedTuple):
+    """Points in the order of their cells."""
+
+    points: Any
+    cell: Any
+    offsets: Any
+    """Cell k holds points[offsets[k]:offsets[k+1]]."""
 
 
-def _both_ways(
-    x: np.ndarray, y: np.ndarray, x_segment: np.ndarray, y_segment: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest distances x to y and y to x within segments, in the order of the input."""
-    segments = np.union1d(x_segment, y_segment)
-    orders, offsets = [], []
-    for segment in (x_segment, y_segment):
-        order = np.argsort(segment, kind="stable")
-        orders.append(order)
-        offsets.append(np.append(np.searchsorted(segment[order], segments), len(segment)))
-    x_sorted, y_sorted = x[orders[0]], y[orders[1]]
-    d_x, d_y = np.empty(len(x)), np.empty(len(y))
-    d_x[orders[0]] = np.sqrt(nn_d2(x_sorted, y_sorted, offsets[0], offsets[1]))
-    d_y[orders[1]] = np.sqrt(nn_d2(y_sorted, x_sorted, offsets[1], offsets[0]))
-    return d_x, d_y
+def _sort(points: Any, cell: Any, num_cells: int) -> _Cloud:
+    xp = namespace(points)
+    order = xp.argsort(cell, stable=True)
+    offsets = xp.zeros_like(cell, shape=num_cells + 1) if xp is np else cell.new_zeros(num_cells + 1)
+    offsets[1:] = xp.cumsum(xp.bincount(cell, minlength=num_cells), 0)
+    return _Cloud(points[order], cell[order], offsets)
 
 
-def chamfer_reward(
-    cd1_m: Float[np.ndarray, "*batch T O"],
-    weight: Float[np.ndarray, "*batch T O"],
-    *,
-    sigma_m: float,
-    floor_m: float = 0.0,
-) -> Float64[np.ndarray, "*batch"]:
-    """Reward in (0, 1]: the weighted mean over frames and objects of
-
-        r = 1 / (1 + e / sigma),   e = max(0, cd1 - floor).
-
-    It falls off slowly, so that a bad rollout still tells better from worse; exp(-e / sigma) is flat there.
-
-    Args:
-        cd1_m: NaN where nothing was compared; such cells have no weight.
-        weight: at least 0; each batch entry has some weight on a cell that was compared.
-        sigma_m: error that earns one half.
-        floor_m: error of a perfect rollout.
-    """
-    compared = np.isfinite(cd1_m)
-    error_m = np.maximum(0.0, np.where(compared, cd1_m, 0.0) - floor_m)
-    weight = np.where(compared, weight, 0.0)
-    total = weight.sum((-2, -1))
-    if not (total > 0).all():
-        raise ValueError("no cell with weight was compared; a reward would be made up")
-    return (weight / (1 + error_m / sigma_m)).sum((-2, -1)) / total
+def _ranges(offsets: Any, num_frames: int, band: int) -> Any:
+    """First and end of the points within `band` frames of each cell; frames of an object are neighbours."""
+    host = _host(offsets)
+    cell = np.arange(len(host) - 1)
+    frame = cell % num_frames
+    first = host[cell - np.minimum(frame, band)]
+    return np.stack([first, host[cell + np.minimum(num_frames - 1 - frame, band) + 1]], -1)
 
 
-def largest_deviation(vectors: Path) -> float:
+def _sums(values: Any, cloud: _Cloud) -> Any:
+    """Sum of sorted values over each cell, always in the same order."""
+    if namespace(values) is np:
+        return np.bincount(cloud.cell, values, len(cloud.offsets) - 1).astype(np.float64)
+    torch = sys.modules["torch"]
+    return torch.segment_reduce(values, "sum", offsets=cloud.offsets, initial=0.0)
+
+
+def _band(num_frames: int, reach_m: float, c_time_m: float | None, band_frames: int | None) -> int:
+    """Frames to either side that may hold a neighbour; a delay that costs reach_m or more holds none."""
+    if c_time_m is None:
+        return 0
+    bounds = [num_frames - 1] if band_frames is None else [num_frames - 1, band_frames]
+    if c_time_m > 0 and reach_m < num_frames * c_time_m:
+        bounds.append(math.floor(reach_m / c_time_m))
+    return min(bounds)
+
+
+def _check(
+    gt: Any, tau_m: float, fscore_m: float | None, c_time_m: float | None, band_frames: int | None
+) -> None:
+    if not bool(namespace(gt).isfinite(gt).all()):
+        raise ValueError("gt must be finite")
+    for name, value in (("tau_m", tau_m), ("fscore_m", fscore_m)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+    if c_time_m is not None and not (math.isfinite(c_time_m) and c_time_m >= 0):
+        raise ValueError(f"c_time_m must be finite and at least 0, got {c_time_m}")
+    if band_frames is not None and (c_time_m is None or band_frames < 0):
+        raise ValueError(f"band_frames must be at least 0 and needs c_time_m, got {band_frames}, {c_time_m}")
+
+
+def _cells(name: str, shape: tuple[int, int, int], sample: Any, frame: Any, obj: Any, points: Any) -> Any:
+    """(sample, object, frame) as one number."""
+    num_samples, num_frames, num_objects = shape
+    cell = 0 * _like_ids(frame, points, np.int64)
+    for label, ids, count in (
+        ("sample", sample, num_samples),
+        ("object", obj, num_objects),
+        ("frame", frame, num_frames),
+    ):
+        ids = cell * 0 if ids is None else _like_ids(ids, points, np.int64)
+        if ids.shape != (len(points),):
+            raise ValueError(f"{name}_{label}_id must have shape ({len(points)},), got {tuple(ids.shape)}")
+        if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < count):
+            raise ValueError(
+                f"{name}_{label}_id must be in [0, {count}), got {int(ids.min())} to {int(ids.max())}"
+            )
+        cell = cell * count + ids
+    return cell
+
+
+def _float64(array: Any) -> Any:
+    if hasattr(array, "detach"):
+        return array.detach().double()
+    return np.asarray(array, np.float64)
+
+
+def _like_ids(ids: Any, points: Any, dtype: type) -> Any:
+    """Labels beside the points, on their device."""
+    if namespace(points) is np:
+        return np.asarray(_host(ids), dtype)
+    torch = sys.modules["torch"]
+    return torch.as_tensor(ids, device=points.device).to(torch.bool if dtype is bool else torch.int64)
+
+
+def _host(array: Any) -> np.ndarray:
+    return array.cpu().numpy() if hasattr(array, "cpu") else np.asarray(array)
+
+
+def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:
     """Recompute a file of recorded values; the largest relative deviation."""
     cases = json.loads(vectors.read_text(encoding="utf-8"))
     deviations = []
-    for case in (value for value in cases.values() if isinstance(value, dict)):
+    keys = {"N", "M", "kx", "ky", "offset", "cd2_sum", "acc", "comp"}
+    for name, case in cases.items():
+        if not isinstance(case, dict):
+            continue
+        if keys - case.keys():
+            raise UserError(f"{vectors}: case {name!r} lacks {', '.join(sorted(keys - case.keys()))}")
         x, y = (
             _closed_form(int(case[n]), case[k]) + np.float32(case["offset"])
             for n, k in (("N", "kx"), ("M", "ky"))
@@ -233,12 +274,13 @@ def largest_deviation(vectors: Path) -> float:
             pred_object_id=zeros_x,
             gt_object_id=zeros_y,
             shape=(1, 1, 1),
+            backend=backend,
         )
         for key, value in (("cd2_sum", terms.cd2_sum_m2), ("acc", terms.acc_m), ("comp", terms.comp_m)):
-            deviations.append(abs(value.item() / case[key] - 1))
+            deviations.append(abs(value.item() - case[key]) / max(abs(case[key]), 1e-12))
     if not deviations:
-        raise ValueError(f"{vectors} holds no case")
-    return max(deviations)
+        raise UserError(f"{vectors} holds no case; tests/vectors/chamfer.json shows the format")
+    return float(np.max(deviations))
 
 
 def _closed_form(num_points: int, k: float) -> Float[np.ndarray, "N 3"]:
@@ -253,10 +295,12 @@ def main(args: Sequence[str] | None = None) -> int:
         prog="python -m phys4d.metrics.chamfer", description="check recorded values"
     )
     parser.add_argument("--vectors", type=Path, required=True, help="file such as tests/vectors/chamfer.json")
-    deviation = largest_deviation(parser.parse_args(args).vectors)
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what computes them")
+    options = parser.parse_args(args)
+    deviation = largest_deviation(options.vectors, options.backend)
     print(f"largest relative deviation {deviation:.2e}")
     return 0 if deviation <= VECTOR_TOLERANCE else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(lambda: sys.exit(main()))

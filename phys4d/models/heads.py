@@ -39,21 +39,40 @@ class Geometry:
 class GeometryHeads(nn.Module):
     """Depth and motion per pixel and frame, at any noise level."""
 
-    def __init__(self, width: int, num_taps: int = 3, channels: int = 64, upsampling: int = 16) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_taps: int = 3,
+        channels: int = 64,
+        upsampling: int = 16,
+        temporal_stride: int = 1,
+        piece_frames: int = 0,
+    ) -> None:
         """
         Args:
             width: transformer width D.
             num_taps: tapped blocks.
             channels: decoder channels at token resolution.
             upsampling: pixels per token along each axis, a power of two.
+            temporal_stride: video frames per latent frame after the first, which stands for one frame alone.
+            piece_frames: latent frames after which a new piece starts, with a latent frame of one frame
+                again; 0 where a video is one piece.
         """
         super().__init__()
         if upsampling < 2 or upsampling & (upsampling - 1):
             raise ValueError(f"upsampling must be a power of two of at least 2, got {upsampling}")
-        self.config = {"width": width, "num_taps": num_taps, "channels": channels, "upsampling": upsampling}
+        self.config = {
+            "width": width,
+            "num_taps": num_taps,
+            "channels": channels,
+            "upsampling": upsampling,
+            "temporal_stride": temporal_stride,
+            "piece_frames": piece_frames,
+        }
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_taps))
         self.film = nn.Sequential(nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 2 * channels * num_taps))
         self.project = nn.ModuleList(nn.Linear(width, channels) for _ in range(num_taps))
+        self.unfold = nn.Conv3d(channels, channels * temporal_stride, 1) if temporal_stride > 1 else None
         self.temporal = nn.Conv3d(channels, channels, (3, 3, 3), padding=1)
         self.refine = nn.Conv3d(channels, channels, (3, 3, 3), padding=1)
         stages, current = [], channels
@@ -70,19 +89,20 @@ class GeometryHeads(nn.Module):
         """Read geometry.
 
         Args:
-            features: taps on the token grid, each (B, T, rows, columns, D).
+            features: taps on the token grid, each (B, T, rows, columns, D) with latent frames T.
             sigma: noise level the features were taken at, a number or one per video.
         """
         if len(features) != len(self.norms):
             raise ValueError(f"the heads read {len(self.norms)} taps, got {len(features)}")
-        batch, frames = features[0].shape[:2]
+        batch = features[0].shape[0]
         level = torch.as_tensor(sigma, dtype=torch.float32, device=features[0].device).expand(batch)
         film_BK2C = self.film(_fourier(level)).view(batch, len(self.norms), 2, -1)
         x = torch.zeros((), device=level.device)
         for k, (norm, project, tap) in enumerate(zip(self.norms, self.project, features, strict=True)):
             scale, shift = film_BK2C[:, k, :, None, None, None, :].unbind(1)
             x = x + project(norm(tap.float())) * (1 + scale) + shift
-        x = x.movedim(-1, 1)
+        x = self._unfolded(x.movedim(-1, 1))
+        frames = x.shape[2]
         x = x + F.silu(self.temporal(F.silu(x)))
         x = x + self.refine(F.silu(x))
         x = x.transpose(1, 2).flatten(0, 1)
@@ -92,6 +112,16 @@ class GeometryHeads(nn.Module):
         depth = MEDIAN_DEPTH_M * torch.exp(x[:, :, 0].clamp(-3, 3))
         motion = x[:, :-1, 1:].movedim(2, -1) * torch.tensor(MOTION_UNIT, device=x.device)
         return Geometry(depth, motion)
+
+    def _unfolded(self, x_BCThw: Tensor) -> Tensor:
+        """Latent frames to video frames, each after the first to `temporal_stride` of them."""
+        if self.unfold is None:
+            return x_BCThw
+        parts: list[Tensor] = []
+        for piece in x_BCThw.split(self.config["piece_frames"] or x_BCThw.shape[2], dim=2):
+            rest = self.unfold(piece[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
+            parts += [piece[:, :, :1], rest.transpose(2, 3).flatten(2, 3)]
+        return torch.cat(parts, dim=2)
 
     def save(self, path: Path) -> None:
         """Write weights and sizes as one safetensors file, whole or not at all."""

@@ -1,67 +1,113 @@
-"""LoRA adapters on a transformer: add, train, merge, save and load in diffusers' file format."""
+"""LoRA adapters on a transformer: add, train, switch, merge, save and load in diffusers' file format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers import ModelMixin, WanPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from phys4d.models.loading import check_safetensors
 from phys4d.runtime.files import atomic_directory
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
+_PREFIX = "transformer."
 
 
-def add_lora(
-    transformer: WanTransformer3DModel, name: str, *, rank: int, targets: Sequence[str]
-) -> list[nn.Parameter]:
-    """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains.
+def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence[str]) -> list[nn.Parameter]:
+    """Attach a fresh adapter (its output is zero at first), freeze the rest, return what trains, in float32.
 
-    `lora_alpha` equals the rank, so that the file needs no metadata to reload exactly.
+    Adapters attached before are switched off; `use_adapters` switches several on. `lora_alpha` equals the
+    rank, so that the file needs no metadata to reload exactly.
     """
     if rank < 1:
         raise ValueError(f"lora rank must be at least 1, got {rank}")
     transformer.requires_grad_(False)
-    transformer.add_adapter(
+    cast(Any, transformer).add_adapter(
         LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=True),
         adapter_name=name,
     )
-    return [p for p in transformer.parameters() if p.requires_grad]
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    for parameter in trained:
+        # Small steps would be lost in the half precision of the base.
+        parameter.data = parameter.data.float()
+    return trained
 
 
-def save_lora(transformer: WanTransformer3DModel, name: str, directory: Path) -> Path:
-    """Write one adapter as `directory/pytorch_lora_weights.safetensors`, readable by `load_lora_weights`."""
+def use_adapters(transformer: ModelMixin, names: Sequence[str]) -> None:
+    """Switch these adapters on, their outputs added, and all others off.
+
+    Raises:
+        ValueError: an adapter that is not attached.
+    """
+    attached = list(getattr(transformer, "peft_config", {}))
+    for name in names:
+        if name not in attached:
+            raise ValueError(f"no adapter {name!r} is attached; there are: {', '.join(attached) or 'none'}")
+    cast(Any, transformer).set_adapters(list(names))
+
+
+def save_lora(transformer: ModelMixin, name: str, directory: Path) -> Path:
+    """Write one adapter as `directory/pytorch_lora_weights.safetensors`, readable by `load_lora_weights`.
+
+    The file is the same for every pipeline class: weight names under `transformer.`.
+    """
     with atomic_directory(directory, replace=True) as folder:
         weights: dict[str, nn.Module | Tensor] = {**get_peft_model_state_dict(transformer, adapter_name=name)}
         WanPipeline.save_lora_weights(str(folder), transformer_lora_layers=weights)
     return directory / FILE_NAME
 
 
-def load_lora(transformer: WanTransformer3DModel, name: str, directory: Path) -> None:
+def load_lora(transformer: ModelMixin, name: str, directory: Path) -> None:
     """Attach a saved adapter.
 
     Raises:
         FileNotFoundError: where there is no adapter file.
-        ValueError: where the adapter belongs to another architecture.
+        ValueError: where the file is damaged or the adapter belongs to another backbone.
     """
     path = directory / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no adapter at {path}; train it with `make sft`")
-    try:
-        transformer.load_lora_adapter(
-            str(directory), weight_name=FILE_NAME, adapter_name=name, prefix="transformer"
-        )
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} does not fit this transformer: {str(error).splitlines()[0]}") from error
+    check_safetensors(path)
+    _check_fits(transformer, path)
+    cast(Any, transformer).load_lora_adapter(
+        str(directory), weight_name=FILE_NAME, adapter_name=name, prefix="transformer"
+    )
+
+
+def _check_fits(transformer: ModelMixin, path: Path) -> None:
+    """Refuse an adapter of layers that the transformer does not have, or has in another size."""
+    kind = type(transformer).__name__
+    with safe_open(path, "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    layers = dict(transformer.named_modules())
+    for name, shape in shapes.items():
+        layer, _, factor = name.removesuffix(".weight").removeprefix(_PREFIX).rpartition(".")
+        module = layers.get(layer)
+        module = getattr(module, "base_layer", module)
+        if not name.startswith(_PREFIX) or not isinstance(module, nn.Linear):
+            raise ValueError(
+                f"{path} does not fit this transformer, it is an adapter of another backbone: {kind} has no "
+                f"linear layer {layer or name!r}"
+            )
+        given = shape[1] if factor == "lora_A" else shape[0]
+        needed = module.in_features if factor == "lora_A" else module.out_features
+        if given != needed:
+            raise ValueError(
+                f"{path} does not fit this transformer, it is an adapter of another size: {layer} has "
+                f"{needed} features, the adapter {given}"
+            )
 
 
 @torch.no_grad()
-def merge_lora(transformer: WanTransformer3DModel, name: str) -> None:
+def merge_lora(transformer: ModelMixin, name: str) -> None:
     """Add an adapter to the weights it adapts and drop it: the merged model is the next stage's reference."""
-    transformer.fuse_lora(adapter_names=[name])
-    transformer.unload_lora()
+    cast(Any, transformer).fuse_lora(adapter_names=[name])
+    cast(Any, transformer).unload_lora()
     transformer.requires_grad_(False)

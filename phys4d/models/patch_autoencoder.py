@@ -67,10 +67,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return self.decode_linear(latents) + self.decode_residual(latents)
 
     @torch.no_grad()
-    def fit_principal_components(self, images: Iterator[Images]) -> None:
-        """Set the linear parts to the principal components of image patches, scaled to unit variance.
+    def fit_principal_components(self, images: Iterator[Images], whitening: float = 0.5) -> None:
+        """Set the linear parts to the principal components of image patches, at unit mean square.
 
         What is decoded from the encoded is then the closest image of its rank in mean squared error.
+
+        Args:
+            whitening: spread of a channel is that of its component to the power 1 - `whitening`. 1 makes all
+                equal, and a denoiser then spends as much on the faintest detail as on the outline.
         """
         size = self.config.patch_size
         count, total, square = (
@@ -86,7 +90,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         mean = total / count
         variance, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
         kept = self.config.latent_channels
-        std = variance[-kept:].flip(0).clamp(min=1e-8).sqrt()
+        natural = variance[-kept:].flip(0).clamp(min=1e-8).sqrt()
+        spread = natural ** (1 - whitening)
+        std = natural / spread * spread.square().mean().sqrt()
         basis = vectors[:, -kept:].flip(1)
         shape = (kept, 3, size, size)
         self.encode_linear.weight.copy_((basis / std).T.reshape(shape))

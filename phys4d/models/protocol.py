@@ -16,7 +16,9 @@ from typing import Protocol
 import torch
 from diffusers import ModelMixin
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from phys4d.models.noising import Noising
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Conditioning:
     """What a video is generated from: text and the first frame."""
 
     text_BLD: Float[Tensor, "batch tokens width"]
-    """Text embeddings, zero at padding."""
+    """Text embeddings as `encode_text` gives them."""
     first_frame_BChw: Float[Tensor, "batch channels h w"]
     """Normalised latents of frame 0."""
 
@@ -56,7 +58,7 @@ class Prediction:
     """One denoiser call."""
 
     velocity_BCThw: Float[Tensor, "batch channels frames h w"]
-    """v = eps - x0 for x_s = (1 - s) x0 + s eps; meaningless at conditioning frames."""
+    """What `VideoModel.noising` calls the velocity; meaningless at conditioning frames."""
     features: tuple[Float[Tensor, "batch frames rows columns width"], ...] = ()
     """Tapped block outputs on the token grid, shallow to deep; empty unless asked for."""
 
@@ -70,6 +72,16 @@ class VideoModel(Protocol):
     @property
     def transformer(self) -> ModelMixin:
         """The denoiser; the only part that LoRA touches."""
+        ...
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The denoiser's blocks, shallow to deep."""
+        ...
+
+    @property
+    def noising(self) -> Noising:
+        """How latents become noise and what is predicted from them; decides which samplers fit."""
         ...
 
     @property
@@ -105,11 +117,11 @@ class VideoModel(Protocol):
         *,
         features: bool = False,
     ) -> Prediction:
-        """Predict the velocity at noise level `sigma` in [0, 1], a number or one per video."""
+        """Predict the velocity at level `sigma` in [0, 1] of `noising`, a number or one per video."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:
-        """Within this context the newest adapter is off: the reference policy."""
+        """Within this context all adapters are off: the reference policy."""
         ...
 
     def save(self, directory: Path) -> None:

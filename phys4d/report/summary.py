@@ -43,12 +43,19 @@ def headline(run: Run) -> str:
     what = what if what[:2].isupper() or what[:1].isdigit() else what[:1].lower() + what[1:]
     if len(names) == 1:
         return f"Held-out {what}: {_value(first)} after {STAGES[first.stage].lower()}"
+    start, end = (f"{_value(m)} ({STAGES[m.stage].lower()})" for m in (first, last))
+    if _within_scatter(first, last):
+        return f"Held-out {what} did not change beyond the scatter of the seeds: {start}, {end}"
     verb = "fell" if last.mean < first.mean else "rose" if last.mean > first.mean else "stayed"
     change = f" {percent(abs(last.mean / first.mean - 1)).lstrip('+')}" if first.mean else ""
-    return (
-        f"Held-out {what} {verb}{change} from {_value(first)} ({STAGES[first.stage].lower()}) "
-        f"to {_value(last)} ({STAGES[last.stage].lower()})"
-    )
+    return f"Held-out {what} {verb}{change} from {start} to {end}"
+
+
+def _within_scatter(first: Measurement, last: Measurement) -> bool:
+    """Whether the means differ by no more than both seeds' standard deviations allow; False without any."""
+    if first.spread is None or last.spread is None:
+        return False
+    return abs(last.mean - first.mean) <= math.hypot(first.spread, last.spread)
 
 
 def lead(run: Run) -> str:
@@ -70,7 +77,6 @@ def lead(run: Run) -> str:
             f"{with_spread(before.mean, before.spread)} {after.unit}.",
         )
         paired = _comparison(run, before, after)
-        spread = math.hypot(before.spread or 0.0, after.spread or 0.0)
         if paired is not None:
             low, high = map(number, paired.interval)
             verdict = "leaves out" if paired.is_clear else "includes"
@@ -80,7 +86,7 @@ def lead(run: Run) -> str:
             )
         elif before.spread is None or after.spread is None:
             parts.append("One seed only, so the scatter is unknown.")
-        elif abs(after.mean - before.mean) <= spread:
+        elif _within_scatter(before, after):
             parts.append("The difference is within the scatter of the seeds.")
         else:
             parts.append("The difference is larger than the scatter of the seeds.")
@@ -101,6 +107,7 @@ def tiles(run: Run) -> str:
         note = STAGES[last.stage]
         if len(names) > 1 and first.mean:
             kind = "better" if last.is_better_than(first) else "worse"
+            kind = "same" if _within_scatter(first, last) else kind
             note = (
                 f'<span class="{kind}">{percent((last.mean - first.mean) / abs(first.mean))}</span> '
                 f"from {STAGES[first.stage].lower()} to {STAGES[last.stage].lower()}"

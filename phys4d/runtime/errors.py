@@ -10,6 +10,7 @@ EXTRA_OF_MODULE = {
     "cv2": "train",
     "diffusers": "train",
     "mujoco": "sim",
+    "numba": "sim",
     "peft": "train",
     "PIL": "train",
     "ray": "serve",

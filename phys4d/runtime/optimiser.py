@@ -26,7 +26,7 @@ class OptimiserConfig:
     ema_decay: float = 0.995
     """Decay of the averaged weights that are saved; 0 saves the last ones."""
     bf16: bool = False
-    """Autocast to bfloat16. On a CPU it pays for convolutions and from transformer width 256 on."""
+    """Autocast to bfloat16."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size"):

@@ -1,12 +1,15 @@
-"""Exact depth, instance ids, motion and visibility of a simulated scene, by rays: no interpolation."""
+"""Exact depth, ids, normals, motion, visibility, tracks and contacts of a simulated scene, by rays."""
 
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
+from phys4d.geometry.camera import project, transform
 from phys4d.scenes.model import BuiltScene
-from phys4d.scenes.simulation import Trajectory, cast_rays, pixel_rays, state_at
+from phys4d.scenes.rays import carry, cast, pixel_rays
+from phys4d.scenes.trajectory import Trajectory
 from phys4d.types import Camera
 
 DEPTH_TOLERANCE = 1e-4
@@ -21,54 +24,122 @@ class Annotations:
     """z-depth in metres; NaN where there is no surface."""
     object_ids: UInt8[np.ndarray, "frames height width"]
     """0 is fixed, o is the scene's o-th object."""
+    normal: Float64[np.ndarray, "frames height width 3"]
+    """Unit normal of the surface in the camera frame, towards the camera; 0 where there is no surface."""
     motion: Float64[np.ndarray, "frames-1 height width 3"]
     """(du px, dv px, dz m) that carries the point seen at frame t to frame t + 1; 0 where fixed."""
     visible: Bool[np.ndarray, "frames-1 height width"]
     """Whether the point seen at t is in the image and not occluded at t + 1."""
 
 
-def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annotations:
-    """Cast rays through the pixel centres, carry each hit with its object, and look where it went.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointTracks:
+    """Points on the objects' surfaces seen in frame 0, followed through the video."""
 
-    A pixel of an object is lifted to its 3D point, moved by the rigid motion of the object from t to t + 1
-    and projected; a second ray, through the exact place it lands on, tells whether it is seen there.
+    object_index: Int64[np.ndarray, " points"]
+    """Which object each is on, from 0."""
+    position: Float64[np.ndarray, "frames points 3"]
+    """(u px, v px, z m); u and v are NaN behind the camera."""
+    visible: Bool[np.ndarray, "frames points"]
+    """In the image and not occluded."""
+
+
+def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annotations:
+    """Cast rays through the pixel centres, carry each hit with its material, and look where it went.
+
+    A pixel of an object is lifted to its 3D point, moved with the object from t to t + 1 and projected; a
+    second ray, through the exact place it lands on, tells whether it is seen there.
     """
     num_frames = len(trajectory.times_s)
     rays = pixel_rays(camera)
-    flat_rays = rays.reshape(-1, 3)
-    states = [state_at(scene, trajectory, frame) for frame in range(num_frames)]
     shape = (num_frames, camera.height, camera.width)
     depth, ids = np.empty(shape), np.zeros(shape, np.uint8)
-    for frame, state in enumerate(states):
-        hit, geom = cast_rays(scene, state, camera, flat_rays)
-        depth[frame] = hit.reshape(shape[1:])
-        ids[frame] = np.where(geom >= 0, scene.instance_of_geom[geom], 0).reshape(shape[1:])
-
+    normal = np.empty((*shape, 3))
     motion = np.zeros((num_frames - 1, *shape[1:], 3))
-    # Fixed surfaces stay in place in a static camera: seen again unless an object comes before them.
-    visible = (ids[:-1] == 0) & (ids[1:] == 0) & np.isfinite(depth[:-1])
-    world_from_camera = np.linalg.inv(camera.camera_from_world)
-    for frame in range(num_frames - 1):
+    visible = np.zeros(motion.shape[:3], bool)
+    for frame in range(num_frames):
+        hits = cast(scene, trajectory, frame, camera, rays.reshape(-1, 3))
+        depth[frame] = hits.distance.reshape(shape[1:])
+        ids[frame] = hits.object_ids.reshape(shape[1:])
+        normal[frame] = (hits.normal @ camera.camera_from_world[:3, :3].T).reshape((*shape[1:], 3))
         rows, columns = np.nonzero(ids[frame])
-        if len(rows) == 0:
+        if frame + 1 == num_frames or len(rows) == 0:
             continue
-        index = ids[frame, rows, columns].astype(int) - 1
-        point = rays[rows, columns] * depth[frame, rows, columns, None]
-        world = point @ world_from_camera[:3, :3].T + world_from_camera[:3, 3]
-        local = world - trajectory.position_m[frame, index]
-        # Rows of `local` times R is R^T applied to them: world to body; then body to world at t + 1.
-        local = np.einsum("pi,pij->pj", local, trajectory.rotation[frame, index])
-        world = np.einsum("pij,pj->pi", trajectory.rotation[frame + 1, index], local)
-        world += trajectory.position_m[frame + 1, index]
-        moved = world @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
-        u = camera.fx * moved[:, 0] / moved[:, 2] + camera.cx
-        v = camera.fy * moved[:, 1] / moved[:, 2] + camera.cy
-        motion[frame, rows, columns, 0] = u - (columns + 0.5)
-        motion[frame, rows, columns, 1] = v - (rows + 0.5)
-        motion[frame, rows, columns, 2] = moved[:, 2] - point[:, 2]
-        hit, geom = cast_rays(scene, states[frame + 1], camera, moved / moved[:, 2:])
-        inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
-        same = (geom >= 0) & (scene.instance_of_geom[geom] == index + 1)
-        near = np.abs(hit - moved[:, 2]) < DEPTH_TOLERANCE * moved[:, 2]
-        visible[frame, rows, columns] = inside & same & near
-    return Annotations(depth=depth, object_ids=ids, motion=motion, visible=visible)
+        mine = hits.take(np.flatnonzero(ids[frame]))
+        moved = transform(carry(trajectory, mine, frame + 1), camera.camera_from_world)
+        landed = project(moved, camera)
+        motion[frame, rows, columns, 0] = landed[:, 0] - (columns + 0.5)
+        motion[frame, rows, columns, 1] = landed[:, 1] - (rows + 0.5)
+        motion[frame, rows, columns, 2] = moved[:, 2] - depth[frame, rows, columns]
+        visible[frame, rows, columns] = _seen(scene, trajectory, frame + 1, camera, moved, mine.object_ids)
+    # Fixed surfaces stay in place in a static camera: seen again unless an object comes before them.
+    visible |= (ids[:-1] == 0) & (ids[1:] == 0) & np.isfinite(depth[:-1])
+    return Annotations(depth=depth, object_ids=ids, normal=normal, motion=motion, visible=visible)
+
+
+def track_points(
+    scene: BuiltScene, trajectory: Trajectory, camera: Camera, points_per_object: int
+) -> PointTracks:
+    """Follow points of each object, at most as many as asked, spread evenly over its pixels of frame 0."""
+    first = cast(scene, trajectory, 0, camera, pixel_rays(camera).reshape(-1, 3))
+    chosen = []
+    for index in range(len(scene.objects)):
+        pixels = np.flatnonzero(first.object_ids == index + 1)
+        chosen.append(
+            pixels[np.linspace(0, len(pixels) - 1, min(points_per_object, len(pixels))).astype(int)]
+        )
+    points = first.take(np.concatenate(chosen))
+    position = np.empty((len(trajectory.times_s), len(points.distance), 3))
+    visible = np.zeros(position.shape[:2], bool)
+    for frame in range(len(position)):
+        moved = transform(carry(trajectory, points, frame), camera.camera_from_world)
+        position[frame] = project(moved, camera)
+        visible[frame] = _seen(scene, trajectory, frame, camera, moved, points.object_ids)
+    return PointTracks(
+        object_index=points.object_ids.astype(np.int64) - 1, position=position, visible=visible
+    )
+
+
+def contacts(scene: BuiltScene, trajectory: Trajectory) -> Float32[np.ndarray, "contacts 10"]:
+    """Contacts at the frames, of what MuJoCo simulates.
+
+    Of each (frame, id, id, x, y, z, normal x, y, z, normal force): instance ids of the two sides, 0 for
+    fixtures; place in metres and normal from the first to the second in the world; newtons.
+    """
+    model, data = scene.model, mujoco.MjData(scene.model)
+    rows, force = [], np.empty(6)
+    for frame in range(len(trajectory.times_s)):
+        data.qpos[:], data.qvel[:] = trajectory.qpos[frame], trajectory.qvel[frame]
+        mujoco.mj_forward(model, data)
+        for number, contact in enumerate(data.contact):
+            sides = [_instance(scene, contact, side) for side in (0, 1)]
+            mujoco.mj_contactForce(model, data, number, force)
+            rows.append([frame, *sides, *contact.pos, *contact.frame[:3], force[0]])
+    return np.asarray(rows, np.float32).reshape(-1, 10)
+
+
+def _instance(scene: BuiltScene, contact: mujoco.MjContact, side: int) -> int:
+    """Instance id of one side of a contact, a geom or a flex."""
+    geom = contact.geom[side]
+    if geom >= 0:
+        return int(scene.instance_of_geom[geom])
+    name = mujoco.mj_id2name(scene.model, mujoco.mjtObj.mjOBJ_FLEX, contact.flex[side]) or ""
+    kind, _, number = name.partition("object")
+    return int(number) + 1 if not kind and number.isdigit() else 0
+
+
+def _seen(
+    scene: BuiltScene,
+    trajectory: Trajectory,
+    frame: int,
+    camera: Camera,
+    moved: Float64[np.ndarray, "points 3"],
+    object_ids: UInt8[np.ndarray, " points"],
+) -> Bool[np.ndarray, " points"]:
+    """Whether points in the camera frame are in the image, and the first thing rays to them meet is they."""
+    uvz = project(moved, camera)
+    u, v = uvz[:, 0], uvz[:, 1]
+    hits = cast(scene, trajectory, frame, camera, moved / moved[:, 2:])
+    inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
+    near = np.abs(hits.distance - moved[:, 2]) < DEPTH_TOLERANCE * moved[:, 2]
+    return inside & (hits.object_ids == object_ids) & near

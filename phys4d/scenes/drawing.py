@@ -107,7 +107,7 @@ def body(
     }
 
 
-def random_size(rng: Rng, shape: str, low: float = 0.16, high: float = 0.25) -> list[float]:
+def random_size(rng: Rng, shape: str, low: float = 0.2, high: float = 0.3) -> list[float]:
     """Half extents of a chunky body whose largest is at most `high` metres."""
     if shape == "sphere":
         return [rng.uniform(low, high)]
@@ -212,7 +212,7 @@ def camera(rng: Rng) -> Entry:
     return {
         "position_m": (target + distance * np.array(offset)).tolist(),
         "target_m": target.tolist(),
-        "fovy_deg": rng.uniform(43.0, 47.0),
+        "fov_deg": rng.uniform(38.0, 42.0),
     }
 
 

@@ -1,23 +1,22 @@
-"""A scene spec's parameters, compiled to a MuJoCo model.
+"""A scene spec's parameters, checked and compiled: what all categories share.
 
 What a scene is follows from `spec.parameters` alone:
 
     gravity_m_s2      downward acceleration
-    object_friction   sliding friction between two objects
-    objects           moving bodies, in the order of their instance ids
+    objects           what moves, in the order of the instance ids
     fixtures          floor, walls, ramp, box: what does not move
-    camera            position, target (metres, world) and vertical field of view (degrees)
+    camera            position, target (metres, world), field of view along the longer side (degrees)
     light             direction, diffuse, ambient
     caption           what a viewer is told
 
-Contacts are declared pair by pair. Restitution is that of the less bouncy object of the pair, friction with
-a fixture is the fixture's.
+and more for each category. Every scene has a MuJoCo model: it poses and draws the rigid parts and stops rays
+at them, also where another engine moves the rest.
 """
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mujoco
@@ -30,30 +29,46 @@ MAX_OBJECTS = 8
 MAX_FIXTURES = 12
 MAX_STEPS = 100_000
 """Bounds what one spec can ask of a simulator that serves others."""
-CONTACT_STIFFNESS = 40_000.0
-"""Contact spring in 1/s^2 (force over mass and depth): an impact lasts about pi / 200 s, 8 steps of 2 ms."""
-FRICTION_DAMPING = 250.0
-"""Rate in 1/s at which friction stops slip below its Coulomb limit."""
 
 SIZE_LENGTH = {"sphere": 1, "capsule": 2, "cylinder": 2, "ellipsoid": 3, "box": 3, "plane": 3}
 GEOM_TYPE = {shape: getattr(mujoco.mjtGeom, f"mjGEOM_{shape.upper()}") for shape in SIZE_LENGTH}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a surface is drawn."""
+
+    rgb: tuple[float, float, float]
+    """Base colour, each channel in [0, 1]."""
+    texture: str = "plain"
+    """One of `rgb.textures()`; meshes and particles are always plain."""
+    repeat: tuple[float, float] = (1.0, 1.0)
+    """How often the texture repeats."""
+    shine: float = 0.0
+    """Specular reflection in [0, 1]."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SceneObject:
-    """A moving rigid body; its instance id is its index + 1."""
+    """What moves as one: a rigid body, a mesh or a set of particles; its instance id is its index + 1."""
 
     name: str
     body_id: int
+    """MuJoCo body that carries its pose; -1 for meshes and particles."""
     geom_ids: tuple[int, ...]
-    color_rgb: tuple[float, float, float]
-    """Base colour, each channel in [0, 1]."""
+    look: Look
+    """Of its mesh or particles, and of its geoms."""
     material: str
     mass_kg: float
     shape: str
-    """`sphere`, `box`, `cylinder`, `capsule` or `ellipsoid`."""
+    """`sphere`, `box`, `cylinder`, `capsule` or `ellipsoid`; `cloth`, `rope`, `liquid` and so on."""
     size_m: tuple[float, ...]
     """Half extents as MuJoCo has them: radius; radius and half height; or three half axes."""
+
+    @property
+    def color_rgb(self) -> tuple[float, float, float]:
+        """Base colour, each channel in [0, 1]."""
+        return self.look.rgb
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +80,12 @@ class BuiltScene:
     objects: tuple[SceneObject, ...]
     instance_of_geom: np.ndarray
     """Instance id of each geom; 0 for fixtures."""
+    look_of_geom: tuple[Look, ...]
+    """How each geom is drawn. Geoms of alpha 0 are neither drawn nor hit by rays."""
+    qvel: Float64[np.ndarray, " nv"]
+    """Generalised velocities at time 0."""
+    setup: Any = field(default=None)
+    """What the category's `build` leaves for its `simulate`."""
 
     @property
     def caption(self) -> str:
@@ -74,16 +95,14 @@ class BuiltScene:
     def initial_state(self) -> mujoco.MjData:
         """State at time 0: poses of the model, drawn velocities."""
         data = mujoco.MjData(self.model)
-        for index, values in enumerate(self.spec.parameters["objects"]):
-            data.qvel[6 * index : 6 * index + 3] = values["linear_velocity_m_s"]
-            data.qvel[6 * index + 3 : 6 * index + 6] = values["angular_velocity_rad_s"]
+        data.qvel[:] = self.qvel
         mujoco.mj_forward(self.model, data)
         return data
 
     def camera(self, width: int, height: int) -> Camera:
-        """The scene's camera at an image size in pixels; the vertical field of view is kept."""
+        """The scene's camera at an image size in pixels; the field of view spans the longer side."""
         values = self.spec.parameters["camera"]
-        focal = 0.5 * height / math.tan(math.radians(values["fovy_deg"]) / 2)
+        focal = 0.5 * max(width, height) / math.tan(math.radians(values["fov_deg"]) / 2)
         return Camera(
             fx=focal,
             fy=focal,
@@ -110,116 +129,54 @@ def look_at(position_m: Sequence[float], target_m: Sequence[float]) -> Float64[n
     return pose
 
 
-def damping_of_restitution(restitution: float, stiffness: float = CONTACT_STIFFNESS) -> float:
-    """Damping in 1/s of a contact spring that only pushes and returns `restitution` of the speed.
-
-    With b half the damping: below critical damping, w^2 = stiffness - b^2 and
-    e = exp(-b / w (pi - atan2(2 b w, w^2 - b^2))); above it, w^2 = b^2 - stiffness and
-    e = exp(-b / w ln((b + w) / (b - w))).
-
-    Source: Schwager and Poeschel, Granular Matter 9 (2007), equation 21.
-    """
-    if not 0.05 <= restitution <= 1:
-        raise ValueError(f"restitution must be in [0.05, 1], got {restitution}")
-    low, high = 0.0, 2.5 * math.sqrt(stiffness)
-    for _ in range(60):
-        b = 0.5 * (low + high)
-        w = math.sqrt(abs(stiffness - b * b)) or 1e-12
-        if b * b < stiffness:
-            exponent = b / w * (math.pi - math.atan2(2 * b * w, w * w - b * b))
-        else:
-            exponent = b / w * math.log((b + w) / (b - w))
-        low, high = (b, high) if math.exp(-exponent) > restitution else (low, b)
-    return low + high
-
-
-def build(spec: SceneSpec) -> BuiltScene:
-    """Compile a scene. The same spec gives bitwise the same model.
+def new_stage(spec: SceneSpec) -> mujoco.MjSpec:
+    """Check what every scene has, and begin its model: gravity, time step, extent.
 
     Raises:
         ValueError: a parameter is missing, of the wrong length or out of range.
     """
     # Without this MuJoCo writes MUJOCO_LOG.TXT into the working folder; `simulate` tells of unstable scenes.
     mujoco.set_mju_user_warning(logging.getLogger(__name__).debug)
-    if spec.category != "rigid":
-        raise ValueError(f"category {spec.category!r} is not built here; known: rigid")
     if spec.num_frames > MAX_STEPS or spec.num_frames / spec.fps > MAX_STEPS * spec.timestep_s:
         raise ValueError(
             f"a scene must take at most {MAX_STEPS} steps, got {spec.num_frames} frames at {spec.fps} fps "
             f"with timestep_s {spec.timestep_s}"
         )
     parameters = spec.parameters
-    objects = _entries(parameters, "objects", MAX_OBJECTS)
-    fixtures = _entries(parameters, "fixtures", MAX_FIXTURES)
-    _vector(parameters.get("camera", {}), "camera", "position_m", 3)
-    _vector(parameters["camera"], "camera", "target_m", 3)
-    if not 5 <= _number(parameters["camera"], "camera", "fovy_deg") <= 120:
-        raise ValueError(f"camera.fovy_deg must be in [5, 120], got {parameters['camera']['fovy_deg']}")
+    entries(parameters, "objects", MAX_OBJECTS)
+    entries(parameters, "fixtures", MAX_FIXTURES)
+    vector(parameters.get("camera", {}), "camera", "position_m", 3)
+    vector(parameters["camera"], "camera", "target_m", 3)
+    number(parameters["camera"], "camera", "fov_deg", 5, 120)
     if not isinstance(parameters.get("caption"), str):
         raise ValueError("parameters.caption must be a string")
 
     mjspec = mujoco.MjSpec()
     mjspec.modelname = f"{spec.category}_{spec.family}"
-    option = mjspec.option
-    option.timestep = spec.timestep_s
-    option.gravity = (0.0, 0.0, -_number(parameters, "parameters", "gravity_m_s2"))
-    option.integrator = mujoco.mjtIntegrator.mjINT_RK4
-    option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
-    option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    option.iterations, option.tolerance = 50, 1e-10
+    mjspec.option.timestep = spec.timestep_s
+    mjspec.option.gravity = (0.0, 0.0, -number(parameters, "parameters", "gravity_m_s2"))
     # A fixed extent keeps collision and ray tolerances independent of where the objects are.
     mjspec.stat.extent, mjspec.stat.center = 4.0, (0.0, 0.0, 0.5)
+    return mjspec
 
-    for index, values in enumerate(objects):
-        where = f"objects[{index}]"
-        body = mjspec.worldbody.add_body(
-            name=f"object{index}",
-            pos=_vector(values, where, "position_m", 3),
-            quat=_vector(values, where, "quaternion_wxyz", 4),
-        )
-        body.add_freejoint()
-        _vector(values, where, "linear_velocity_m_s", 3)
-        _vector(values, where, "angular_velocity_rad_s", 3)
-        density = _number(values, where, "density_kg_m3")
-        if not 1 <= density <= 30_000:
-            raise ValueError(f"{where}.density_kg_m3 must be in [1, 30000], got {density}")
-        _add_geom(body, f"object{index}", values, where, density)
-    for index, values in enumerate(fixtures):
+
+def add_fixtures(mjspec: mujoco.MjSpec, parameters: Mapping[str, Any]) -> None:
+    """Add the fixtures as geoms `fixture0`, `fixture1` ... of the world, which collide with nothing."""
+    for index, values in enumerate(entries(parameters, "fixtures", MAX_FIXTURES)):
         where = f"fixtures[{index}]"
-        geom = _add_geom(mjspec.worldbody, f"fixture{index}", values, where, density=0.0)
-        geom.pos = _vector(values, where, "position_m", 3)
-        geom.quat = _vector(values, where, "quaternion_wxyz", 4)
-    _add_contacts(mjspec, parameters, objects, fixtures)
-
-    model = mjspec.compile()
-    instance_of_geom = np.asarray(model.geom_bodyid, np.uint8)
-    return BuiltScene(
-        spec=spec,
-        model=model,
-        instance_of_geom=instance_of_geom,
-        objects=tuple(
-            SceneObject(
-                name=values.get("name", f"object{index}"),
-                body_id=index + 1,
-                geom_ids=tuple(int(g) for g in np.flatnonzero(model.geom_bodyid == index + 1)),
-                color_rgb=_rgb(values, f"objects[{index}]"),
-                material=values.get("material", ""),
-                mass_kg=float(model.body_mass[index + 1]),
-                shape=values["shape"],
-                size_m=tuple(values["size_m"]),
-            )
-            for index, values in enumerate(objects)
-        ),
-    )
+        geom = add_geom(mjspec.worldbody, f"fixture{index}", values, where, density=0.0)
+        geom.pos = vector(values, where, "position_m", 3)
+        geom.quat = vector(values, where, "quaternion_wxyz", 4)
 
 
-def _add_geom(
+def add_geom(
     body: mujoco.MjsBody, name: str, values: Mapping[str, Any], where: str, density: float
 ) -> mujoco.MjsGeom:
+    """Add the geom that `shape`, `size_m` and `rgb` describe; it collides with nothing by itself."""
     shape = values.get("shape")
     if shape not in SIZE_LENGTH:
         raise ValueError(f"{where}.shape must be one of {sorted(SIZE_LENGTH)}, got {shape!r}")
-    size = _vector(values, where, "size_m", SIZE_LENGTH[shape])
+    size = vector(values, where, "size_m", SIZE_LENGTH[shape])
     if shape != "plane" and min(size) <= 0:
         raise ValueError(f"{where}.size_m must be positive, got {size}")
     return body.add_geom(
@@ -227,63 +184,113 @@ def _add_geom(
         type=GEOM_TYPE[shape],
         size=size + [0.0] * (3 - len(size)),
         density=density,
-        rgba=[*_vector(values, where, "rgb", 3), 1.0],
+        rgba=[*vector(values, where, "rgb", 3), 1.0],
         contype=0,
         conaffinity=0,
     )
 
 
-def _add_contacts(
+def look_of(values: Mapping[str, Any], where: str, *, shine: float) -> Look:
+    """The look that an object's or fixture's `rgb`, `texture` or `pattern` and `texture_repeat` describe."""
+    red, green, blue = vector(values, where, "rgb", 3)
+    across, along = values.get("texture_repeat", (1.0, 1.0))
+    name = values.get("texture", values.get("pattern", "plain"))
+    return Look(rgb=(red, green, blue), texture=name, repeat=(across, along), shine=shine)
+
+
+def finish(
+    spec: SceneSpec,
     mjspec: mujoco.MjSpec,
-    parameters: Mapping[str, Any],
-    objects: Sequence[Mapping[str, Any]],
-    fixtures: Sequence[Mapping[str, Any]],
-) -> None:
-    bounce = [_number(values, f"objects[{i}]", "restitution") for i, values in enumerate(objects)]
-    slide = _number(parameters, "parameters", "object_friction")
-    for i in range(len(objects)):
-        others = [(f"object{j}", min(bounce[i], bounce[j]), slide) for j in range(i + 1, len(objects))]
-        others += [
-            (f"fixture{j}", bounce[i], _number(values, f"fixtures[{j}]", "friction"))
-            for j, values in enumerate(fixtures)
-        ]
-        for name, restitution, friction in others:
-            if not 0 <= friction <= 5:
-                raise ValueError(f"friction of {name} must be in [0, 5], got {friction}")
-            mjspec.add_pair(
-                geomname1=f"object{i}",
-                geomname2=name,
-                condim=3,
-                friction=[max(friction, 1e-5)] * 2 + [0.005, 0.0001, 0.0001],
-                # Negative values are stiffness and damping themselves, not a time constant and a ratio.
-                solref=[-CONTACT_STIFFNESS, -damping_of_restitution(restitution)],
-                solreffriction=[-1.0, -FRICTION_DAMPING],
-                solimp=[0.99, 0.99, 0.001, 0.5, 2.0],
+    *,
+    shape: str = "",
+    velocities: bool = False,
+    setup: Any = None,
+) -> BuiltScene:
+    """Compile a scene.
+
+    An entry of `objects` owns the body or the flex `object0`, `object1` ..., if there is one, that body's
+    geoms and those whose names begin with `object0.` and so on; the other geoms belong to fixtures.
+
+    Args:
+        shape: stands for objects that say none.
+        velocities: the bodies are free, in order, and start with the entries' velocities.
+    """
+    model = mjspec.compile()
+    objects, fixtures = spec.parameters["objects"], spec.parameters["fixtures"]
+    names = [f"object{index}" for index in range(len(objects))]
+    bodies = [
+        -1
+        if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, name) >= 0
+        else mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+        for name in names
+    ]
+    looks = [look_of(values, f"objects[{i}]", shine=0.5) for i, values in enumerate(objects)]
+    instance = np.zeros(model.ngeom, np.uint8)
+    look_of_geom = [Look(rgb=(0.5, 0.5, 0.5))] * model.ngeom
+    for geom in range(model.ngeom):
+        kind, _, rest = model.geom(geom).name.partition(".")[0].partition("object")
+        if not kind and rest.isdigit():
+            instance[geom] = int(rest) + 1
+        elif model.geom_bodyid[geom] in bodies:
+            instance[geom] = bodies.index(model.geom_bodyid[geom]) + 1
+        if instance[geom]:
+            look_of_geom[geom] = looks[instance[geom] - 1]
+    for index, values in enumerate(fixtures):
+        geom = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, f"fixture{index}")
+        if geom >= 0:
+            look_of_geom[geom] = look_of(values, f"fixtures[{index}]", shine=0.0)
+    qvel = np.zeros(model.nv)
+    if velocities:
+        for index, values in enumerate(objects):
+            qvel[6 * index : 6 * index + 3] = values["linear_velocity_m_s"]
+            qvel[6 * index + 3 : 6 * index + 6] = values["angular_velocity_rad_s"]
+    return BuiltScene(
+        spec=spec,
+        model=model,
+        instance_of_geom=instance,
+        look_of_geom=tuple(look_of_geom),
+        qvel=qvel,
+        setup=setup,
+        objects=tuple(
+            SceneObject(
+                name=values.get("name", f"object{index}"),
+                body_id=body,
+                geom_ids=tuple(int(g) for g in np.flatnonzero(instance == index + 1)),
+                look=looks[index],
+                material=values.get("material", ""),
+                mass_kg=float(model.body_mass[body]) if body >= 0 else values.get("mass_kg", 0.0),
+                shape=values.get("shape", shape),
+                size_m=tuple(values.get("size_m", ())),
             )
+            for index, (values, body) in enumerate(zip(objects, bodies, strict=True))
+        ),
+    )
 
 
-def _entries(parameters: Mapping[str, Any], name: str, most: int) -> list[Mapping[str, Any]]:
-    entries = parameters.get(name)
-    if not isinstance(entries, list) or not 1 <= len(entries) <= most:
+def entries(parameters: Mapping[str, Any], name: str, most: int) -> list[Mapping[str, Any]]:
+    """A list of 1 to `most` tables of the parameters."""
+    values = parameters.get(name)
+    if not isinstance(values, list) or not 1 <= len(values) <= most:
         raise ValueError(f"parameters.{name} must be a list of 1 to {most} entries")
-    if not all(isinstance(entry, Mapping) for entry in entries):
+    if not all(isinstance(entry, Mapping) for entry in values):
         raise ValueError(f"parameters.{name} must hold tables")
-    return entries
+    return values
 
 
-def _rgb(values: Mapping[str, Any], where: str) -> tuple[float, float, float]:
-    red, green, blue = _vector(values, where, "rgb", 3)
-    return red, green, blue
-
-
-def _number(values: Mapping[str, Any], where: str, name: str) -> float:
+def number(
+    values: Mapping[str, Any], where: str, name: str, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """A number in [low, high] of a table."""
     value = values.get(name) if isinstance(values, Mapping) else None
     if not isinstance(value, float):
         raise ValueError(f"{where}.{name} must be a number, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{where}.{name} must be in [{low:g}, {high:g}], got {value}")
     return value
 
 
-def _vector(values: Mapping[str, Any], where: str, name: str, length: int) -> list[float]:
+def vector(values: Mapping[str, Any], where: str, name: str, length: int) -> list[float]:
+    """A list of numbers of a table."""
     value = values.get(name) if isinstance(values, Mapping) else None
     if not isinstance(value, list) or len(value) != length or not all(isinstance(v, float) for v in value):
         raise ValueError(f"{where}.{name} must be {length} numbers, got {value!r}")

@@ -1,13 +1,14 @@
-"""A contact sheet of the families: `python -m phys4d.scenes.preview --out preview.png`.
+"""A contact sheet of each category: `python -m phys4d.scenes.preview --out preview`.
 
-Per scene four rows over time: RGB, depth (near is bright), motion (hue is direction, brightness is length)
-and instance ids (white where the point is not seen in the next frame).
+Each line is a scene: RGB at four times, then of the middle frame depth (near is bright), motion (hue is
+direction, brightness is length), instance ids (white where the point is not seen in the next frame), normals,
+and point tracks up to there over the picture.
 """
 
 import struct
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import run_main
-from phys4d.runtime.files import atomic_write_bytes
+from phys4d.runtime.files import atomic_write_bytes, atomic_write_text
 from phys4d.runtime.threads import limit_threads
 from phys4d.scenes.render import RenderConfig, family_names, render_sample
 
@@ -24,12 +25,20 @@ from phys4d.scenes.render import RenderConfig, family_names, render_sample
 class PreviewConfig:
     """What to show."""
 
-    out: Path = Path("preview.png")
-    """Picture to write."""
-    scenes: RenderConfig = field(default_factory=lambda: RenderConfig(num_samples=5))
-    """As of `phys4d.scenes.render`; `scenes.num_samples` scenes are shown."""
+    out: Path = Path("preview")
+    """Folder for `CATEGORY.png` and `CATEGORY.txt`, which has the captions from top to bottom."""
+    scenes: RenderConfig = field(
+        default_factory=lambda: RenderConfig(
+            category="all", annotations="full", num_samples=1, width=96, height=96, points_per_object=24
+        )
+    )
+    """As of `phys4d.scenes.render`; `scenes.num_samples` scenes of each family are shown."""
     scale: int = 2
     """Picture pixels per video pixel."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale <= 8:
+            raise ValueError(f"scale must be in 1 to 8, got {self.scale}")
 
 
 def motion_colors(motion: Float[np.ndarray, "*batch 3"], longest_px: float) -> UInt8[np.ndarray, "*batch 3"]:
@@ -40,26 +49,48 @@ def motion_colors(motion: Float[np.ndarray, "*batch 3"], longest_px: float) -> U
     return (255 * (0.5 + 0.5 * hue) * length[..., None]).astype(np.uint8)
 
 
-def sheet_of(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """One sample's rows: RGB, depth, motion, ids; frames from left to right."""
+def instance_colors(ids: UInt8[np.ndarray, "*batch"]) -> UInt8[np.ndarray, "*batch 3"]:
+    """A colour for each instance, dark grey for 0."""
+    angle = 2 * np.pi * ids / max(int(ids.max(initial=0)) + 1, 2)
+    colors = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0)
+    colors[ids == 0] = 40
+    return colors
+
+
+def line_of(arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """One sample's line of pictures."""
+    num_frames = len(arrays["rgb"])
+    middle = (num_frames - 1) // 2
+    pictures = [arrays["rgb"][frame] for frame in np.linspace(0, num_frames - 1, 4).astype(int)]
     depth = arrays["depth"]
     low, high = np.nanmin(depth), np.nanmax(depth)
-    near = np.nan_to_num(255 * (high - depth) / max(high - low, 1e-6)).astype(np.uint8)
+    near = np.nan_to_num(255 * (high - depth[middle]) / max(high - low, 1e-6)).astype(np.uint8)
+    pictures.append(np.repeat(near[..., None], 3, axis=-1))
     longest = float(np.abs(arrays["motion"][..., :2]).max())
-    empty = np.zeros((1, *depth.shape[1:], 3), np.uint8)
-    ids = arrays["object_ids"]
-    angle = 2 * np.pi * ids / max(int(ids.max()) + 1, 2)
-    instances = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0) * (ids > 0)[..., None]
-    again = np.concatenate([arrays["visible"], np.ones((1, *depth.shape[1:]), bool)])
-    instances[again & (ids == 0)] = 40
-    instances[~again] = 255
-    rows = [
-        arrays["rgb"],
-        np.repeat(near[..., None], 3, axis=-1),
-        np.concatenate([motion_colors(arrays["motion"], longest), empty]),
-        instances,
-    ]
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    pictures.append(motion_colors(arrays["motion"][middle], longest))
+    instances = instance_colors(arrays["object_ids"][middle])
+    instances[~arrays["visible"][middle]] = 255
+    pictures.append(instances)
+    if "normal" in arrays:
+        # As in most papers: x right, y up and z towards the viewer, from -1 to 1, are red, green and blue.
+        facing = arrays["normal"][middle].astype(np.float64) * (1, -1, -1)
+        pictures.append((127.5 * (1 + facing)).clip(0, 255).astype(np.uint8))
+    if "tracks" in arrays:
+        pictures.append(draw_tracks(arrays, middle))
+    return np.concatenate(pictures, axis=1)
+
+
+def draw_tracks(arrays: dict[str, np.ndarray], last: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Where the tracked points were seen up to a frame, over that frame darkened; a colour for each point."""
+    picture = arrays["rgb"][last] // 3
+    height, width = picture.shape[:2]
+    angle = 2.4 * np.arange(arrays["tracks"].shape[1])
+    colors = motion_colors(np.stack([np.cos(angle), np.sin(angle), angle], -1), 1.0)
+    for frame in range(last + 1):
+        shown = np.flatnonzero(arrays["tracks_visible"][frame])
+        columns, rows = np.floor(arrays["tracks"][frame, shown, :2]).astype(int).T
+        picture[rows.clip(0, height - 1), columns.clip(0, width - 1)] = colors[shown]
+    return picture
 
 
 def png(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
@@ -79,15 +110,26 @@ def main() -> None:
     """Entry point."""
     limit_threads(1)
     config = load(PreviewConfig)
-    names, rejected = family_names(config.scenes), Counter()
-    sheets = []
-    for number in range(config.scenes.num_samples):
-        sample = render_sample(config.scenes, names, number, rejected)
-        print(sample["metadata"]["caption"])
-        sheets.append(sheet_of(sample["arrays"]))
-    picture = np.concatenate(sheets).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
-    atomic_write_bytes(config.out, png(picture))
-    print(f"wrote {config.out}")
+    scenes, rejected = config.scenes, Counter()
+    names: dict[str, list[str]] = {}
+    for name in family_names(scenes):
+        names.setdefault(name.rpartition("/")[0] or scenes.category, []).append(name)
+    for category, mine in names.items():
+        lines, captions = [], []
+        for name in mine:
+            for number in range(scenes.num_samples):
+                # One sample of one family, whose seed grows with the number.
+                one = replace(scenes, seed_start=scenes.seed_start + number)
+                sample = render_sample(one, [name], 0, rejected)
+                lines.append(line_of(sample["arrays"]))
+                captions.append(sample["metadata"]["caption"])
+                print(f"{category}: {captions[-1]}", flush=True)
+        picture = np.concatenate(lines).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
+        atomic_write_bytes(config.out / f"{category}.png", png(picture))
+        atomic_write_text(config.out / f"{category}.txt", "\n".join(captions) + "\n")
+        print(f"wrote {config.out / category}.png")
+    refused = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items())) or "none"
+    print(f"draws refused: {refused}")
 
 
 if __name__ == "__main__":

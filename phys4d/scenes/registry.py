@@ -2,46 +2,90 @@
 
 import difflib
 from collections import Counter
+from dataclasses import replace
 from typing import Literal
 
-import mujoco
 import numpy as np
 
-from phys4d.scenes import drawing, rigid
-from phys4d.scenes.model import BuiltScene, build
-from phys4d.scenes.simulation import Trajectory, UnstableSimulation, raycast, simulate
+from phys4d.geometry.camera import camera_from_world, project
+from phys4d.scenes import (
+    articulated,
+    deformable,
+    drawing,
+    fluids,
+    garments,
+    granular,
+    inflatables,
+    rigid,
+    ropes,
+    thermodynamics,
+)
+from phys4d.scenes.category import Category, perturb, redraw_physics
+from phys4d.scenes.model import BuiltScene
+from phys4d.scenes.rays import raycast
+from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
 
 Physics = Literal["true", "mixed"]
 Look = Literal["textured", "plain"]
 
-_FAMILIES = {"rigid": rigid.FAMILIES}
+CATEGORIES: dict[str, Category] = {
+    module.CATEGORY.name: module.CATEGORY
+    for module in (
+        rigid,
+        articulated,
+        garments,
+        fluids,
+        thermodynamics,
+        deformable,
+        inflatables,
+        ropes,
+        granular,
+    )
+}
+"""In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200
+MAX_TAKES = 5
 PROBE_PIXELS = 64
 MIN_PIXELS = 20
 """An object must show at least this many pixels of a 64 x 64 image in frame 0."""
-MIN_TRAVEL_M = 0.2
 MIN_FRACTION_IN_VIEW = 0.75
-MAX_SPEED_M_S = 15.0
-MAX_OVERLAP_M = 0.002
 
 
-def engine() -> str:
-    """Name and version of the engine that simulates here."""
-    return f"mujoco {mujoco.mj_versionString()}"
+def category_of(name: str) -> Category:
+    """A category by name; an unknown one is refused with a suggestion."""
+    _known(name, list(CATEGORIES), "category")
+    return CATEGORIES[name]
+
+
+def build(spec: SceneSpec) -> BuiltScene:
+    """Compile a scene. The same spec gives the same scene.
+
+    Raises:
+        ValueError: unknown category, or a parameter that is missing, malformed or out of range.
+    """
+    return category_of(spec.category).build(spec)
+
+
+def simulate(scene: BuiltScene) -> Trajectory:
+    """Simulate a scene; bitwise reproducible within one engine version.
+
+    Raises:
+        UnstableSimulation: the result is not physical.
+    """
+    return CATEGORIES[scene.spec.category].simulate(scene)
 
 
 def families(category: str | None = None) -> dict[str, list[str]]:
     """Families by category; all categories or one."""
     if category is not None:
-        _known(category, list(_FAMILIES), "category")
-    return {c: list(f) for c, f in _FAMILIES.items() if category in (None, c)}
+        category_of(category)
+    return {name: list(each.families) for name, each in CATEGORIES.items() if category in (None, name)}
 
 
 def check_family(category: str, family: str) -> None:
     """Refuse an unknown category or family, with a suggestion."""
-    _known(category, list(_FAMILIES), "category")
-    _known(family, list(_FAMILIES[category]), "family")
+    _known(family, list(category_of(category).families), "family")
 
 
 def sample_spec(
@@ -87,7 +131,16 @@ def sample_scene(
     _known(look, ["textured", "plain"], "look")
     reasons: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
-        spec = _draw(category, family, seed, attempt, num_frames, fps, physics, look)
+        spec = draw_spec(
+            category,
+            family,
+            seed,
+            attempt=attempt,
+            num_frames=num_frames,
+            fps=fps,
+            physics=physics,
+            look=look,
+        )
         scene = build(spec)
         reason, trajectory = examine(scene)
         if trajectory is not None and reason is None:
@@ -100,69 +153,93 @@ def sample_scene(
 
 def examine(scene: BuiltScene) -> tuple[str | None, Trajectory | None]:
     """Why a scene is degenerate (or None), and its trajectory where there is one."""
-    if _initial_overlap(scene) > MAX_OVERLAP_M:
+    category = CATEGORIES[scene.spec.category]
+    if _initial_overlap(scene) > category.max_overlap_m:
         return "overlap at start", None
     try:
-        trajectory = simulate(scene)
+        trajectory = category.simulate(scene)
     except UnstableSimulation:
         return "unstable", None
-    if np.abs(trajectory.velocity[..., :3]).max() > MAX_SPEED_M_S:
+    if np.abs(trajectory.velocity[..., :3]).max() > category.max_speed_m_s:
         return "too fast", None
-    position = trajectory.position_m
-    if np.linalg.norm(position - position[:1], axis=-1).max() < MIN_TRAVEL_M:
+    bodies = [trajectory.material_points(index) for index in range(len(scene.objects))]
+    travel = max(np.linalg.norm(points - points[:1], axis=-1).max() for points in bodies)
+    if travel < category.min_travel_m and not category.still:
         return "nothing moves", trajectory
     camera = scene.camera(PROBE_PIXELS, PROBE_PIXELS)
-    point = position @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
-    u = camera.fx * point[..., 0] / point[..., 2] + camera.cx
-    v = camera.fy * point[..., 1] / point[..., 2] + camera.cy
-    inside = (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height) & (point[..., 2] > 0.5)
-    if inside.mean(axis=0).min() < MIN_FRACTION_IN_VIEW or not inside[0].all():
-        return "leaves view", trajectory
+    for points in bodies:
+        uvz = project(camera_from_world(points, camera), camera)
+        inside = (uvz[..., :2] > 0).all(-1) & (uvz[..., 0] < camera.width) & (uvz[..., 1] < camera.height)
+        inside &= uvz[..., 2] > 0.5
+        if inside.mean() < MIN_FRACTION_IN_VIEW or not inside[0].mean() > 0.9:
+            return "leaves view", trajectory
     _, ids = raycast(scene, trajectory, 0, camera)
     if min(np.bincount(ids.ravel(), minlength=len(scene.objects) + 1)[1:]) < MIN_PIXELS:
         return "hidden at start", trajectory
     return None, trajectory
 
 
-def _draw(
+def second_take(scene: BuiltScene) -> tuple[BuiltScene, Trajectory]:
+    """The scene again, its physics changed by about 1 %: how far repeated takes of one event lie apart.
+
+    Raises:
+        UnstableSimulation: the changed scene is, five times.
+    """
+    spec = scene.spec
+    for attempt in range(MAX_TAKES):
+        parameters = SceneSpec.from_json(spec.to_json()).parameters
+        perturb(
+            np.random.default_rng([spec.seed, attempt, 2]), parameters, CATEGORIES[spec.category].physical
+        )
+        again = build(replace(spec, parameters=parameters))
+        try:
+            return again, simulate(again)
+        except UnstableSimulation:
+            if attempt + 1 == MAX_TAKES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def draw_spec(
     category: str,
     family: str,
     seed: int,
-    attempt: int,
-    num_frames: int,
-    fps: float,
-    physics: Physics,
-    look: Look,
+    *,
+    attempt: int = 0,
+    num_frames: int = 9,
+    fps: float = 12.0,
+    physics: Physics = "true",
+    look: Look = "textured",
 ) -> SceneSpec:
-    index = list(_FAMILIES[category]).index(family)
-    rng = np.random.default_rng([seed, index, attempt])
+    """One draw, not looked at yet: `sample_scene` draws until one is not degenerate."""
+    kind, place = CATEGORIES[category], list(CATEGORIES).index(category)
+    index = list(kind.families).index(family)
+    rng = np.random.default_rng([seed, index, attempt, *([place] if place else [])])
     surface = str(rng.choice(list(drawing.SURFACES)))
-    objects, fixtures, words = _FAMILIES[category][family](rng, drawing.SURFACES[surface])
+    drawn = kind.families[family](rng, drawing.SURFACES[surface])
     parameters = {
-        "caption": f"{family} : {words} . {surface} floor",
+        "caption": f"{family} : {drawn.words} . {surface} floor",
         "physics": physics,
         "attempt": attempt,
         "gravity_m_s2": 9.81,
         "object_friction": drawing.OBJECT_FRICTION,
         "surface": surface,
-        "objects": objects,
-        "fixtures": fixtures,
+        "objects": drawn.objects,
+        "fixtures": drawn.fixtures,
         "camera": drawing.camera(rng),
         "light": drawing.light(rng),
+        **drawn.more,
     }
     if physics == "mixed":
         # Drawn last, so that the first frame is distributed as under true physics.
-        parameters["gravity_m_s2"] = 9.81 * rng.uniform(0.5, 1.5)
-        parameters["object_friction"] = rng.uniform(0.02, 1.0)
-        friction = rng.uniform(0.02, 1.0)
-        for fixture in fixtures:
-            fixture["friction"] = friction
-        for entry in objects:
-            entry["restitution"] = rng.uniform(0.05, 0.9)
+        if kind.redraw is not None:
+            kind.redraw(rng, parameters)
+        else:
+            redraw_physics(rng, parameters, kind.physical)
     if look == "plain":
-        for fixture in fixtures:
+        for fixture in drawn.fixtures:
             fixture["texture"] = "plain"
-        for entry in objects:
+        for entry in drawn.objects:
             entry["pattern"] = "plain"
     return SceneSpec(
         category=category,
@@ -171,7 +248,8 @@ def _draw(
         parameters=parameters,
         num_frames=num_frames,
         fps=fps,
-        engine=engine(),
+        timestep_s=kind.timestep_s,
+        engine=kind.engine(),
     )
 
 

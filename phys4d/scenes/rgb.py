@@ -1,29 +1,33 @@
 """RGB pictures of scenes with mujoco-warp's ray tracer on the CPU: no OpenGL, no display, no compiler.
 
-Making a render context takes far longer than drawing with it. So there is one generic model, the rig, with a
-slot for every possible geom, and one world per frame of the video: a scene is drawn by writing its types,
-sizes, poses and colours into the rig's arrays, and a whole video is one launch.
+Making a render context takes far longer than drawing with it. So there is one generic model, the rig, with
+one world per frame of the video: a scene is drawn by putting arrays of its geoms, particles and meshes in the
+place of the rig's, and a whole video is one launch.
 """
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
-from phys4d.scenes.model import GEOM_TYPE, MAX_FIXTURES, MAX_OBJECTS, BuiltScene
-from phys4d.scenes.simulation import Trajectory
+from phys4d.scenes.haze import add_haze
+from phys4d.scenes.model import GEOM_TYPE, MAX_FIXTURES, MAX_OBJECTS, BuiltScene, Look
+from phys4d.scenes.simulation import state_at
+from phys4d.scenes.trajectory import Trajectory
 
-NUM_SLOTS = MAX_OBJECTS + MAX_FIXTURES
+NUM_LOOKS = MAX_OBJECTS + MAX_FIXTURES
 TEXTURE_SIZE = 128
+LAYER_M = 1e-4
+"""Half the distance between the two sides of a mesh."""
 SHADOW_LIGHT_FRACTION = 0.35
 """Share of the key light that reaches a shadowed point."""
-PARKED_M = -100.0
-"""Height at which unused slots wait."""
 
 
 def textures() -> dict[str, UInt8[np.ndarray, "size size 3"]]:
@@ -106,15 +110,23 @@ class RgbRenderer:
             raise ValueError(
                 f"this renderer draws {self.num_frames} frames, got a trajectory of {len(trajectory.times_s)}"
             )
-        self._set_geoms(scene, trajectory)
+        self._set_shapes(scene, trajectory)
         self._set_camera_and_light(scene)
         with self._warp.ScopedDevice("cpu"):
-            self._mjw.refit_bvh(self._model, self._data, self._context)
+            self._rebuild_bvh()
             self._mjw.render(self._model, self._data, self._context)
         n = self.supersampling
         packed = self._context.rgb_data.numpy().reshape(self.num_frames, self.height, n, self.width, n)
         channels = [((packed >> shift) & 255).sum(axis=(2, 4), dtype=np.uint32) for shift in (16, 8, 0)]
-        return ((np.stack(channels, axis=-1) + n * n // 2) // (n * n)).astype(np.uint8)
+        rgb = ((np.stack(channels, axis=-1) + n * n // 2) // (n * n)).astype(np.uint8)
+        for field in trajectory.fields:
+            if field.smoke_rgb is not None:
+                light = scene.spec.parameters["light"]
+                brightness = min(light["ambient"] + light["diffuse"], 1.0)
+                middle = self.depth()[:, n // 2 :: n, n // 2 :: n].astype(np.float64)
+                behind = np.where(middle > 0, middle, np.nan)
+                rgb = add_haze(rgb, behind, field, scene.camera(self.width, self.height), brightness)
+        return rgb
 
     def depth(self) -> Float32[np.ndarray, "frames rows columns"]:
         """z-depth at the rays of the last video drawn, in metres; 0 where a ray met nothing."""
@@ -123,49 +135,139 @@ class RgbRenderer:
             self._context.depth_data.numpy().reshape(self.num_frames, self.height * n, self.width * n).copy()
         )
 
-    def _set_geoms(self, scene: BuiltScene, trajectory: Trajectory) -> None:
-        """Objects take the first slots, fixtures the slots after them; the others are parked out of sight."""
+    def _set_shapes(self, scene: BuiltScene, trajectory: Trajectory) -> None:
+        """Put the scene's geoms, then its particles, then its meshes into the rig's arrays."""
+        model, particles = scene.model, trajectory.particles
+        geoms = [g for g in range(model.ngeom) if model.geom_rgba[g, 3] > 0]
+        num_particles = 0 if particles is None else len(particles.radius_m)
+        num_meshes = len(trajectory.meshes)
+        num = len(geoms) + num_particles + num_meshes
+        balls = slice(len(geoms), len(geoms) + num_particles)
+        skins = slice(len(geoms) + num_particles, num)
+        frames = self.num_frames
+        kind, size = np.full(num, int(GEOM_TYPE["sphere"])), np.zeros((num, 3))
+        position, rotation = (
+            np.zeros((frames, num, 3)),
+            np.broadcast_to(np.eye(3), (frames, num, 3, 3)).copy(),
+        )
+        rgba, mesh_of_geom = np.ones((frames, num, 4)), np.full((frames, num), -1)
+        looks: list[Look] = []
+        number_of_look = np.zeros(num, int)
+
+        def use(where: Any, look: Look) -> None:
+            if look not in looks:
+                looks.append(look)
+            number_of_look[where] = looks.index(look)
+            rgba[:, where, :3] = look.rgb
+
+        kind[: len(geoms)], size[: len(geoms)] = model.geom_type[geoms], model.geom_size[geoms]
+        for frame in range(frames):
+            state = state_at(scene, trajectory, frame)
+            position[frame, : len(geoms)] = state.geom_xpos[geoms]
+            rotation[frame, : len(geoms)] = state.geom_xmat[geoms].reshape(-1, 3, 3)
+        for slot, geom in enumerate(geoms):
+            use(slot, scene.look_of_geom[geom])
+            if trajectory.geom_rgb is not None:
+                rgba[:, slot, :3] = trajectory.geom_rgb[:, geom]
+        if particles is not None:
+            size[balls, 0], position[:, balls] = particles.radius_m, particles.position_m
+            for index, item in enumerate(scene.objects):
+                use(balls.start + np.flatnonzero(particles.object_index == index), plain(item.look))
+            if particles.rgb is not None:
+                rgba[:, balls, :3] = particles.rgb
+        kind[skins] = int(mujoco.mjtGeom.mjGEOM_MESH)
+        mesh_of_geom[:, skins] = np.arange(frames * num_meshes).reshape(frames, num_meshes)
+        for slot, mesh in enumerate(trajectory.meshes, skins.start):
+            use(slot, plain(scene.objects[mesh.object_index].look))
+        self._set_looks(looks)
+        self._set_meshes(trajectory)
+
+        wp, m, d, context = self._warp, self._model, self._data, self._context
+        m.geom_type = wp.array(kind, dtype=int, device="cpu")
+        m.geom_size = wp.array(size[None], dtype=wp.vec3, device="cpu")
+        m.geom_rgba = wp.array(rgba, dtype=wp.vec4, device="cpu")
+        m.geom_matid = wp.array(number_of_look[None], dtype=int, device="cpu")
+        m.geom_dataid = wp.array(mesh_of_geom, dtype=int, device="cpu")
+        d.geom_xpos = wp.array(position, dtype=wp.vec3, device="cpu")
+        d.geom_xmat = wp.array(rotation, dtype=wp.mat33, device="cpu")
+        context.bvh_ngeom = num
+        context.enabled_geom_ids = wp.array(np.arange(num), dtype=int, device="cpu")
+        context.lower = wp.zeros(frames * num, dtype=wp.vec3, device="cpu")
+        context.upper = wp.zeros(frames * num, dtype=wp.vec3, device="cpu")
+        context.group = wp.zeros(frames * num, dtype=int, device="cpu")
+
+    def _set_looks(self, looks: list[Look]) -> None:
+        """Write the scene's looks into the rig's materials."""
         # On the CPU device `numpy()` is a view: assigning to it writes the rig.
-        position, rotation = self._data.geom_xpos.numpy(), self._data.geom_xmat.numpy()
-        kind, size = self._model.geom_type.numpy(), self._model.geom_size.numpy()[0]
-        rgba, material = self._model.geom_rgba.numpy()[0], self._model.geom_matid.numpy()[0]
-        repeat = self._model.mat_texrepeat.numpy()[0]
-        texture, shine = self._model.mat_texid.numpy()[0], self._model.mat_specular.numpy()[0]
-        kind[:], size[:], position[:] = GEOM_TYPE["sphere"], 1e-3, (0.0, 0.0, PARKED_M)
-        rotation[:] = np.eye(3)
+        repeat, shine = self._model.mat_texrepeat.numpy()[0], self._model.mat_specular.numpy()[0]
+        texture = self._model.mat_texid.numpy()[0]
+        for number, look in enumerate(looks):
+            repeat[number], shine[number] = look.repeat, look.shine
+            texture[number, 1] = self._texture_index[look.texture]
 
-        objects, fixtures = scene.spec.parameters["objects"], scene.spec.parameters["fixtures"]
-        num_objects = len(objects)
-        position[:, :num_objects] = trajectory.position_m
-        rotation[:, :num_objects] = trajectory.rotation
-        state = mujoco.MjData(scene.model)
-        mujoco.mj_kinematics(scene.model, state)
-        for slot, values in enumerate([*objects, *fixtures]):
-            kind[slot] = GEOM_TYPE[values["shape"]]
-            size[slot] = scene.model.geom_size[self._geom(scene, slot)]
-            rgba[slot] = [*values["rgb"], 1.0]
-            material[slot] = slot
-            name = values["pattern"] if slot < num_objects else values["texture"]
-            texture[slot, 1] = self._texture_index[name]
-            repeat[slot] = values.get("texture_repeat", (1.0, 1.0))
-            shine[slot] = 0.5 if slot < num_objects else 0.0
-            if slot >= num_objects:
-                geom = self._geom(scene, slot)
-                position[:, slot] = state.geom_xpos[geom]
-                rotation[:, slot] = state.geom_xmat[geom].reshape(3, 3)
+    def _set_meshes(self, trajectory: Trajectory) -> None:
+        """Make a mesh of each frame and object, with the mean normals at its vertices, for smooth shading.
 
-    @staticmethod
-    def _geom(scene: BuiltScene, slot: int) -> int:
-        num_objects = len(scene.objects)
-        name = f"object{slot}" if slot < num_objects else f"fixture{slot - num_objects}"
-        return mujoco.mj_name2id(scene.model, mujoco.mjtObj.mjOBJ_GEOM, name)
+        The ray tracer sees the front of a triangle only, so there are two layers, back to back.
+        """
+        wp, model, context = self._warp, self._model, self._context
+        meshes, reach, normals, face_start, normal_start = [], [], [np.zeros((0, 3))], [], []
+        # Of each object the vertex indices of both layers' triangles; the same at every frame.
+        layers = [
+            np.concatenate([mesh.faces, mesh.faces[:, ::-1] + mesh.vertices_m.shape[1]])
+            for mesh in trajectory.meshes
+        ]
+        starts = np.cumsum([0, *(len(faces) for faces in layers)])
+        num_normals = 0
+        for frame in range(self.num_frames):
+            for mesh, faces, start in zip(trajectory.meshes, layers, starts, strict=False):
+                points = mesh.vertices_m[frame]
+                outward = vertex_normals(points, mesh.faces)
+                both = np.concatenate([points + LAYER_M * outward, points - LAYER_M * outward])
+                meshes.append(
+                    wp.Mesh(
+                        points=wp.array(both, dtype=wp.vec3, device="cpu"),
+                        indices=wp.array(faces.ravel(), dtype=int, device="cpu"),
+                    )
+                )
+                reach.append(np.abs(both).max(axis=0))
+                normals += [outward, -outward]
+                face_start.append(start)
+                normal_start.append(num_normals)
+                num_normals += len(both)
+        num = max(len(meshes), 1)
+        context.mesh_registry = {mesh.id: mesh for mesh in meshes}
+        context.mesh_bvh_id = wp.array([mesh.id for mesh in meshes] or [0], dtype=wp.uint64, device="cpu")
+        context.mesh_bounds_size = wp.array(reach or [np.zeros(3)], dtype=wp.vec3, device="cpu")
+        context.mesh_texcoord_offsets = wp.array([-1] * num, dtype=int, device="cpu")
+        corners = np.concatenate(layers) if layers else np.zeros((1, 3), int)
+        context.mesh_facenormal = wp.array(corners, dtype=wp.vec3i, device="cpu")
+        model.mesh_faceadr = wp.array(face_start or [0], dtype=int, device="cpu")
+        model.mesh_normaladr = wp.array(normal_start or [0], dtype=int, device="cpu")
+        model.mesh_normal = wp.array(np.concatenate(normals), dtype=wp.vec3, device="cpu")
+
+    def _rebuild_bvh(self) -> None:
+        """Sort the scene's shapes; the first refit computes their bounds in the arrays just made."""
+        from mujoco_warp._src.bvh import compute_bvh_group_roots
+
+        wp, context = self._warp, self._context
+        self._mjw.refit_bvh(self._model, self._data, context)
+        context.bvh = wp.Bvh(context.lower, context.upper, groups=context.group, constructor="sah")
+        context.bvh_id = context.bvh.id
+        wp.launch(
+            compute_bvh_group_roots,
+            dim=self.num_frames,
+            inputs=[context.bvh_id],
+            outputs=[context.group_root],
+        )
 
     def _set_camera_and_light(self, scene: BuiltScene) -> None:
-        pose = scene.camera(self.width, self.height).camera_from_world
+        camera = scene.camera(self.width, self.height)
+        pose = camera.camera_from_world
         self._data.cam_xpos.numpy()[:] = -pose[:3, :3].T @ pose[:3, 3]
         # MuJoCo's cameras look along -z with y up.
         self._data.cam_xmat.numpy()[:] = pose[:3, :3].T @ np.diag([1.0, -1.0, -1.0])
-        self._model.cam_fovy.numpy()[:] = scene.spec.parameters["camera"]["fovy_deg"]
+        self._model.cam_fovy.numpy()[:] = math.degrees(2 * math.atan(0.5 * self.height / camera.fy))
         light = scene.spec.parameters["light"]
         self._data.light_xdir.numpy()[:] = np.stack([light["direction"], pose[2, :3]])
         self._model.light_diffuse.numpy()[0] = np.array([light["diffuse"], light["fill"]])[:, None]
@@ -191,8 +293,26 @@ def _without_lines(text: str) -> Iterator[None]:
                     print(line, file=sys.stderr)
 
 
+def vertex_normals(
+    points: Float64[np.ndarray, "vertices 3"], faces: Int64[np.ndarray, "faces 3"]
+) -> Float64[np.ndarray, "vertices 3"]:
+    """Unit normals at the vertices: the mean of the triangles around, weighted by area."""
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    twice_area = np.cross(b - a, c - a)
+    total = np.zeros_like(points)
+    for corner in range(3):
+        np.add.at(total, faces[:, corner], twice_area)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return total / np.where(length > 0, length, 1.0)
+
+
+def plain(look: Look) -> Look:
+    """The look without its texture."""
+    return Look(rgb=look.rgb, shine=look.shine)
+
+
 def _rig() -> mujoco.MjModel:
-    """A model with a slot for every geom, each with its own material, a camera and two distant lights."""
+    """A model with materials and textures for any scene, a geom of each kind, a camera and two lights."""
     rig = mujoco.MjSpec()
     rig.stat.extent = 4.0
     rig.visual.headlight.active = False
@@ -205,21 +325,18 @@ def _rig() -> mujoco.MjModel:
             nchannel=3,
             data=picture.ravel().tolist(),
         )
-    kinds = [kind for shape, kind in GEOM_TYPE.items() if shape != "plane"]
-    for slot in range(NUM_SLOTS):
-        material = rig.add_material(name=f"slot{slot}")
+    for number in range(NUM_LOOKS):
+        material = rig.add_material(name=f"look{number}")
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "plain"
         material.shininess = 0.4
-        # The renderer compiles code for the types that the rig holds: hold them all.
-        kind = GEOM_TYPE["plane"] if slot == 0 else kinds[slot % len(kinds)]
+    tetrahedron = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    rig.add_mesh(name="mesh", uservert=tetrahedron)
+    # The renderer compiles code for the types that the rig holds: hold them all.
+    for place, kind in enumerate(GEOM_TYPE.values()):
         rig.worldbody.add_geom(
-            type=kind,
-            size=[0.1, 0.1, 0.1],
-            pos=[slot, 0, 0],
-            material=f"slot{slot}",
-            contype=0,
-            conaffinity=0,
+            type=kind, size=[0.1] * 3, pos=[place, 0, 0], material="look0", contype=0, conaffinity=0
         )
+    rig.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="mesh", contype=0, conaffinity=0)
     rig.worldbody.add_camera(name="camera")
     for name, shadow in (("key", True), ("fill", False)):
         rig.worldbody.add_light(name=name, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=shadow)

@@ -1,68 +1,122 @@
-"""Simulate a built scene and look at it with rays: NumPy and MuJoCo's C engine only, no OpenGL."""
+"""Step a MuJoCo model through the frames of a video, and pose its geoms: MuJoCo's C engine, no OpenGL."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, Float64, Int32, UInt8
 
 from phys4d.scenes.model import BuiltScene
-from phys4d.types import Camera
+from phys4d.scenes.trajectory import Mesh, Trajectory, UnstableSimulation
+
+__all__ = ["Trajectory", "UnstableSimulation", "frame_steps", "simulate", "state_at"]
+
+Control = Callable[[mujoco.MjModel, mujoco.MjData], None]
+"""Sets forces, pressure say, before each step."""
 
 
-class UnstableSimulation(ValueError):
-    """The integrator warned or a state is not finite."""
+def frame_steps(scene: BuiltScene) -> list[int]:
+    """Steps from time 0 to each frame: the whole number nearest to frame / fps."""
+    spec = scene.spec
+    return [round(frame / spec.fps / spec.timestep_s) for frame in range(spec.num_frames)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trajectory:
-    """Poses of a scene's objects at the frames of its video; frame 0 is time 0."""
+def simulate(scene: BuiltScene, control: Control | None = None) -> Trajectory:
+    """Integrate a MuJoCo model from its initial state; bitwise reproducible within one engine version.
 
-    times_s: Float64[np.ndarray, " frames"]
-    """Simulated time of each frame: the whole number of steps nearest to frame / fps."""
-    position_m: Float64[np.ndarray, "frames objects 3"]
-    """Body origins in the world, metres; the centre of each object."""
-    rotation: Float64[np.ndarray, "frames objects 3 3"]
-    """World from body."""
-    velocity: Float64[np.ndarray, "frames objects 6"]
-    """Linear velocity (m/s, world) and angular velocity (rad/s, body frame)."""
-    qpos: Float64[np.ndarray, "frames nq"]
-    """MuJoCo's generalised positions."""
-
-
-def simulate(scene: BuiltScene) -> Trajectory:
-    """Integrate from the initial state; bitwise reproducible within one engine version.
+    Objects without a body move as the flex `object0`, `object1` ... of the model, whose triangles (of a
+    2-D flex) or outer triangles (of a 3-D one) become their mesh. What else moves, ropes say, is for the
+    category to add with `dataclasses.replace`; `flex_vertices` helps.
 
     Raises:
         UnstableSimulation: MuJoCo warned or a position is not finite.
     """
-    spec, model, data = scene.spec, scene.model, scene.initial_state()
-    num_objects = len(scene.objects)
-    steps = [round(frame / spec.fps / spec.timestep_s) for frame in range(spec.num_frames)]
-    qpos = np.empty((spec.num_frames, model.nq))
-    qvel = np.empty((spec.num_frames, model.nv))
-    rotation = np.empty((spec.num_frames, num_objects, 3, 3))
+    model, data = scene.model, scene.initial_state()
+    steps = frame_steps(scene)
+    qpos, qvel = np.empty((len(steps), model.nq)), np.empty((len(steps), model.nv))
     done = 0
     for frame, step in enumerate(steps):
-        if step > done:
+        if control is None and step > done:
             mujoco.mj_step(model, data, step - done)
             done = step
+        while done < step and control is not None:
+            control(model, data)
+            mujoco.mj_step(model, data)
+            done += 1
         if any(warning.number for warning in data.warning) or not np.isfinite(data.qpos).all():
             raise UnstableSimulation(
-                f"simulation of {spec.family} seed {spec.seed} diverged by frame {frame}"
+                f"simulation of {scene.spec.family} seed {scene.spec.seed} diverged by frame {frame}"
             )
         qpos[frame], qvel[frame] = data.qpos, data.qvel
-        for index in range(num_objects):
-            matrix = np.empty(9)
-            mujoco.mju_quat2Mat(matrix, data.qpos[7 * index + 3 : 7 * index + 7])
-            rotation[frame, index] = matrix.reshape(3, 3)
+    return trajectory_of(scene, np.asarray(steps) * scene.spec.timestep_s, qpos, qvel)
+
+
+def trajectory_of(scene: BuiltScene, times_s: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> Trajectory:
+    """Poses of the objects, and the vertices of their flexes, at generalised positions."""
+    model, num_objects = scene.model, len(scene.objects)
+    position, velocity = np.zeros((len(qpos), num_objects, 3)), np.zeros((len(qpos), num_objects, 6))
+    rotation = np.broadcast_to(np.eye(3), (len(qpos), num_objects, 3, 3)).copy()
+    data = mujoco.MjData(model)
+    flexes = [
+        (index, mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, f"object{index}"))
+        for index, item in enumerate(scene.objects)
+        if item.body_id < 0
+    ]
+    flexes = [(index, flex) for index, flex in flexes if flex >= 0]
+    vertices = [np.empty((len(qpos), model.flex_vertnum[flex], 3)) for _, flex in flexes]
+    matrix = np.empty(9)
+    for frame in range(len(qpos)):
+        data.qpos[:], data.qvel[:] = qpos[frame], qvel[frame]
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_comVel(model, data)
+        for index, item in enumerate(scene.objects):
+            if item.body_id < 0:
+                continue
+            joint = model.body_jntadr[item.body_id]
+            if joint >= 0 and model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
+                q, v = model.jnt_qposadr[joint], model.jnt_dofadr[joint]
+                mujoco.mju_quat2Mat(matrix, qpos[frame, q + 3 : q + 7])
+                position[frame, index] = qpos[frame, q : q + 3]
+                rotation[frame, index] = matrix.reshape(3, 3)
+                velocity[frame, index] = qvel[frame, v : v + 6]
+            else:
+                position[frame, index] = data.xpos[item.body_id]
+                rotation[frame, index] = data.xmat[item.body_id].reshape(3, 3)
+                spin_then_speed = np.empty(6)
+                mujoco.mj_objectVelocity(
+                    model, data, mujoco.mjtObj.mjOBJ_BODY, item.body_id, spin_then_speed, 0
+                )
+                velocity[frame, index, :3] = spin_then_speed[3:]
+                velocity[frame, index, 3:] = spin_then_speed[:3] @ rotation[frame, index]
+        if flexes:
+            mujoco.mj_flex(model, data)
+        for (_, flex), out in zip(flexes, vertices, strict=True):
+            start = model.flex_vertadr[flex]
+            out[frame] = data.flexvert_xpos[start : start + out.shape[1]]
+    meshes = []
+    for (index, flex), points in zip(flexes, vertices, strict=True):
+        position[:, index] = points.mean(axis=1)
+        velocity[:, index, :3] = np.gradient(position[:, index], times_s, axis=0)
+        if model.flex_dim[flex] > 1:
+            meshes.append(Mesh(object_index=index, vertices_m=points, faces=flex_faces(model, flex)))
     return Trajectory(
-        times_s=np.asarray(steps) * spec.timestep_s,
-        position_m=qpos.reshape(spec.num_frames, num_objects, 7)[..., :3].copy(),
+        times_s=times_s,
+        position_m=position,
         rotation=rotation,
-        velocity=qvel.reshape(spec.num_frames, num_objects, 6).copy(),
+        velocity=velocity,
         qpos=qpos,
+        qvel=qvel,
+        meshes=tuple(meshes),
     )
+
+
+def flex_faces(model: mujoco.MjModel, flex: int) -> np.ndarray:
+    """Triangles of a 2-D flex, or the outer ones of a 3-D flex, as vertex indices within it."""
+    if model.flex_dim[flex] == 2:
+        start, count = model.flex_elemdataadr[flex], model.flex_elemnum[flex]
+        return model.flex_elem[start : start + 3 * count].reshape(-1, 3).astype(np.int64)
+    start, count = model.flex_shelldataadr[flex], model.flex_shellnum[flex]
+    return model.flex_shell[start : start + 3 * count].reshape(-1, 3).astype(np.int64)
 
 
 def state_at(scene: BuiltScene, trajectory: Trajectory, frame: int) -> mujoco.MjData:
@@ -71,49 +125,3 @@ def state_at(scene: BuiltScene, trajectory: Trajectory, frame: int) -> mujoco.Mj
     data.qpos[:] = trajectory.qpos[frame]
     mujoco.mj_kinematics(scene.model, data)
     return data
-
-
-def pixel_rays(camera: Camera) -> Float64[np.ndarray, "height width 3"]:
-    """Directions through the pixel centres in the camera frame, scaled to z = 1."""
-    u = (np.arange(camera.width) + 0.5 - camera.cx) / camera.fx
-    v = (np.arange(camera.height) + 0.5 - camera.cy) / camera.fy
-    rays = np.ones((camera.height, camera.width, 3))
-    rays[..., 0], rays[..., 1] = u[None, :], v[:, None]
-    return rays
-
-
-def cast_rays(
-    scene: BuiltScene, data: mujoco.MjData, camera: Camera, rays_camera: Float[np.ndarray, "rays 3"]
-) -> tuple[Float64[np.ndarray, " rays"], Int32[np.ndarray, " rays"]]:
-    """Cast rays from the camera centre.
-
-    Args:
-        rays_camera: directions in the camera frame; any length.
-
-    Returns:
-        The first hit along each ray in units of the ray's length (with z = 1 that is z-depth in metres), NaN
-        where there is none, and the geom hit or -1.
-    """
-    rotation, translation = camera.camera_from_world[:3, :3], camera.camera_from_world[:3, 3]
-    directions = np.ascontiguousarray(rays_camera @ rotation).reshape(-1)
-    num_rays = len(rays_camera)
-    geom, distance = np.full(num_rays, -1, np.int32), np.full(num_rays, -1.0)
-    origin = -rotation.T @ translation
-    mujoco.mj_multiRay(
-        scene.model, data, origin, directions, None, True, -1, geom, distance, None, num_rays, mujoco.mjMAXVAL
-    )
-    return np.where(geom >= 0, distance, np.nan), geom
-
-
-def raycast(
-    scene: BuiltScene, trajectory: Trajectory, frame: int, camera: Camera
-) -> tuple[Float64[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
-    """Exact z-depth and instance ids at the pixel centres.
-
-    Returns:
-        Depth in metres, NaN where the ray meets nothing; instance ids, 0 for fixtures and nothing.
-    """
-    rays = pixel_rays(camera)
-    depth, geom = cast_rays(scene, state_at(scene, trajectory, frame), camera, rays.reshape(-1, 3))
-    ids = np.where(geom >= 0, scene.instance_of_geom[geom], 0).astype(np.uint8)
-    return depth.reshape(rays.shape[:2]), ids.reshape(rays.shape[:2])

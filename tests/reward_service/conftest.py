@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from phys4d import scenes
-from phys4d.scenes.simulation import pixel_rays
+from phys4d.scenes.rays import pixel_rays
 from phys4d.types import Camera, Rollout, SceneSpec
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dphys4d/reward/v1/reward.proto\x12\x10phys4d.reward.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\x16\n\x14GetServerInfoRequest\"\x81\x02\n\x15GetServerInfoResponse\x12-\n\x07rewards\x18\x01 \x03(\x0b\x32\x1c.phys4d.reward.v1.RewardInfo\x12\x11\n\tsimulator\x18\x02 \x01(\t\x12\x32\n\ncategories\x18\x03 \x03(\x0b\x32\x1e.phys4d.reward.v1.CategoryInfo\x12(\n\x06limits\x18\x04 \x01(\x0b\x32\x18.phys4d.reward.v1.Limits\x12\'\n\x06\x63odecs\x18\x05 \x03(\x0e\x32\x17.phys4d.reward.v1.Codec\x12\x0f\n\x07streams\x18\x06 \x01(\x08\x12\x0e\n\x06server\x18\x07 \x01(\t\"m\n\nRewardInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12+\n\x06inputs\x18\x04 \x03(\x0b\x32\x1b.phys4d.reward.v1.InputSpec\"T\n\tInputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06\x64types\x18\x02 \x03(\x0e\x32\x17.phys4d.reward.v1.DType\x12\x10\n\x08required\x18\x03 \x01(\x08\".\n\x0c\x43\x61tegoryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x61milies\x18\x02 \x03(\t\"\x86\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x03\x12\x14\n\x0cmax_rollouts\x18\x02 \x01(\x05\x12\x18\n\x10max_tensor_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fmax_chunk_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_stream_bytes\x18\x05 \x01(\x03\"w\n\x11ScoreBatchRequest\x12+\n\x08rollouts\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Rollout\x12\x0e\n\x06reward\x18\x02 \x01(\t\x12\x11\n\tbudget_ms\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"A\n\x12ScoreBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Outcome\"\xa1\x01\n\x12ScoreStreamRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.phys4d.reward.v1.StreamOpenH\x00\x12+\n\x06header\x18\x02 \x01(\x0b\x32\x19.phys4d.reward.v1.RolloutH\x00\x12(\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x17.phys4d.reward.v1.ChunkH\x00\x42\x06\n\x04part\"C\n\nStreamOpen\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x11\n\tbudget_ms\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"F\n\x05\x43hunk\x12\x0f\n\x07rollout\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"R\n\x13ScoreStreamResponse\x12*\n\x07outcome\x18\x01 \x01(\x0b\x32\x19.phys4d.reward.v1.Outcome\x12\x0f\n\x07rollout\x18\x02 \x01(\r\"\xe3\x01\n\x07Rollout\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12*\n\x05scene\x18\x04 \x01(\x0b\x32\x1b.phys4d.reward.v1.SceneSpec\x12(\n\x06\x63\x61mera\x18\x05 \x01(\x0b\x32\x18.phys4d.reward.v1.Camera\x12)\n\x07tensors\x18\x06 \x03(\x0b\x32\x18.phys4d.reward.v1.Tensor\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"\xad\x01\n\tSceneSpec\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nnum_frames\x18\x05 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x06 \x01(\x01\x12\x12\n\ntimestep_s\x18\x07 \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x08 \x01(\t\"r\n\x06\x43\x61mera\x12\n\n\x02\x66x\x18\x01 \x01(\x01\x12\n\n\x02\x66y\x18\x02 \x01(\x01\x12\n\n\x02\x63x\x18\x03 \x01(\x01\x12\n\n\x02\x63y\x18\x04 \x01(\x01\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x19\n\x11\x63\x61mera_from_world\x18\x07 \x03(\x01\"\xbb\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x64type\x18\x02 \x01(\x0e\x32\x17.phys4d.reward.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12&\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x17.phys4d.reward.v1.Codec\x12\x11\n\tbyte_size\x18\x05 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12\x13\n\x0bpacked_size\x18\x08 \x01(\x03\"\x86\x01\n\x07Outcome\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12(\n\x05score\x18\x03 \x01(\x0b\x32\x17.phys4d.reward.v1.ScoreH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xca\x02\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12;\n\ncomponents\x18\x02 \x03(\x0b\x32\'.phys4d.reward.v1.Score.ComponentsEntry\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x11\n\tsimulator\x18\x04 \x01(\t\x12\x11\n\tscoring_s\x18\x05 \x01(\x01\x12\x36\n\x08phases_s\x18\x06 \x03(\x0b\x32$.phys4d.reward.v1.Score.PhasesSEntry\x12\x0e\n\x06\x63\x61\x63hed\x18\x07 \x01(\x08\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cPhasesSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*Y\n\x05\x44Type\x12\x16\n\x12\x44_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44_TYPE_FLOAT16\x10\x01\x12\x12\n\x0e\x44_TYPE_FLOAT32\x10\x02\x12\x10\n\x0c\x44_TYPE_UINT8\x10\x03*@\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_NONE\x10\x01\x12\x10\n\x0c\x43ODEC_BLOSC2\x10\x02\x32\xaa\x02\n\rRewardService\x12`\n\rGetServerInfo\x12&.phys4d.reward.v1.GetServerInfoRequest\x1a\'.phys4d.reward.v1.GetServerInfoResponse\x12W\n\nScoreBatch\x12#.phys4d.reward.v1.ScoreBatchRequest\x1a$.phys4d.reward.v1.ScoreBatchResponse\x12^\n\x0bScoreStream\x12$.phys4d.reward.v1.ScoreStreamRequest\x1a%.phys4d.reward.v1.ScoreStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dphys4d/reward/v1/reward.proto\x12\x10phys4d.reward.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\x16\n\x14GetServerInfoRequest\"\x81\x02\n\x15GetServerInfoResponse\x12-\n\x07rewards\x18\x01 \x03(\x0b\x32\x1c.phys4d.reward.v1.RewardInfo\x12\x11\n\tsimulator\x18\x02 \x01(\t\x12\x32\n\ncategories\x18\x03 \x03(\x0b\x32\x1e.phys4d.reward.v1.CategoryInfo\x12(\n\x06limits\x18\x04 \x01(\x0b\x32\x18.phys4d.reward.v1.Limits\x12\'\n\x06\x63odecs\x18\x05 \x03(\x0e\x32\x17.phys4d.reward.v1.Codec\x12\x0f\n\x07streams\x18\x06 \x01(\x08\x12\x0e\n\x06server\x18\x07 \x01(\t\"m\n\nRewardInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12+\n\x06inputs\x18\x04 \x03(\x0b\x32\x1b.phys4d.reward.v1.InputSpec\"T\n\tInputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06\x64types\x18\x02 \x03(\x0e\x32\x17.phys4d.reward.v1.DType\x12\x10\n\x08required\x18\x03 \x01(\x08\">\n\x0c\x43\x61tegoryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x61milies\x18\x02 \x03(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\"\x86\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x03\x12\x14\n\x0cmax_rollouts\x18\x02 \x01(\x05\x12\x18\n\x10max_tensor_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fmax_chunk_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_stream_bytes\x18\x05 \x01(\x03\"w\n\x11ScoreBatchRequest\x12+\n\x08rollouts\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Rollout\x12\x0e\n\x06reward\x18\x02 \x01(\t\x12\x11\n\tbudget_ms\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"A\n\x12ScoreBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.phys4d.reward.v1.Outcome\"\xa1\x01\n\x12ScoreStreamRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.phys4d.reward.v1.StreamOpenH\x00\x12+\n\x06header\x18\x02 \x01(\x0b\x32\x19.phys4d.reward.v1.RolloutH\x00\x12(\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x17.phys4d.reward.v1.ChunkH\x00\x42\x06\n\x04part\"C\n\nStreamOpen\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x11\n\tbudget_ms\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"F\n\x05\x43hunk\x12\x0f\n\x07rollout\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"R\n\x13ScoreStreamResponse\x12*\n\x07outcome\x18\x01 \x01(\x0b\x32\x19.phys4d.reward.v1.Outcome\x12\x0f\n\x07rollout\x18\x02 \x01(\r\"\xe3\x01\n\x07Rollout\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12*\n\x05scene\x18\x04 \x01(\x0b\x32\x1b.phys4d.reward.v1.SceneSpec\x12(\n\x06\x63\x61mera\x18\x05 \x01(\x0b\x32\x18.phys4d.reward.v1.Camera\x12)\n\x07tensors\x18\x06 \x03(\x0b\x32\x18.phys4d.reward.v1.Tensor\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"\xad\x01\n\tSceneSpec\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nnum_frames\x18\x05 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x06 \x01(\x01\x12\x12\n\ntimestep_s\x18\x07 \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x08 \x01(\t\"r\n\x06\x43\x61mera\x12\n\n\x02\x66x\x18\x01 \x01(\x01\x12\n\n\x02\x66y\x18\x02 \x01(\x01\x12\n\n\x02\x63x\x18\x03 \x01(\x01\x12\n\n\x02\x63y\x18\x04 \x01(\x01\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\x19\n\x11\x63\x61mera_from_world\x18\x07 \x03(\x01\"\xbb\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x64type\x18\x02 \x01(\x0e\x32\x17.phys4d.reward.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12&\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x17.phys4d.reward.v1.Codec\x12\x11\n\tbyte_size\x18\x05 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12\x13\n\x0bpacked_size\x18\x08 \x01(\x03\"\x86\x01\n\x07Outcome\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12(\n\x05score\x18\x03 \x01(\x0b\x32\x17.phys4d.reward.v1.ScoreH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xca\x02\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12;\n\ncomponents\x18\x02 \x03(\x0b\x32\'.phys4d.reward.v1.Score.ComponentsEntry\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x11\n\tsimulator\x18\x04 \x01(\t\x12\x11\n\tscoring_s\x18\x05 \x01(\x01\x12\x36\n\x08phases_s\x18\x06 \x03(\x0b\x32$.phys4d.reward.v1.Score.PhasesSEntry\x12\x0e\n\x06\x63\x61\x63hed\x18\x07 \x01(\x08\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cPhasesSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*Y\n\x05\x44Type\x12\x16\n\x12\x44_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44_TYPE_FLOAT16\x10\x01\x12\x12\n\x0e\x44_TYPE_FLOAT32\x10\x02\x12\x10\n\x0c\x44_TYPE_UINT8\x10\x03*@\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_NONE\x10\x01\x12\x10\n\x0c\x43ODEC_BLOSC2\x10\x02\x32\xaa\x02\n\rRewardService\x12`\n\rGetServerInfo\x12&.phys4d.reward.v1.GetServerInfoRequest\x1a\'.phys4d.reward.v1.GetServerInfoResponse\x12W\n\nScoreBatch\x12#.phys4d.reward.v1.ScoreBatchRequest\x1a$.phys4d.reward.v1.ScoreBatchResponse\x12^\n\x0bScoreStream\x12$.phys4d.reward.v1.ScoreStreamRequest\x1a%.phys4d.reward.v1.ScoreStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORE_COMPONENTSENTRY']._serialized_options = b'8\001'
   _globals['_SCORE_PHASESSENTRY']._loaded_options = None
   _globals['_SCORE_PHASESSENTRY']._serialized_options = b'8\001'
-  _globals['_DTYPE']._serialized_start=2531
-  _globals['_DTYPE']._serialized_end=2620
-  _globals['_CODEC']._serialized_start=2622
-  _globals['_CODEC']._serialized_end=2686
+  _globals['_DTYPE']._serialized_start=2547
+  _globals['_DTYPE']._serialized_end=2636
+  _globals['_CODEC']._serialized_start=2638
+  _globals['_CODEC']._serialized_end=2702
   _globals['_GETSERVERINFOREQUEST']._serialized_start=106
   _globals['_GETSERVERINFOREQUEST']._serialized_end=128
   _globals['_GETSERVERINFORESPONSE']._serialized_start=131
@@ -50,37 +50,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INPUTSPEC']._serialized_start=501
   _globals['_INPUTSPEC']._serialized_end=585
   _globals['_CATEGORYINFO']._serialized_start=587
-  _globals['_CATEGORYINFO']._serialized_end=633
-  _globals['_LIMITS']._serialized_start=636
-  _globals['_LIMITS']._serialized_end=770
-  _globals['_SCOREBATCHREQUEST']._serialized_start=772
-  _globals['_SCOREBATCHREQUEST']._serialized_end=891
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=893
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=958
-  _globals['_SCORESTREAMREQUEST']._serialized_start=961
-  _globals['_SCORESTREAMREQUEST']._serialized_end=1122
-  _globals['_STREAMOPEN']._serialized_start=1124
-  _globals['_STREAMOPEN']._serialized_end=1191
-  _globals['_CHUNK']._serialized_start=1193
-  _globals['_CHUNK']._serialized_end=1263
-  _globals['_SCORESTREAMRESPONSE']._serialized_start=1265
-  _globals['_SCORESTREAMRESPONSE']._serialized_end=1347
-  _globals['_ROLLOUT']._serialized_start=1350
-  _globals['_ROLLOUT']._serialized_end=1577
-  _globals['_SCENESPEC']._serialized_start=1580
-  _globals['_SCENESPEC']._serialized_end=1753
-  _globals['_CAMERA']._serialized_start=1755
-  _globals['_CAMERA']._serialized_end=1869
-  _globals['_TENSOR']._serialized_start=1872
-  _globals['_TENSOR']._serialized_end=2059
-  _globals['_OUTCOME']._serialized_start=2062
-  _globals['_OUTCOME']._serialized_end=2196
-  _globals['_SCORE']._serialized_start=2199
-  _globals['_SCORE']._serialized_end=2529
-  _globals['_SCORE_COMPONENTSENTRY']._serialized_start=2432
-  _globals['_SCORE_COMPONENTSENTRY']._serialized_end=2481
-  _globals['_SCORE_PHASESSENTRY']._serialized_start=2483
-  _globals['_SCORE_PHASESSENTRY']._serialized_end=2529
-  _globals['_REWARDSERVICE']._serialized_start=2689
-  _globals['_REWARDSERVICE']._serialized_end=2987
+  _globals['_CATEGORYINFO']._serialized_end=649
+  _globals['_LIMITS']._serialized_start=652
+  _globals['_LIMITS']._serialized_end=786
+  _globals['_SCOREBATCHREQUEST']._serialized_start=788
+  _globals['_SCOREBATCHREQUEST']._serialized_end=907
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=909
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=974
+  _globals['_SCORESTREAMREQUEST']._serialized_start=977
+  _globals['_SCORESTREAMREQUEST']._serialized_end=1138
+  _globals['_STREAMOPEN']._serialized_start=1140
+  _globals['_STREAMOPEN']._serialized_end=1207
+  _globals['_CHUNK']._serialized_start=1209
+  _globals['_CHUNK']._serialized_end=1279
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=1281
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=1363
+  _globals['_ROLLOUT']._serialized_start=1366
+  _globals['_ROLLOUT']._serialized_end=1593
+  _globals['_SCENESPEC']._serialized_start=1596
+  _globals['_SCENESPEC']._serialized_end=1769
+  _globals['_CAMERA']._serialized_start=1771
+  _globals['_CAMERA']._serialized_end=1885
+  _globals['_TENSOR']._serialized_start=1888
+  _globals['_TENSOR']._serialized_end=2075
+  _globals['_OUTCOME']._serialized_start=2078
+  _globals['_OUTCOME']._serialized_end=2212
+  _globals['_SCORE']._serialized_start=2215
+  _globals['_SCORE']._serialized_end=2545
+  _globals['_SCORE_COMPONENTSENTRY']._serialized_start=2448
+  _globals['_SCORE_COMPONENTSENTRY']._serialized_end=2497
+  _globals['_SCORE_PHASESSENTRY']._serialized_start=2499
+  _globals['_SCORE_PHASESSENTRY']._serialized_end=2545
+  _globals['_REWARDSERVICE']._serialized_start=2705
+  _globals['_REWARDSERVICE']._serialized_end=3003
 # @@protoc_insertion_point(module_scope)

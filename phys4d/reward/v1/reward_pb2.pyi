@@ -73,12 +73,14 @@ class InputSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtypes: _Optional[_Iterable[_Union[DType, str]]] = ..., required: bool = ...) -> None: ...
 
 class CategoryInfo(_message.Message):
-    __slots__ = ("name", "families")
+    __slots__ = ("name", "families", "engine")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILIES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     name: str
     families: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., families: _Optional[_Iterable[str]] = ...) -> None: ...
+    engine: str
+    def __init__(self, name: _Optional[str] = ..., families: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_request_bytes", "max_rollouts", "max_tensor_bytes", "max_chunk_bytes", "max_stream_bytes")

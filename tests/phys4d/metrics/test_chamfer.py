@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phys4d.metrics.chamfer import ChamferTerms, chamfer4d, chamfer_reward, largest_deviation, main, nn_d2
+from phys4d.metrics.chamfer import ChamferTerms, chamfer4d, largest_deviation, main
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "chamfer.json"
 
@@ -53,24 +54,6 @@ def test_a_wrong_recorded_value_fails_the_check(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.json"
     wrong.write_text(VECTORS.read_text().replace("0.9654820561408997", "0.96552"))
     assert main(["--vectors", str(wrong)]) == 1
-
-
-def test_the_nearest_point_of_an_empty_segment_is_infinitely_far() -> None:
-    x = np.array([[0.0, 0, 0], [1, 0, 0]])
-    d2 = nn_d2(x, np.array([[0.0, 0, 2]]), np.array([0, 1, 2]), np.array([0, 1, 1]))
-    assert d2.tolist() == [4.0, math.inf]
-
-
-def test_segments_do_not_see_each_other() -> None:
-    x, y = clouds(1, 1, 50)[0], clouds(2, 1, 60)[0]
-    cut_x, cut_y = np.array([0, 20, 50]), np.array([0, 25, 60])
-    brute = np.concatenate(
-        [
-            np.square(x[a:b, None] - y[None, c:d]).sum(-1).min(1)
-            for a, b, c, d in ((0, 20, 0, 25), (20, 50, 25, 60))
-        ]
-    )
-    np.testing.assert_allclose(nn_d2(x, y, cut_x, cut_y), brute, rtol=1e-12)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([None, 0.1, 2.0]), st.sampled_from([math.inf, 0.7]))
@@ -160,18 +143,145 @@ def test_outliers_cost_at_most_tau_each() -> None:
     assert terms.acc_m.item() == pytest.approx(0.05) and terms.comp_m.item() < 0.05
 
 
-def test_the_reward_is_one_half_at_sigma_above_the_floor() -> None:
-    weight = np.ones((1, 1))
-    assert chamfer_reward(np.array([[0.25]]), weight, sigma_m=0.2, floor_m=0.05) == 0.5
-    assert chamfer_reward(np.array([[0.04]]), weight, sigma_m=0.2, floor_m=0.05) == 1.0
+def test_a_band_as_wide_as_the_video_is_no_band() -> None:
+    a, b = clouds(3, 6), clouds(4, 6)
+    joint = one_object(a, b, c_time_m=0.1).cd1_m
+    np.testing.assert_allclose(one_object(a, b, c_time_m=0.1, band_frames=5).cd1_m, joint, rtol=1e-12)
 
 
-def test_a_missing_object_costs_its_weight_and_not_its_points() -> None:
-    """Objects weigh 3 and 1; the second is absent at tau = 0.9 = 9 sigma."""
-    reward = chamfer_reward(np.array([[0.0, 0.9]]), np.array([[3.0, 1.0]]), sigma_m=0.1)
-    assert reward == pytest.approx((3 + 0.1) / 4)
+def test_a_band_of_no_frames_is_the_distance_per_frame() -> None:
+    a, b = clouds(3), clouds(4)
+    banded = one_object(a, b, c_time_m=0.1, band_frames=0).cd1_m
+    np.testing.assert_allclose(banded, one_object(a, b).cd1_m, rtol=1e-12)
 
 
-def test_a_reward_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="made up"):
-        chamfer_reward(np.array([[np.nan]]), np.ones((1, 1)), sigma_m=0.1)
+def test_a_wider_band_never_lengthens_a_distance() -> None:
+    a, b = clouds(3, 8), clouds(4, 8)
+    widths = [one_object(a, b, c_time_m=0.05, band_frames=w).cd1_m for w in range(8)]
+    assert all((wide <= narrow + 1e-12).all() for narrow, wide in pairwise(widths))
+    assert widths[2].mean() < widths[0].mean()
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.06, 0.1, 0.25]))
+@settings(max_examples=10, deadline=None)
+def test_delays_that_cost_tau_are_left_out_without_a_trace(seed: int, c_time_m: float) -> None:
+    """The band that truncation allows gives the values of all frames, computed here by all pairs."""
+    tau_m, a, b = 0.3, clouds(seed, 7, 12), clouds(seed + 1, 7, 12)
+    frame = np.repeat(np.arange(7), 12)
+    four = [np.column_stack([points.reshape(-1, 3), c_time_m * frame]) for points in (a, b)]
+    d = np.minimum(np.linalg.norm(four[0][:, None] - four[1][None], axis=-1), tau_m)
+    expected = (d.min(1).reshape(7, 12).mean(1) + d.min(0).reshape(7, 12).mean(1)) / 2
+    terms = one_object(a, b, c_time_m=c_time_m, tau_m=tau_m)
+    np.testing.assert_allclose(terms.cd1_m[0, :, 0], expected, rtol=1e-12)
+
+
+def test_a_delayed_ball_pays_the_price_of_its_delay_and_no_more() -> None:
+    """A ball at 1 m per frame, one frame late: 1 m frame by frame; 0.1 m where a frame costs 0.1 m."""
+    ball = np.arange(6.0)[:, None, None] * np.array([1.0, 0, 0])
+    late = np.concatenate([ball[:1], ball[:-1]])
+    assert one_object(late, ball).acc_m[0, 1:, 0].tolist() == pytest.approx([1.0] * 5)
+    assert one_object(late, ball, c_time_m=0.1).acc_m[0, 1:, 0].tolist() == pytest.approx([0.1] * 5)
+
+
+def test_a_band_without_a_price_of_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="band_frames must be at least 0 and needs c_time_m, got 1, None"):
+        one_object(clouds(), clouds(), band_frames=1)
+
+
+def test_labels_outside_the_shape_are_refused() -> None:
+    points, ids = clouds(0, 1)[0], np.zeros(40, int)
+    with pytest.raises(ValueError, match=r"pred_frame_id must be in \[0, 1\), got 0 to 1"):
+        chamfer4d(
+            points,
+            points,
+            pred_frame_id=ids + (np.arange(40) > 20),
+            gt_frame_id=ids,
+            pred_object_id=ids,
+            gt_object_id=ids,
+            shape=(1, 1, 1),
+        )
+
+
+def labelled(seed: int, shape: tuple[int, int, int], num_points: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Points with sample, frame and object labels in no order."""
+    draws = np.random.default_rng(seed)
+    return draws.normal(size=(num_points, 3)), [draws.integers(0, n, num_points) for n in shape]
+
+
+@pytest.mark.parametrize("c_time_m", [None, 0.2])
+def test_samples_and_objects_are_worlds_of_their_own(c_time_m: float | None) -> None:
+    """Each sample and object alone gives the numbers that all of them give together."""
+    shape = (2, 3, 2)
+    (x, x_ids), (y, y_ids) = labelled(0, shape, 200), labelled(1, shape, 150)
+    names = ("sample_id", "frame_id", "object_id")
+    together = chamfer4d(
+        x,
+        y,
+        shape=shape,
+        tau_m=1.0,
+        c_time_m=c_time_m,
+        **{f"pred_{n}": i for n, i in zip(names, x_ids, strict=True)},
+        **{f"gt_{n}": i for n, i in zip(names, y_ids, strict=True)},
+    )
+    for b in range(2):
+        for o in range(2):
+            mine = [(ids[0] == b) & (ids[2] == o) for ids in (x_ids, y_ids)]
+            alone = chamfer4d(
+                x[mine[0]],
+                y[mine[1]],
+                pred_frame_id=x_ids[1][mine[0]],
+                gt_frame_id=y_ids[1][mine[1]],
+                pred_object_id=x_ids[2][mine[0]] * 0,
+                gt_object_id=y_ids[2][mine[1]] * 0,
+                shape=(1, 3, 1),
+                tau_m=1.0,
+                c_time_m=c_time_m,
+            )
+            np.testing.assert_allclose(together.cd1_m[b, :, o], alone.cd1_m[0, :, 0], rtol=1e-12)
+            assert (together.num_pred[b, :, o] == alone.num_pred[0, :, 0]).all()
+
+
+@pytest.mark.parametrize("c_time_m", [None, 0.2])
+def test_tensors_give_the_terms_of_arrays(c_time_m: float | None) -> None:
+    import torch
+
+    shape = (2, 3, 2)
+    (x, x_ids), (y, y_ids) = labelled(0, shape, 200), labelled(1, shape, 150)
+    x[::7] = np.nan
+    y_ids[2][(y_ids[0] == 0) & (y_ids[1] == 1)] = 0
+    names = ("sample_id", "frame_id", "object_id")
+
+    def terms(convert) -> ChamferTerms:
+        return chamfer4d(
+            convert(x),
+            convert(y),
+            shape=shape,
+            tau_m=1.0,
+            fscore_m=0.3,
+            c_time_m=c_time_m,
+            pred_valid=convert(np.arange(200) % 5 > 0),
+            **{f"pred_{n}": convert(i) for n, i in zip(names, x_ids, strict=True)},
+            **{f"gt_{n}": convert(i) for n, i in zip(names, y_ids, strict=True)},
+        )
+
+    arrays, tensors = terms(np.asarray), terms(torch.as_tensor)
+    assert np.isnan(arrays.cd1_m).sum() == 1
+    for name in ("acc_m", "comp_m", "cd2_sum_m2", "fscore", "num_pred", "num_gt", "missing"):
+        np.testing.assert_allclose(getattr(tensors, name), getattr(arrays, name), rtol=1e-12)
+
+
+def test_the_f_score_of_a_half_right_cloud_by_hand() -> None:
+    """Of 4 generated points 3 are near (1 is far), of 2 true points both: 2 * 3/4 * 1 / (3/4 + 1) = 6/7."""
+    gt = np.array([[[0.0, 0, 0], [1, 0, 0]]])
+    pred = np.array([[[0.0, 0, 0.01], [0, 0, 0.02], [1, 0, 0.01], [5, 0, 0]]])
+    assert one_object(pred, gt, fscore_m=0.05).fscore.item() == pytest.approx(6 / 7)
+    pred[0, 0] = np.nan
+    assert one_object(pred, gt, tau_m=1, fscore_m=0.05).fscore.item() == pytest.approx(2 / 3)
+    assert one_object(pred * np.nan, gt, tau_m=1, fscore_m=0.05).fscore.item() == 0.0
+
+
+def test_a_file_without_a_value_is_refused_by_the_name_of_the_case(tmp_path: Path) -> None:
+    lacking = tmp_path / "lacking.json"
+    lacking.write_text(VECTORS.read_text().replace('"acc"', '"ack"'))
+    with pytest.raises(ValueError, match="case 'a' lacks acc"):
+        largest_deviation(lacking)

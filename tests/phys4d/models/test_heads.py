@@ -47,3 +47,25 @@ def test_heads_that_were_not_trained_name_the_command(tmp_path: Path) -> None:
 def test_a_wrong_number_of_taps_is_refused() -> None:
     with pytest.raises(ValueError, match="the heads read 3 taps, got 2"):
         GeometryHeads(24, channels=16)(features()[:2], 0.1)
+
+
+def test_latent_frames_unfold_to_video_frames(tmp_path: Path) -> None:
+    """13 latent frames of a stride of 4 are 49 video frames, and the sizes survive the file."""
+    heads = GeometryHeads(16, num_taps=1, channels=16, upsampling=4, temporal_stride=4)
+    torch.nn.init.normal_(heads.to_output.weight, std=0.5)
+    features = (torch.randn(1, 13, 2, 3, 16),)
+    with torch.no_grad():
+        read = heads(features, 0.1)
+        assert read.depth_BTHW.shape == (1, 49, 8, 12)
+        assert read.motion_BTHW3.shape == (1, 48, 8, 12, 3)
+        assert (read.depth_BTHW[:, 1] - read.depth_BTHW[:, 4]).abs().max() > 1e-3
+        heads.save(tmp_path / "heads.safetensors")
+        again = GeometryHeads.load(tmp_path / "heads.safetensors")(features, 0.1)
+    assert torch.equal(again.depth_BTHW, read.depth_BTHW)
+
+
+def test_a_piece_of_a_video_starts_with_a_latent_frame_of_one_frame() -> None:
+    """Open-Sora's autoencoder: 17 + 17 + 5 frames are 5 + 5 + 2 latent frames."""
+    heads = GeometryHeads(16, num_taps=1, channels=16, upsampling=4, temporal_stride=4, piece_frames=5)
+    with torch.no_grad():
+        assert heads((torch.randn(1, 12, 2, 3, 16),), 0.1).depth_BTHW.shape == (1, 39, 8, 12)

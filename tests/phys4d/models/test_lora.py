@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import (
+    CogVideoXImageToVideoPipeline,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
+from peft.utils import get_peft_model_state_dict
 
-from phys4d.models.lora import add_lora, load_lora, merge_lora, save_lora
+from phys4d.models.backbone import Backbone
+from phys4d.models.lora import FILE_NAME, add_lora, load_lora, merge_lora, save_lora, use_adapters
 from phys4d.models.protocol import Conditioning
+from phys4d.models.registry import tiny_model
 from phys4d.models.wan import WanModel, tiny_wan
 
 
@@ -18,16 +25,16 @@ def make() -> WanModel:
     return model
 
 
-def predict(model: WanModel) -> torch.Tensor:
+def predict(model: Backbone) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     cond = Conditioning(
-        torch.randn(1, 48, 64, generator=generator), torch.randn(1, 16, 8, 8, generator=generator)
+        torch.randn(1, 24, 64, generator=generator), torch.randn(1, 16, 8, 8, generator=generator)
     )
     with torch.no_grad():
         return model.predict(torch.randn(1, 16, 3, 8, 8, generator=generator), 0.5, cond).velocity_BCThw
 
 
-def perturb(model: WanModel) -> None:
+def perturb(model: Backbone) -> None:
     for parameter in model.transformer.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -102,3 +109,81 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_a_missing_adapter_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make sft"):
         load_lora(make().transformer, "sft", tmp_path)
+
+
+def make_any(preset: str) -> Backbone:
+    torch.manual_seed(0)
+    model = tiny_model(preset, ["a ball"], width=32, num_layers=2).eval()
+    torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("preset", "pipeline_class"),
+    [("tiny-wan", WanImageToVideoPipeline), ("tiny-cogvideox", CogVideoXImageToVideoPipeline)],
+)
+def test_the_stock_pipeline_loads_our_adapter(preset: str, pipeline_class: type, tmp_path: Path) -> None:
+    """Through `load_lora_weights` of the pipeline, and what the pipeline writes loads here."""
+    model, other, third = make_any(preset), make_any(preset), make_any(preset)
+    before = predict(model)
+    add_lora(model.transformer, "sft", rank=4, targets=model.lora_targets)
+    perturb(model)
+    save_lora(model.transformer, "sft", tmp_path / "ours")
+    parts = {
+        "tokenizer": other.tokenizer,
+        "text_encoder": other.text_encoder,
+        "transformer": other.transformer,
+        "vae": None,
+        "scheduler": other.scheduler(),
+    }
+    pipeline = pipeline_class(**parts)
+    pipeline.load_lora_weights(tmp_path / "ours", adapter_name="stock")
+    assert torch.equal(predict(other), predict(model))
+    assert (predict(other) - before).abs().max() > 1e-3
+    weights = get_peft_model_state_dict(other.transformer, adapter_name="stock")
+    pipeline_class.save_lora_weights(tmp_path / "stock", transformer_lora_layers=weights)
+    load_lora(third.transformer, "sft", tmp_path / "stock")
+    assert torch.equal(predict(third), predict(model))
+
+
+@pytest.mark.parametrize("preset", ["tiny-wan", "tiny-cogvideox"])
+def test_several_adapters_are_switched_and_the_reference_has_none(preset: str) -> None:
+    model = make_any(preset)
+    base = predict(model)
+    outputs = {}
+    for name in ("gravity", "friction"):
+        add_lora(model.transformer, name, rank=2, targets=model.lora_targets)
+        perturb(model)
+        outputs[name] = predict(model)
+    use_adapters(model.transformer, ["gravity"])
+    assert torch.equal(predict(model), outputs["gravity"])
+    use_adapters(model.transformer, ["gravity", "friction"])
+    both = predict(model)
+    assert all((both - output).abs().max() > 1e-3 for output in (base, *outputs.values()))
+    with model.reference():
+        assert torch.equal(predict(model), base)
+    assert torch.equal(predict(model), both)
+    with pytest.raises(ValueError, match="no adapter 'wind' is attached; there are: gravity, friction"):
+        use_adapters(model.transformer, ["wind"])
+
+
+def test_an_adapter_of_another_backbone_or_cut_short_is_refused(tmp_path: Path) -> None:
+    model, other = make_any("tiny-cogvideox"), make_any("tiny-wan")
+    add_lora(model.transformer, "sft", rank=2, targets=model.lora_targets)
+    save_lora(model.transformer, "sft", tmp_path)
+    with pytest.raises(
+        ValueError, match="another backbone: WanTransformer3DModel has no linear layer 'transformer_blocks.0"
+    ):
+        load_lora(other.transformer, "sft", tmp_path)
+    path = tmp_path / FILE_NAME
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is cut short"):
+        load_lora(model.transformer, "again", tmp_path)
+
+
+def test_an_adapter_trains_in_float32_on_a_base_in_half_precision() -> None:
+    model = tiny_wan(["a ball"], width=32, num_layers=2).eval()
+    torch.nn.Module.to(model.transformer, torch.bfloat16)
+    trained = add_lora(model.transformer, "policy", rank=2, targets=model.lora_targets)
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert model.transformer.proj_out.weight.dtype == torch.bfloat16

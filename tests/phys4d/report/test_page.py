@@ -88,12 +88,19 @@ def test_the_page_tells_the_numbers_of_the_evaluation(run_folder: Path) -> None:
 
 
 def test_a_worse_last_stage_is_called_worse(run_folder: Path) -> None:
+    edit_results(run_folder, rows=[row("stage2", [0.10, 0.11]), row("stage3", [0.13, 0.14])], comparisons=[])
+    source, page = report(run_folder)
+    assert "Held-out trajectory error rose 29 % from" in page.text
+    assert "Stage 3 is not better than stage 2" in page.text
+    assert 'class="worse"' in source
+
+
+def test_a_change_within_the_scatter_of_the_seeds_is_called_none(run_folder: Path) -> None:
     edit_results(run_folder, rows=[row("stage2", [0.10, 0.11]), row("stage3", [0.12, 0.10])], comparisons=[])
     source, page = report(run_folder)
-    assert "Held-out trajectory error rose 5 % from" in page.text
-    assert "Stage 3 is not better than stage 2" in page.text
+    assert "Held-out trajectory error did not change beyond the scatter of the seeds: 0.105 m" in page.text
     assert "within the scatter of the seeds" in page.text
-    assert 'class="worse"' in source
+    assert 'class="worse"' not in source and 'class="better"' not in source
 
 
 def test_a_paired_difference_decides_where_there_is_one(run_folder: Path) -> None:

@@ -54,7 +54,7 @@ def make_scene() -> MakeScene:
             "object_friction": 0.4,
             "objects": [_ball(**entry) for entry in objects],
             "fixtures": [floor],
-            "camera": {"position_m": [0.0, -3.0, 0.5], "target_m": [0.0, 0.0, 0.5], "fovy_deg": 45.0},
+            "camera": {"position_m": [0.0, -3.0, 0.5], "target_m": [0.0, 0.0, 0.5], "fov_deg": 45.0},
             "light": {"direction": [0.0, 0.6, -0.8], "diffuse": 0.6, "ambient": 0.4, "fill": 0.1},
             **parameters,
         }

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from phys4d.scenes import build, families, sample_spec, simulate
-from phys4d.scenes.model import damping_of_restitution, look_at
+from phys4d.scenes.model import look_at
+from phys4d.scenes.rigid_bodies import damping_of_restitution
 from phys4d.types import SceneSpec
 
 
@@ -105,10 +106,11 @@ def test_a_camera_that_looks_straight_down_is_refused() -> None:
         look_at([0.0, 0.0, 3.0], [0.0, 0.0, 0.0])
 
 
-def test_the_camera_keeps_its_vertical_field_of_view(make_scene: Any) -> None:
-    camera = make_scene({}).camera(96, 64)
-    assert math.degrees(2 * math.atan(32 / camera.fy)) == pytest.approx(45.0)
-    assert (camera.cx, camera.cy) == (48.0, 32.0)
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (96, 96)])
+def test_the_cameras_field_of_view_spans_the_longer_side(make_scene: Any, width: int, height: int) -> None:
+    camera = make_scene({}).camera(width, height)
+    assert math.degrees(2 * math.atan(48 / camera.fx)) == pytest.approx(45.0)
+    assert (camera.fy, camera.cx, camera.cy) == (camera.fx, width / 2, height / 2)
 
 
 @pytest.mark.parametrize(
@@ -147,5 +149,5 @@ def test_a_spec_that_asks_for_too_many_steps_is_refused() -> None:
 
 
 def test_another_category_is_refused() -> None:
-    with pytest.raises(ValueError, match="category 'fluid' is not built here; known: rigid"):
-        build(replace(sample_spec("rigid", "drop", 0), category="fluid"))
+    with pytest.raises(ValueError, match="unknown category 'magic'; known: rigid"):
+        build(replace(sample_spec("rigid", "drop", 0), category="magic"))

@@ -6,14 +6,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phys4d.scenes import families, raycast, sample_spec, simulate
-from phys4d.scenes.registry import MIN_PIXELS, examine, sample_scene
+from phys4d.data.format import CATEGORY_NAMES
+from phys4d.scenes import build, families, raycast, sample_spec, simulate
+from phys4d.scenes.registry import CATEGORIES, MIN_PIXELS, draw_spec, examine, sample_scene, second_take
 
 FAMILIES = families("rigid")["rigid"]
 
 
-def test_there_are_five_rigid_families() -> None:
-    assert FAMILIES == ["drop", "collision", "ramp", "tower", "projectile"]
+TINY = FAMILIES[:5]
+"""What the tiny model learns."""
+
+
+def test_there_are_nine_categories_with_at_least_four_families_and_eight_rigid_ones() -> None:
+    assert list(families()) == list(CATEGORY_NAMES)
+    assert FAMILIES[:5] == ["drop", "collision", "ramp", "tower", "projectile"]
+    assert len(FAMILIES) == 8
+    assert all(len(names) >= 4 for names in families().values())
+
+
+def test_every_category_holds_out_a_family_that_it_has() -> None:
+    for category in CATEGORIES.values():
+        assert 1 <= len(category.held_out) < len(category.families)
+        assert set(category.held_out) <= set(category.families)
 
 
 def test_the_same_seed_draws_the_same_scene_and_another_seed_another() -> None:
@@ -55,7 +69,7 @@ def test_mixed_physics_starts_from_the_same_picture_and_words(family: str) -> No
 def test_captions_are_short_and_of_few_words() -> None:
     """The vocabulary of a word-level tokenizer; numbers are multiples of 0.25."""
     captions = [
-        sample_spec("rigid", family, seed).parameters["caption"] for family in FAMILIES for seed in range(12)
+        sample_spec("rigid", family, seed).parameters["caption"] for family in TINY for seed in range(12)
     ]
     words = {word for caption in captions for word in caption.split()}
     assert max(len(caption.split()) for caption in captions) <= 30
@@ -116,3 +130,48 @@ def test_an_unknown_name_is_refused_with_a_suggestion(category: str, family: str
 def test_a_trajectory_can_be_simulated_again_from_the_spec_alone() -> None:
     scene, trajectory = sample_scene("rigid", "tower", 1)
     assert simulate(scene).qpos.tobytes() == trajectory.qpos.tobytes()
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for each in value.values() for number in _numbers(each)]
+    if isinstance(value, list):
+        return [number for each in value for number in _numbers(each)]
+    return [value] if isinstance(value, float) else []
+
+
+def test_500_configurations_differ_and_stay_in_range() -> None:
+    """Seeds are 63 bits and most parameters are continuous, so 20,000 distinct ones are a matter of seeds.
+
+    Before anything is simulated: draws that `examine` would refuse are in range too.
+    """
+    names = [(c, f) for c, each in families().items() for f in each]
+    specs = [draw_spec(*names[number % len(names)], seed=number) for number in range(500)]
+    # Without the seed, which differs anyway.
+    assert len({str(spec.parameters) for spec in specs}) == 500
+    for name in ("camera", "light"):
+        assert len({str(spec.parameters[name]) for spec in specs}) == 500
+    # Colour, look of floor and wall, and physics vary within a family.
+    for category, family in names:
+        mine = [s.parameters for s in specs if (s.category, s.family) == (category, family)]
+        assert len({str(p["fixtures"][0]["rgb"]) for p in mine}) == len(mine)
+    for spec in specs:
+        parameters = spec.parameters
+        assert 5 <= parameters["camera"]["fov_deg"] <= 120
+        assert parameters["gravity_m_s2"] == 9.81
+        assert 1 <= len(parameters["objects"]) <= 8
+        assert np.isfinite(_numbers(parameters)).all()
+        for entry in [*parameters["objects"], *parameters["fixtures"]]:
+            assert all(0 <= channel <= 1 for channel in entry["rgb"])
+    # What builds has every number in the range that its category allows.
+    for spec in specs[::4]:
+        build(spec)
+
+
+def test_a_second_take_looks_alike_and_moves_almost_alike() -> None:
+    scene, trajectory = sample_scene("rigid", "drop", 3)
+    again, other = second_take(scene)
+    assert again.caption == scene.caption
+    assert np.array_equal(other.position_m[0], trajectory.position_m[0])
+    apart = np.abs(other.position_m[-1] - trajectory.position_m[-1]).max()
+    assert 0 < apart < 0.2

@@ -1,5 +1,6 @@
 """The render program: whole datasets, resumed after a kill, refused when asked for nonsense."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from phys4d.data import open_dataset
 from phys4d.scenes import build, simulate
-from phys4d.scenes.render import RenderConfig, render_sample, render_split
+from phys4d.scenes.render import RenderConfig, family_names, render_sample, render_split
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,7 +57,7 @@ def test_families_take_turns(rendered: Path) -> None:
         "ramp",
         "tower",
         "projectile",
-        "drop",
+        "billiard",
     ]
 
 
@@ -160,3 +161,61 @@ def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
     render_sample(config, names, 4, Counter())
     again = render_sample(config, names, 3, Counter())
     assert all(np.array_equal(first["arrays"][k], again["arrays"][k]) for k in first["arrays"])
+
+
+def test_a_shard_with_a_flipped_bit_is_made_again(rendered: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy" / "train"
+    folder.mkdir(parents=True)
+    for path in (rendered / "train").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    broken = bytearray((folder / "shard-000001.tar").read_bytes())
+    broken[len(broken) // 2] ^= 1
+    (folder / "shard-000001.tar").write_bytes(broken)
+    render_split(_config(tmp_path / "copy"))
+    for name in ("shard-000001.tar", "index.json"):
+        assert (folder / name).read_bytes() == (rendered / "train" / name).read_bytes()
+
+
+def test_checksums_are_those_of_sha256sum(rendered: Path) -> None:
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=rendered / "train", capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"OK") == 2
+
+
+def test_the_card_names_every_split_with_its_families(rendered: Path) -> None:
+    card = (rendered / "README.md").read_text()
+    assert "| train | 34 | 16 x 16 | 3 at 12 fps | true | textured | drop, collision," in card
+
+
+def test_full_annotations_and_a_second_take_are_kept(tmp_path: Path) -> None:
+    config = _config(tmp_path, num_samples=1, annotations="full", second_take=True, points_per_object=5)
+    render_split(config)
+    sample = open_dataset(tmp_path, "train")[0]
+    more = sample.more
+    num_objects = len(sample.objects)
+    assert more["velocity"].shape == (3, num_objects, 6)
+    assert more["tracks"].shape[1] <= 5 * num_objects
+    assert set(more["tracks_object"]) == set(range(num_objects))
+    assert np.allclose(np.linalg.norm(more["normal"].astype(float), axis=-1), 1, atol=2e-3)
+    assert np.array_equal(more["object_ids_take2"][0], sample.object_ids[0])
+    assert set(np.unique(sample.category_ids)) == {0, 1}
+
+
+def test_seen_and_held_out_families_share_none() -> None:
+    seen = family_names(RenderConfig(category="all", family_split="seen"))
+    held_out = family_names(RenderConfig(category="all", family_split="held-out"))
+    everything = family_names(RenderConfig(category="all"))
+    assert sorted(seen + held_out) == sorted(everything)
+    assert {name.partition("/")[0] for name in held_out} == {name.partition("/")[0] for name in seen}
+
+
+def test_settings_younger_than_a_split_count_as_their_defaults(rendered: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old" / "train"
+    folder.mkdir(parents=True)
+    settings = json.loads((rendered / "train" / "settings.json").read_text())
+    for name in ("annotations", "second_take", "family_split", "points_per_object"):
+        del settings[name]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    render_split(_config(tmp_path / "old", num_samples=1))
+    with pytest.raises(ValueError, match=r"other settings \(annotations\)"):
+        render_split(_config(tmp_path / "old", num_samples=1, annotations="full"))

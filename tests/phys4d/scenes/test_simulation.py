@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from phys4d.scenes import raycast, simulate
-from phys4d.scenes.simulation import UnstableSimulation
+from phys4d.scenes.trajectory import UnstableSimulation
 
 
 def test_frame_times_are_the_nearest_steps(make_scene: Any) -> None:

@@ -1,0 +1,105 @@
+"""The command; see `phys4d.metrics.physics_iq`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phys4d.runtime.config import load
+from phys4d.runtime.errors import UserError, run_main
+from phys4d.runtime.files import atomic_write_text
+from phys4d.runtime.threads import limit_threads
+
+PARTS = {
+    "s_iou": "spatial IoU",
+    "ws_iou": "weighted spatial IoU",
+    "st_iou": "spatiotemporal IoU",
+    "mse": "MSE",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicsIqConfig:
+    """Score generated videos by Physics-IQ, Original and Verified."""
+
+    real: Path = Path()
+    """Testing folder of the benchmark at this frame rate, e.g. split-videos/testing/8FPS."""
+    generated: tuple[Path, ...] = ()
+    """Folder of mp4 files whose names begin with the id, e.g. 0001_; several folders, or one that holds such
+    folders, are several runs."""
+    fps: int = 0
+    """Frames per second of all videos; scores at different rates do not compare."""
+    json: Path | None = None
+    """File for the scores, their parts, every run and what was left out."""
+    per_scenario: Path | None = None
+    """CSV file with a row per run and scenario."""
+    partial: bool = False
+    """Leave out files that are refused, and say which; without it they are an error."""
+    workers: int = 0
+    """Processes; 0 is one per core."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 (one per core) or more, got {self.workers}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Command line."""
+    config = load(PhysicsIqConfig, args=_joined(list(sys.argv[1:] if args is None else args), "--generated"))
+    for flag, given in (
+        ("--real", config.real != Path()),
+        ("--generated", config.generated),
+        ("--fps", config.fps),
+    ):
+        if not given:
+            raise UserError(
+                f"{flag} is missing; e.g. --real split-videos/testing/8FPS --generated videos --fps 8"
+            )
+    limit_threads(1)
+    from phys4d.metrics.physics_iq.runs import per_scenario_csv, score_runs, summarise
+
+    runs = score_runs(
+        config.real, config.generated, fps=config.fps, partial=config.partial, workers=config.workers
+    )
+    summary = summarise(runs, fps=config.fps, partial=config.partial)
+    if config.json is not None:
+        atomic_write_text(config.json, json.dumps(summary, indent=1) + "\n")
+    if config.per_scenario is not None:
+        atomic_write_text(config.per_scenario, per_scenario_csv(runs))
+    print(describe(summary))
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The scores as text."""
+    lines = []
+    for name in ("original", "verified"):
+        values = summary[name]
+        spread = f" +- {values['score_std']:.1f}" if "score_std" in values else ""
+        parts = ", ".join(f"{label} {values[key]:.4f}" for key, label in PARTS.items())
+        lines.append(f"Physics-IQ {name:9s}{values['score']:6.2f}{spread}   ({parts})")
+    return "\n".join(lines + [f"note: {note}" for note in summary["notes"]])
+
+
+def _joined(args: list[str], flag: str) -> list[str]:
+    """`--flag A --flag B` as `--flag A B`: the second would replace the first."""
+    kept: list[str] = []
+    values: list[str] = []
+    collecting = False
+    for word in args:
+        if word == flag:
+            collecting = True
+        elif word.startswith(f"{flag}="):
+            values.append(word.removeprefix(f"{flag}="))
+            collecting = False
+        elif collecting and not word.startswith("--"):
+            values.append(word)
+        else:
+            collecting = False
+            kept.append(word)
+    return [*kept, flag, *values] if values else kept
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,83 @@
+"""Thin point clouds to equal numbers: the Chamfer distance of a sample depends on how many points it has."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Int64
+
+MAX_HALVINGS = 40
+
+
+def farthest_points(points: Float[np.ndarray, "N D"], num_points: int) -> Int64[np.ndarray, " num_points"]:
+    """Indices of points, each the farthest from those before it; the first is the farthest from the centroid.
+
+    N * num_points distances and memory for N of them. Deterministic.
+
+    Source: Eldar et al., The farthest point strategy for progressive image sampling, 1997.
+    """
+    points = _checked(points, num_points)
+    chosen = np.empty(num_points, np.int64)
+    d2 = np.square(points - points.mean(0)).sum(-1)
+    chosen[0] = d2.argmax()
+    d2[:] = np.inf
+    for i in range(1, num_points):
+        d2 = np.minimum(d2, np.square(points - points[chosen[i - 1]]).sum(-1))
+        chosen[i] = d2.argmax()
+    return chosen
+
+
+def voxel_points(points: Float[np.ndarray, "N D"], num_points: int) -> Int64[np.ndarray, " num_points"]:
+    """Indices of the first point in each voxel of the largest edge that leaves enough of them.
+
+    The edge is found by halving an interval. Voxels too many are left out evenly in their order in space.
+    N log N per trial and memory for N; where fewer distinct places than `num_points` exist, repeats fill up.
+    """
+    points = _checked(points, num_points)
+    shifted = points - points.min(0)
+    too_large, edge_m = float(shifted.max()) * 2 or 1.0, 0.0
+    kept = np.arange(len(points))
+    for _ in range(MAX_HALVINGS):
+        middle = (too_large + edge_m) / 2
+        first = np.unique(np.floor(shifted / middle), axis=0, return_index=True)[1]
+        if len(first) >= num_points:
+            edge_m, kept = middle, first
+            if len(first) == num_points:
+                break
+        else:
+            too_large = middle
+    return kept[np.linspace(0, len(kept) - 1, num_points).round().astype(np.int64)]
+
+
+METHODS = {"voxel": voxel_points, "farthest": farthest_points}
+
+
+def equal_counts(
+    points: Float[np.ndarray, "P D"],
+    cell: Int[np.ndarray, " P"],
+    num_points: int,
+    *,
+    method: Literal["voxel", "farthest"] = "voxel",
+) -> Int64[np.ndarray, " K"]:
+    """Indices that leave each cell (an object at a frame, say) `num_points` points, or all if it has fewer.
+
+    Points must be finite: count missing ones before, for they are left out of the draw.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if len(cell) != len(points):
+        raise ValueError(f"cell must label all {len(points)} points, got {len(cell)} labels")
+    order = np.argsort(cell, kind="stable")
+    starts = np.flatnonzero(np.diff(np.asarray(cell)[order], prepend=np.nan))
+    kept = []
+    for own in np.split(order, starts[1:]):
+        kept.append(own if len(own) <= num_points else own[METHODS[method](points[own], num_points)])
+    return np.sort(np.concatenate(kept)).astype(np.int64)
+
+
+def _checked(points: Float[np.ndarray, "N D"], num_points: int) -> Float[np.ndarray, "N D"]:
+    points = np.asarray(points, np.float64)
+    if not 1 <= num_points <= len(points):
+        raise ValueError(f"num_points must be in [1, {len(points)}], the points there are, got {num_points}")
+    if not np.isfinite(points).all():
+        raise ValueError("points must be finite; leave out those that are missing")
+    return points

@@ -1,0 +1,240 @@
+"""What the backbones on diffusers' classes share: text tokens, latents, feature taps, reference, files."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from diffusers.loaders import PeftAdapterMixin
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from phys4d.models.autoencoders import (
+    CLASSES,
+    VideoAutoencoder,
+    check_video_size,
+    decode,
+    encode,
+    latent_format,
+)
+from phys4d.models.loading import load_config, load_part, load_tokenizer, resolve
+from phys4d.models.patch_autoencoder import PatchAutoencoder
+from phys4d.models.protocol import Conditioning, Prediction
+from phys4d.runtime.files import atomic_directory
+
+
+class Backbone(nn.Module, ABC):
+    """A transformer with a text encoder and a video autoencoder; a subclass says how they are called."""
+
+    name: ClassVar[str]
+    """What `model_index.json` calls the backbone."""
+    transformer_class: ClassVar[type[Any]]
+    text_encoder_class: ClassVar[type[Any]]
+    lora_targets: tuple[str, ...]
+    noising: Any
+    """A `Noising`; each subclass says which."""
+    transformer: Any
+    """A diffusers `ModelMixin`; each subclass says which."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        vae: VideoAutoencoder,
+        text_encoder: Any,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        """`tokenizer` is None only for a model on the meta device."""
+        super().__init__()
+        self.latents_mean: Tensor
+        self.latents_std: Tensor
+        self.transformer = transformer
+        self.vae: Any = vae
+        self.text_encoder: PreTrainedModel = text_encoder
+        self.tokenizer: Any = tokenizer
+        self.latent_format = latent_format(vae)
+        depth = self.tap_depth
+        self.taps = tuple(max(0, round(depth * part) - 1) for part in (1 / 3, 2 / 3, 1.0))
+        self.register_buffer("latents_mean", torch.tensor(self.latent_format.mean).view(1, -1, 1, 1, 1))
+        self.register_buffer("latents_std", torch.tensor(self.latent_format.std).view(1, -1, 1, 1, 1))
+
+    @property
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList: ...
+
+    @property
+    def tap_depth(self) -> int:
+        """How many places there are to take features from, shallow to deep."""
+        return len(self.blocks)
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Latent cells per token along each spatial axis."""
+
+    @property
+    @abstractmethod
+    def text_length(self) -> int:
+        """Tokens of a prompt, padding included."""
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of a tapped feature."""
+        return cast(nn.Linear, self.transformer.proj_out).in_features
+
+    @property
+    def head_sizes(self) -> dict[str, int]:
+        """What `GeometryHeads` has to know of the model."""
+        return {
+            "width": self.feature_width,
+            "num_taps": len(self.taps),
+            "upsampling": self.latent_format.spatial_stride * self.patch_size,
+            "temporal_stride": self.latent_format.temporal_stride,
+            "piece_frames": self.latent_format.piece_frames,
+        }
+
+    # Text
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, (B, L) each, on the text encoder's device."""
+        batch = self.tokenizer(list(texts), padding="max_length", max_length=self.text_length)
+        longest = max(len(ids) for ids in batch.input_ids)
+        if longest > self.text_length:
+            raise ValueError(
+                f"a prompt has {longest} tokens, the model reads at most {self.text_length}; shorten it"
+            )
+        device = self.text_encoder.device
+        return torch.tensor(batch.input_ids, device=device), torch.tensor(batch.attention_mask, device=device)
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embed prompts."""
+
+    # Pixels and latents
+
+    def encode_video(self, video_BCTHW: Tensor) -> Tensor:
+        return (encode(self.vae, video_BCTHW) - self.latents_mean) / self.latents_std
+
+    def decode_video(self, latents_BCThw: Tensor) -> Tensor:
+        return decode(self.vae, latents_BCThw * self.latents_std + self.latents_mean).clamp(-1, 1)
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        stride, every = self.latent_format.spatial_stride, self.latent_format.temporal_stride
+        check_video_size(num_frames, height, width, temporal_stride=every, multiple=stride * self.patch_size)
+        frames = (num_frames - 1) // every + 1
+        return self.latent_format.channels, frames, height // stride, width // stride
+
+    @abstractmethod
+    def generated_mask(self, latents_BCThw: Tensor) -> Tensor: ...
+
+    # The denoiser
+
+    @abstractmethod
+    def predict(
+        self,
+        latents_BCThw: Tensor,
+        sigma: float | Tensor,
+        conditioning: Conditioning,
+        *,
+        features: bool = False,
+    ) -> Prediction: ...
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        adapted = bool(getattr(self.transformer, "peft_config", None))
+        transformer = cast(PeftAdapterMixin, self.transformer)
+        if adapted:
+            transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            if adapted:
+                transformer.enable_adapters()
+
+    # Files
+
+    @abstractmethod
+    def scheduler(self) -> Any:
+        """The stock scheduler that fits `noising`, to be saved beside the weights."""
+
+    def save(self, directory: Path) -> None:
+        parts = {
+            "transformer": self.transformer,
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+        }
+        with atomic_directory(directory, replace=True) as folder:
+            if isinstance(self.vae, PatchAutoencoder):
+                self.vae.register_to_config(
+                    latents_mean=self.latents_mean.flatten().tolist(),
+                    latents_std=self.latents_std.flatten().tolist(),
+                )
+            for name, part in {**parts, "vae": self.vae, "scheduler": self.scheduler()}.items():
+                part.save_pretrained(folder / name)
+            index = {"model": self.name, "parts": [*parts, "vae", "scheduler"]}
+            (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+    @classmethod
+    def load(
+        cls,
+        source: Path | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        vae_dtype: torch.dtype = torch.float32,
+        gradient_checkpointing: bool = False,
+    ) -> Self:
+        """Read what `save` wrote, or a published pipeline: a folder in diffusers' layout, or a hub id.
+
+        Weights are read from safetensors only, shard by shard, without a second copy in memory.
+
+        Args:
+            dtype: of transformer and text encoder.
+            vae_dtype: of the autoencoder; published ones of Wan are meant to run in float32.
+
+        Raises:
+            FileNotFoundError: names the missing part or files and where they come from.
+            ValueError: weights are damaged or belong to another architecture.
+        """
+        folder = resolve(source)
+        for part in ("transformer", "vae", "text_encoder", "scheduler"):
+            load_config(folder, part)
+        found = load_config(folder, "vae").get("_class_name", "")
+        vae_class = CLASSES.get(found)
+        if vae_class is None:
+            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
+        transformer = load_part(cls.transformer_class, folder, "transformer", dtype)
+        if gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        model = cls(
+            transformer,
+            load_part(vae_class, folder, "vae", vae_dtype),
+            load_part(cls.text_encoder_class, folder, "text_encoder", dtype),
+            load_tokenizer(folder),
+            **cls.options_of(load_config(folder, "scheduler")),
+        )
+        return model.eval()
+
+    @classmethod
+    def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
+        """More arguments of the constructor, from the configuration of the pipeline's scheduler."""
+        return {}
+
+
+@contextmanager
+def tapped(blocks: nn.ModuleList, taps: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Collect the outputs of some blocks, in order; the first of them where a block has several."""
+    outputs: list[Any] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [blocks[i].register_forward_hook(keep) for i in taps]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

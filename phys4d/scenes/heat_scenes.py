@@ -1,0 +1,327 @@
+"""Scenes of heat without material points: conduction in solids, hot and cold air, gas under a piston.
+
+    conduction  rho c dT/dt = div(k grad T), convection to the air at every face       (`solvers.heat`)
+    air         Boussinesq's equations in a closed box                                 (`solvers.smoke`)
+    gas         m dv/dt = (p - p_air) A - m g - b v,  p = n R T / (A h),  n c_v dT/dt = P - p A v
+
+Heat may run faster than the video, `heat_speed_up` times; captions tell.
+"""
+
+import math
+
+import mujoco
+import numpy as np
+from jaxtyping import Float, Float32
+
+from phys4d.scenes.model import BuiltScene, add_fixtures, finish, new_stage, number, vector
+from phys4d.scenes.simulation import frame_steps, trajectory_of
+from phys4d.scenes.trajectory import Field, Particles, Trajectory, UnstableSimulation
+from phys4d.types import SceneSpec
+
+KELVIN = 273.15
+GAS_CONSTANT = 8.314462618
+HEAT_RATIO = 1.4
+AIR_PA = 101_325.0
+MAX_CELLS = 20_000
+MAX_TRACERS = 5_000
+STOPS = np.array([[0.1, 0.2, 0.8], [0.2, 0.7, 0.9], [0.95, 0.9, 0.3], [0.95, 0.4, 0.1], [0.75, 0.05, 0.05]])
+"""Colours from cold to hot, evenly spaced."""
+
+
+def temperature_rgb(
+    temperature: Float[np.ndarray, "*batch"], low: float, high: float
+) -> Float32[np.ndarray, "*batch 3"]:
+    """Blue at `low` to red at `high`."""
+    share = np.clip((np.asarray(temperature) - low) / (high - low), 0, 1) * (len(STOPS) - 1)
+    return np.stack([np.interp(share, range(len(STOPS)), stop) for stop in STOPS.T], -1).astype(np.float32)
+
+
+def build_solid(spec: SceneSpec) -> BuiltScene:
+    """A block of `cells` cubes of `cell_m` each, drawn as a box per column of cells along y."""
+    mjspec = new_stage(spec)
+    add_fixtures(mjspec, spec.parameters)
+    entry = spec.parameters["objects"][0]
+    cells = [round(n) for n in vector(entry, "objects[0]", "cells", 3)]
+    cell = number(entry, "objects[0]", "cell_m", 1e-3, 0.2)
+    if min(cells) < 1 or math.prod(cells) > MAX_CELLS:
+        raise ValueError(f"objects[0].cells must be 1 to {MAX_CELLS} cells, got {cells}")
+    for name in ("conductivity_w_m_k", "capacity_j_m3_k", "temperature_c", "source_c", "contact_w_m2_k"):
+        number(entry, "objects[0]", name)
+    place = np.array(vector(entry, "objects[0]", "position_m", 3))
+    half = 0.5 * cell * np.array(cells)
+    for i in range(cells[0]):
+        for k in range(cells[2]):
+            centre = place - half + cell * np.array([i + 0.5, cells[1] / 2, k + 0.5])
+            mjspec.worldbody.add_geom(
+                name=f"object0.{i * cells[2] + k}",
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                size=[cell / 2, half[1], cell / 2],
+                pos=centre,
+                rgba=[*vector(entry, "objects[0]", "rgb", 3), 1.0],
+                contype=0,
+                conaffinity=0,
+            )
+    return finish(spec, mjspec)
+
+
+def simulate_solid(scene: BuiltScene) -> Trajectory:
+    """Heat flows from the source at some faces and cells into the block and to the air.
+
+    Raises:
+        UnstableSimulation: energy is not conserved, the hottest is hotter than the source, or nothing warms.
+    """
+    from phys4d.scenes.solvers.heat import FACES, Face, HeatBlock
+
+    spec, entry = scene.spec, scene.spec.parameters["objects"][0]
+    cells = tuple(round(n) for n in entry["cells"])
+    start, hot = entry["temperature_c"], entry["source_c"]
+    air = Face(coefficient_w_m2_k=entry["air_w_m2_k"], temperature_c=start)
+    heated = Face(coefficient_w_m2_k=entry["contact_w_m2_k"], temperature_c=hot)
+    faces = {name: heated if name in entry["heated"] else air for name in FACES}
+    block = HeatBlock(
+        temperature_c=np.full(cells, start),
+        cell_m=entry["cell_m"],
+        conductivity_w_m_k=entry["conductivity_w_m_k"],
+        capacity_j_m3_k=entry["capacity_j_m3_k"],
+        faces=faces,
+    )
+    first = block.energy_j
+    steps = frame_steps(scene)
+    times = np.asarray(steps) * spec.timestep_s
+    values = np.empty((len(steps), *cells), np.float32)
+    done = 0
+    for frame, step in enumerate(steps):
+        if step > done:
+            block.advance((step - done) * spec.timestep_s * spec.parameters["heat_speed_up"])
+            done = step
+        values[frame] = block.temperature_c
+    gained = block.energy_j - first
+    low, high = min(start, hot), max(start, hot)
+    if abs(gained - block.received_j) > 1e-6 * abs(gained) + 1e-6:
+        raise UnstableSimulation(f"heat of {gained:.6g} J came from {block.received_j:.6g} J")
+    if values.min() < low - 1e-3 or values.max() > high + 1e-3:
+        raise UnstableSimulation(f"temperatures left {low} to {high} C")
+    if np.ptp(values[-1]) < 0.1 * (high - low):
+        raise UnstableSimulation("nothing warms")
+    empty = np.zeros((len(steps), 0))
+    trajectory = trajectory_of(scene, times, empty, empty)
+    trajectory.position_m[:, 0] = entry["position_m"]
+    rgb = np.array([look.rgb for look in scene.look_of_geom], np.float32)
+    geom_rgb = np.repeat(rgb[None], len(steps), axis=0)
+    columns = temperature_rgb(values.mean(axis=2), low, high)
+    for i in range(cells[0]):
+        for k in range(cells[2]):
+            geom_rgb[:, scene.model.geom(f"object0.{i * cells[2] + k}").id] = columns[:, i, k]
+    corner = np.array(entry["position_m"]) - 0.5 * entry["cell_m"] * np.array(cells)
+    field = Field(
+        name="temperature",
+        unit="K",
+        values=values + np.float32(KELVIN),
+        origin_m=(corner[0], corner[1], corner[2]),
+        spacing_m=entry["cell_m"],
+    )
+    return Trajectory(**{**trajectory.__dict__, "geom_rgb": geom_rgb, "fields": (field,)})
+
+
+def build_air(spec: SceneSpec) -> BuiltScene:
+    """A box of air in which smoke marks the part that is warmer or colder."""
+    mjspec = new_stage(spec)
+    add_fixtures(mjspec, spec.parameters)
+    air = spec.parameters.get("air", {})
+    size, cell = vector(air, "air", "size_m", 3), number(air, "air", "cell_m", 0.01, 0.5)
+    vector(air, "air", "origin_m", 3)
+    if math.prod(size) / cell**3 > MAX_CELLS or min(size) < 4 * cell:
+        raise ValueError(f"air must hold at least 4 cells along each axis and {MAX_CELLS} in all, got {size}")
+    entry = spec.parameters["objects"][0]
+    number(entry, "objects[0]", "warmth_k", -60, 60)
+    number(entry, "objects[0]", "heating_k_s", 0, 500)
+    number(entry, "objects[0]", "tracers", 1, MAX_TRACERS)
+    return finish(spec, mjspec)
+
+
+def simulate_air(scene: BuiltScene) -> Trajectory:
+    """Let the air move; the smoke is carried along.
+
+    Raises:
+        UnstableSimulation: heat is not conserved, the air diverges, or the smoke stays where it is.
+    """
+    from phys4d.scenes.solvers.smoke import HotAir
+
+    spec, air, entry = scene.spec, scene.spec.parameters["air"], scene.spec.parameters["objects"][0]
+    cell, low = air["cell_m"], np.array(air["origin_m"])
+    shape = tuple(round(s / cell) for s in air["size_m"])
+    place, radius = np.array(entry["position_m"]) - low, entry["size_m"][0]
+    axes = [(np.arange(n) + 0.5) * cell - p for n, p in zip(shape, place, strict=True)]
+    far = np.sqrt(sum(np.square(g) for g in np.meshgrid(*axes, indexing="ij")))
+    share = np.clip((radius - far) / cell + 0.5, 0, 1)
+    rng = np.random.default_rng(round(entry["tracer_seed"]))
+    direction = rng.normal(size=(round(entry["tracers"]), 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    tracers = place + radius * direction * rng.uniform(0, 1, (len(direction), 1)) ** (1 / 3)
+    heat = share * entry["heating_k_s"]
+    box = HotAir(
+        warmth_k=share * entry["warmth_k"],
+        cell_m=cell,
+        gravity_m_s2=spec.parameters["gravity_m_s2"],
+        heat_k_s=heat,
+        tracers_m=np.clip(tracers, 0.01, np.array(shape) * cell - 0.01),
+    )
+    start = box.warmth_k.sum()
+    steps = frame_steps(scene)
+    times = np.asarray(steps) * spec.timestep_s
+    position = np.empty((len(steps), len(tracers), 3))
+    values = np.empty((len(steps), *shape), np.float32)
+    done = 0
+    for frame, step in enumerate(steps):
+        if step > done:
+            box.advance((step - done) * spec.timestep_s)
+            done = step
+        position[frame], values[frame] = box.tracers_m + low, box.warmth_k
+    expected = start + heat.sum() * times[-1]
+    if abs(box.warmth_k.sum() - expected) > 1e-6 * (abs(expected) + 1):
+        raise UnstableSimulation(f"warmth {box.warmth_k.sum():.6g} is not the {expected:.6g} that was given")
+    if np.abs(box.divergence()).max() > 1e-6:
+        raise UnstableSimulation(f"air is not conserved: divergence {np.abs(box.divergence()).max():.2g}/s")
+    if np.linalg.norm(position[-1].mean(0) - position[0].mean(0)) < 0.03:
+        raise UnstableSimulation("nothing rises")
+    empty = np.zeros((len(steps), 0))
+    trajectory = trajectory_of(scene, times, empty, empty)
+    trajectory.position_m[:, 0] = position.mean(axis=1)
+    trajectory.velocity[:, 0, :3] = np.gradient(position.mean(axis=1), times, axis=0)
+    particles = Particles(
+        object_index=np.zeros(len(tracers), np.int64),
+        position_m=position,
+        radius_m=np.full(len(tracers), entry["tracer_radius_m"]),
+    )
+    field = Field(
+        name="temperature",
+        unit="K",
+        values=values + np.float32(293.15),
+        origin_m=(low[0], low[1], low[2]),
+        spacing_m=cell,
+    )
+    return Trajectory(**{**trajectory.__dict__, "particles": particles, "fields": (field,)})
+
+
+def build_piston(spec: SceneSpec) -> BuiltScene:
+    """A piston (object 0) on gas (object 1, drawn as particles that spread evenly)."""
+    mjspec = new_stage(spec)
+    piston, gas = spec.parameters["objects"]
+    half = vector(piston, "objects[0]", "size_m", 3)
+    mass = number(piston, "objects[0]", "mass_kg", 0.1, 1e4)
+    body = mjspec.worldbody.add_body(name="object0", pos=vector(piston, "objects[0]", "position_m", 3))
+    body.add_joint(type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, 0, 1])
+    body.add_geom(
+        name="object0",
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=half,
+        mass=mass,
+        rgba=[*vector(piston, "objects[0]", "rgb", 3), 1.0],
+        contype=0,
+        conaffinity=0,
+    )
+    number(gas, "objects[1]", "temperature_c", -100, 500)
+    number(gas, "objects[1]", "power_w", 0, 1e6)
+    number(gas, "objects[1]", "friction_n_s_m", 0, 1e6)
+    number(gas, "objects[1]", "tracers", 1, MAX_TRACERS)
+    add_fixtures(mjspec, spec.parameters)
+    return finish(spec, mjspec)
+
+
+def piston_motion(
+    *,
+    area_m2: float,
+    height_m: float,
+    mass_kg: float,
+    temperature_k: float,
+    power_w: float,
+    friction_n_s_m: float,
+    gravity_m_s2: float,
+    pressure_pa: float,
+    times_s: Float[np.ndarray, " frames"],
+    step_s: float,
+) -> Float[np.ndarray, "frames 4"]:
+    """Height (m), speed (m/s), temperature (K) of the gas and friction's heat (J), by Runge-Kutta of order 4.
+
+    Args:
+        pressure_pa: of the gas at time 0.
+    """
+    moles = pressure_pa * area_m2 * height_m / (GAS_CONSTANT * temperature_k)
+    heat_capacity = moles * GAS_CONSTANT / (HEAT_RATIO - 1)
+
+    def rate(y: np.ndarray) -> np.ndarray:
+        force = moles * GAS_CONSTANT * y[2] / y[0] - AIR_PA * area_m2
+        pull = mass_kg * gravity_m_s2 + friction_n_s_m * y[1]
+        work = moles * GAS_CONSTANT * y[2] / y[0] * y[1]
+        return np.array(
+            [y[1], (force - pull) / mass_kg, (power_w - work) / heat_capacity, friction_n_s_m * y[1] ** 2]
+        )
+
+    y, out, done = np.array([height_m, 0.0, temperature_k, 0.0]), [], 0
+    for time in times_s:
+        while done < round(time / step_s):
+            a = rate(y)
+            b = rate(y + 0.5 * step_s * a)
+            c = rate(y + 0.5 * step_s * b)
+            d = rate(y + step_s * c)
+            y = y + step_s / 6 * (a + 2 * b + 2 * c + d)
+            done += 1
+        out.append(y)
+    return np.array(out)
+
+
+def simulate_piston(scene: BuiltScene) -> Trajectory:
+    """Heat the gas; it expands and lifts the piston.
+
+    Raises:
+        UnstableSimulation: the energies do not add up, or the piston stays where it is.
+    """
+    spec, (piston, gas) = scene.spec, scene.spec.parameters["objects"]
+    half, gravity = piston["size_m"], spec.parameters["gravity_m_s2"]
+    floor = gas["position_m"][2] - gas["size_m"][2]
+    height = piston["position_m"][2] - half[2] - floor
+    area, mass, kelvin = 4 * half[0] * half[1], piston["mass_kg"], gas["temperature_c"] + KELVIN
+    pressure = AIR_PA + mass * 9.81 / area
+    times = np.asarray(frame_steps(scene)) * spec.timestep_s
+    y = piston_motion(
+        area_m2=area,
+        height_m=height,
+        mass_kg=mass,
+        temperature_k=kelvin,
+        power_w=gas["power_w"],
+        friction_n_s_m=gas["friction_n_s_m"],
+        gravity_m_s2=gravity,
+        pressure_pa=pressure,
+        times_s=times,
+        step_s=spec.timestep_s,
+    )
+    if not np.isfinite(y).all() or y[:, 0].min() <= 0:
+        raise UnstableSimulation("the gas collapsed")
+    moles = pressure * area * height / (GAS_CONSTANT * kelvin)
+    inner = moles * GAS_CONSTANT / (HEAT_RATIO - 1) * (y[:, 2] - kelvin)
+    lifted = (mass * gravity + AIR_PA * area) * (y[:, 0] - height)
+    books = inner + lifted + 0.5 * mass * y[:, 1] ** 2 + y[:, 3] - gas["power_w"] * times
+    if np.abs(books).max() > 1e-4 * (moles * GAS_CONSTANT * kelvin):
+        raise UnstableSimulation(f"energies do not add up: {np.abs(books).max():.3g} J")
+    if np.abs(y[:, 0] - height).max() < 0.03:
+        raise UnstableSimulation("nothing moves")
+    trajectory = trajectory_of(scene, times, y[:, :1] - height, y[:, 1:2])
+    count, rng = round(gas["tracers"]), np.random.default_rng(round(gas["tracer_seed"]))
+    radius = gas["tracer_radius_m"]
+    place = np.empty((len(times), count, 3))
+    for axis in (0, 1):
+        reach = half[axis] - radius
+        place[:, :, axis] = gas["position_m"][axis] + rng.uniform(-reach, reach, count)
+    # Uniform expansion: each keeps its share of the height.
+    level = rng.uniform(0, 1, count)
+    place[:, :, 2] = floor + radius + level * (y[:, :1] - 2 * radius)
+    trajectory.position_m[:, 1] = place.mean(axis=1)
+    trajectory.velocity[:, 1, 2] = y[:, 1] * level.mean()
+    rgb = temperature_rgb(y[:, 2], 273.15, 600.0)
+    particles = Particles(
+        object_index=np.ones(count, np.int64),
+        position_m=place,
+        radius_m=np.full(count, radius),
+        rgb=np.repeat(rgb[:, None], count, axis=1),
+    )
+    return Trajectory(**{**trajectory.__dict__, "particles": particles})

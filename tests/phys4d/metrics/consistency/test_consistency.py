@@ -1,0 +1,273 @@
+"""Every metric on simulator truth, and on worlds that break a law in a scripted way.
+
+A ball falls on a floor. Each violation edits the simulated poses, and rays annotate it as they do the truth.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phys4d.metrics.consistency.clouds import carried_tracks, centroid_drift, cloud_errors, rigid_tracks
+from phys4d.metrics.consistency.conservation import energy_residual, momentum_residual
+from phys4d.metrics.consistency.depth import aligned_depth_errors, depth_flicker, depth_warp_l1, same_surface
+from phys4d.metrics.consistency.flow import flow_cycle_error, flow_epe, flow_epe_3d
+from phys4d.metrics.consistency.free_fall import free_fall_errors
+from phys4d.scenes import Trajectory, build, simulate
+from phys4d.scenes.annotations import Annotations, annotate
+from phys4d.types import Camera, SceneSpec
+
+FPS, NUM_FRAMES, SIZE = 12.0, 14, 64
+GRAVITY = 9.81
+
+
+def scene(floor_m: float = 0.0) -> Any:
+    """A ball 1.2 m up with a sideways push, seen from y = -4."""
+    ball = {
+        "shape": "sphere",
+        "size_m": [0.25],
+        "position_m": [-0.5, 0.0, 1.2],
+        "quaternion_wxyz": [1.0, 0.0, 0.0, 0.0],
+        "linear_velocity_m_s": [0.6, 0.0, 0.0],
+        "angular_velocity_rad_s": [0.0, 0.0, 0.0],
+        "density_kg_m3": 1000.0,
+        "restitution": 0.6,
+        "rgb": [1.0, 0.0, 0.0],
+        "pattern": "plain",
+    }
+    floor = {
+        "shape": "plane",
+        "size_m": [0.0, 0.0, 1.0],
+        "position_m": [0.0, 0.0, floor_m],
+        "quaternion_wxyz": [1.0, 0.0, 0.0, 0.0],
+        "friction": 0.5,
+        "rgb": [0.5, 0.5, 0.5],
+        "texture": "plain",
+        "texture_repeat": [1.0, 1.0],
+    }
+    parameters = {
+        "caption": "test",
+        "gravity_m_s2": GRAVITY,
+        "object_friction": 0.4,
+        "objects": [ball],
+        "fixtures": [floor],
+        "camera": {"position_m": [0.0, -4.0, 1.0], "target_m": [0.0, 0.0, 0.6], "fov_deg": 45.0},
+        "light": {"direction": [0.0, 0.6, -0.8], "diffuse": 0.6, "ambient": 0.4, "fill": 0.1},
+    }
+    return build(
+        SceneSpec(
+            category="rigid", family="drop", seed=0, parameters=parameters, num_frames=NUM_FRAMES, fps=FPS
+        )
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The scene, its truth, and the camera."""
+
+    built: Any
+    trajectory: Trajectory
+    truth: Annotations
+    camera: Camera
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    built = scene()
+    trajectory, camera = simulate(built), built.camera(SIZE, SIZE)
+    return World(built, trajectory, annotate(built, trajectory, camera), camera)
+
+
+def moved(trajectory: Trajectory, position_m: np.ndarray) -> Trajectory:
+    """The same ball at other places."""
+    qpos = trajectory.qpos.copy()
+    qpos[:, :3] = position_m[:, 0]
+    return replace(trajectory, position_m=position_m, qpos=qpos)
+
+
+def played(trajectory: Trajectory, order: np.ndarray) -> Trajectory:
+    """The same poses in another order."""
+    return replace(
+        trajectory,
+        position_m=trajectory.position_m[order],
+        rotation=trajectory.rotation[order],
+        qpos=trajectory.qpos[order],
+    )
+
+
+BACKWARDS = np.arange(NUM_FRAMES)[::-1]
+
+
+def violations(world: World) -> dict[str, Annotations]:
+    position = world.trajectory.position_m
+    t = world.trajectory.times_s
+    teleport = position.copy()
+    teleport[NUM_FRAMES // 2 :, :, 0] += 0.4
+    penetration = position.copy()
+    penetration[:, 0, 2] = np.minimum(position[:, 0, 2], 1.2 - 0.5 * GRAVITY * t**2)
+    edited = {
+        "frozen": played(world.trajectory, np.zeros(NUM_FRAMES, int)),
+        "reversed": played(world.trajectory, BACKWARDS),
+        "teleport": moved(world.trajectory, teleport),
+        "penetration": moved(world.trajectory, penetration),
+    }
+    return {name: annotate(world.built, trajectory, world.camera) for name, trajectory in edited.items()}
+
+
+def errors(world: World, video: Annotations) -> dict[str, float]:
+    """All metrics that compare with the truth; lower is better."""
+    truth, camera = world.truth, world.camera
+    on_object = truth.object_ids[:-1] > 0
+    found = carried_tracks(video.depth, video.motion, truth.object_ids[0], camera)
+    exact = rigid_tracks(
+        truth.depth[0], truth.object_ids[0], world.trajectory.position_m, world.trajectory.rotation, camera
+    )
+    drift = centroid_drift(found, exact, FPS)
+    fall = free_fall_errors(video.object_ids == 1, truth.object_ids == 1)
+    depth = aligned_depth_errors(video.depth, truth.depth)
+    filled = [np.where(np.isfinite(v.depth), v.depth, 100.0) for v in (video, truth)]
+    return {
+        "abs_rel": depth.abs_rel,
+        "1 - delta1": 1 - depth.delta1,
+        "flow_epe_px": flow_epe(video.motion, truth.motion, on_object),
+        "flow_epe_3d_m": flow_epe_3d(filled[0], video.motion, filled[1], truth.motion, camera, on_object),
+        **cloud_errors(found, exact),
+        "drift_1s_m": drift.at_horizon_m[1.0],
+        "drift_final_m": drift.final_m,
+        "drift_slope_m_s": drift.slope_m_s,
+        "fall_l2": fall.l2,
+        "fall_chamfer": fall.chamfer,
+        "1 - fall_iou": 1 - fall.iou,
+    }
+
+
+FLOORS = {
+    "abs_rel": 1e-6,
+    "1 - delta1": 0.0,
+    "flow_epe_px": 0.0,
+    "flow_epe_3d_m": 0.0,
+    "cd_frame_m": 0.01,
+    "cd_spacetime_m": 0.01,
+    "track_l2_m": 0.01,
+    "drift_1s_m": 0.01,
+    "drift_final_m": 0.01,
+    "drift_slope_m_s": 0.01,
+    "fall_l2": 0.0,
+    "fall_chamfer": 0.0,
+    "1 - fall_iou": 0.0,
+}
+
+
+def test_the_truth_is_at_the_stated_floor_of_every_metric(world: World) -> None:
+    found = errors(world, world.truth)
+    assert set(found) == set(FLOORS)
+    assert not {name: value for name, value in found.items() if value > FLOORS[name]}
+
+
+def test_every_violation_ranks_worse_than_the_truth_by_every_metric_of_motion(world: World) -> None:
+    """delta1 counts gross errors of depth only; of the metrics of drift the slope is blind to a reversal."""
+    best = errors(world, world.truth)
+    for name, video in violations(world).items():
+        found = errors(world, video)
+        not_worse = {metric for metric in found if found[metric] <= best[metric]}
+        assert not_worse <= {"1 - delta1", "drift_slope_m_s"}, name
+
+
+def test_scale_drift_shows_in_warp_flicker_and_aligned_depth(world: World) -> None:
+    """Depth grows by 3 % per frame."""
+    truth = world.truth
+    drifting = truth.depth * 1.03 ** np.arange(NUM_FRAMES)[:, None, None]
+    mask = same_surface(truth.object_ids, truth.motion, truth.visible)
+    static = truth.object_ids == 0
+    assert depth_warp_l1(truth.depth, truth.motion, mask) < 0.01
+    assert depth_warp_l1(drifting, truth.motion, mask) > 0.1
+    assert depth_flicker(truth.depth, static) == 0.0
+    assert depth_flicker(drifting, static) > 0.1
+    assert aligned_depth_errors(drifting, truth.depth).abs_rel > 0.05
+
+
+def test_alignment_takes_back_any_scale_and_shift(world: World) -> None:
+    found = aligned_depth_errors(0.3 * world.truth.depth - 0.4, world.truth.depth)
+    assert found.abs_rel < 1e-6 and found.delta1 == 1.0
+    assert (found.scale, found.shift_m) == (pytest.approx(1 / 0.3), pytest.approx(0.4 / 0.3))
+
+
+def test_truth_leads_back_where_it_came_from_and_a_wrong_return_does_not(world: World) -> None:
+    """The backward motion is the forward motion of the reversed trajectory."""
+    truth = world.truth
+    back = annotate(world.built, played(world.trajectory, BACKWARDS), world.camera).motion[::-1]
+    mask = same_surface(truth.object_ids, truth.motion, truth.visible) & (truth.object_ids[:-1] > 0)
+    exact = flow_cycle_error(truth.motion, back, mask)
+    assert exact < 0.1
+    assert flow_cycle_error(truth.motion, 0 * back, mask) > 10 * exact
+    assert flow_cycle_error(truth.motion, -back, mask) > 20 * exact
+
+
+def test_a_simulated_free_flight_keeps_energy_and_gains_the_momentum_of_gravity() -> None:
+    """Exact up to rounding: velocities are second-order differences of a parabola."""
+    flight = simulate(scene(floor_m=-100.0))
+    mass = np.array([2.0])
+    args = (flight.times_s, mass)
+    assert energy_residual(flight.position_m, *args) < 1e-9
+    assert momentum_residual(flight.position_m, *args) < 1e-9
+    frozen = np.broadcast_to(flight.position_m[:1], flight.position_m.shape)
+    teleport = flight.position_m.copy()
+    teleport[7:, :, 0] += 0.4
+    slowed = flight.position_m[:1] + 0.5 * (flight.position_m - flight.position_m[:1])
+    for broken in (teleport, slowed):
+        assert energy_residual(broken, *args) > 10 * energy_residual(flight.position_m, *args)
+        assert momentum_residual(broken, *args) > 0.2
+    assert momentum_residual(frozen, *args) > 1.0
+    with pytest.raises(ValueError, match="nothing moves"):
+        energy_residual(frozen, *args)
+
+
+def test_an_elastic_collision_keeps_both_and_a_ball_that_passes_through_keeps_both_too() -> None:
+    """Masses 1 and 3 at 2 and 0 m/s part at -1 and 1 m/s. Without gravity. A stop of both keeps neither."""
+    times = np.arange(20) / 10
+    before, after = np.array([2.0, 0.0]), np.array([-1.0, 1.0])
+    hit = times[10] - 0.05
+    x = np.where(times[:, None] < hit, before * times[:, None], before * hit + after * (times[:, None] - hit))
+    stop = before * np.minimum(times, hit)[:, None]
+    mass = np.array([1.0, 3.0])
+    elastic, stopped = (np.stack([v, 0 * v, 0 * v], -1) for v in (x, stop))
+    kept = momentum_residual(elastic, times, mass, gravity_m_s2=0.0)
+    assert kept < 1e-12 < 0.1 < momentum_residual(stopped, times, mass, gravity_m_s2=0.0)
+    # Differences across the hit blur two frames of eighteen.
+    blurred = energy_residual(elastic, times, mass, gravity_m_s2=0.0)
+    assert blurred < 0.1 < energy_residual(stopped, times, mass, gravity_m_s2=0.0)
+
+
+def test_a_lost_object_counts_as_bad_as_can_be() -> None:
+    true = np.zeros((3, 20, 20), bool)
+    true[:, 5:9, 5:9] = True
+    gone = true.copy()
+    gone[2] = False
+    found = free_fall_errors(gone, true)
+    assert (found.num_lost, found.iou, found.l2, found.chamfer) == (1, 0.5, 0.5, 1.0)
+
+
+def test_a_shift_of_two_pixels_by_hand() -> None:
+    """A 4 x 4 square moved by 2 of 20 sqrt(2) pixels: half of each square is 1 or 2 pixels from the other."""
+    true = np.zeros((2, 20, 20), bool)
+    true[:, 5:9, 5:9] = True
+    found = free_fall_errors(np.roll(true, 2, axis=2), true)
+    diagonal = 20 * np.sqrt(2)
+    assert found.l2 == pytest.approx(2 / diagonal)
+    assert found.chamfer == pytest.approx(2 * (0.25 * 1 + 0.25 * 2) / diagonal)
+    assert found.iou == pytest.approx(8 / 24)
+
+
+def test_what_cannot_be_compared_is_refused(world: World) -> None:
+    empty = np.zeros((NUM_FRAMES - 1, SIZE, SIZE), bool)
+    with pytest.raises(ValueError, match="flow_epe: no pixel to compare"):
+        flow_epe(world.truth.motion, world.truth.motion, empty)
+    with pytest.raises(ValueError, match="depth_warp_l1: no pixel"):
+        depth_warp_l1(world.truth.depth, world.truth.motion, empty)
+    with pytest.raises(ValueError, match="frame 0 shows no object"):
+        carried_tracks(world.truth.depth, world.truth.motion, np.zeros((SIZE, SIZE), np.uint8), world.camera)
+    with pytest.raises(ValueError, match="truth shows no object"):
+        free_fall_errors(np.zeros((3, 8, 8), bool), np.zeros((3, 8, 8), bool))
+    with pytest.raises(ValueError, match="need at least 4 frames"):
+        energy_residual(np.zeros((3, 1, 3)), np.arange(3.0), np.ones(1))
