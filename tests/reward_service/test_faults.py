@@ -137,7 +137,7 @@ def test_more_work_than_fits_is_refused_and_fits_when_sent_again(service, small_
     with ThreadPoolExecutor(12) as pool:
         answers = Counter(pool.map(call, requests))
     assert set(answers) == {"score", "RESOURCE_EXHAUSTED"} and answers["score"] >= 4
-    rollouts = small_rollouts(10, text="0.3")
+    rollouts = small_rollouts(10, text="0.31")
     with RewardClient(endpoint, reward="slow", max_attempts=1) as client:
         results = client.score(rollouts)
         reasons = Counter(o.result.reason if isinstance(o.result, Failure) else "SCORE" for o in results)

@@ -32,7 +32,7 @@ def nearest_of(spec: SceneSpec, qvel: np.ndarray, **options):
     [("rigid", "drop"), ("rigid", "projectile"), ("rigid", "ramp"), ("articulated", "pendulum")],
 )
 def test_velocities_other_than_the_scenes_are_found(category: str, family: str) -> None:
-    """Exact points: what is left is the simulation's own curvature between two iterations."""
+    """From exact points to a centimetre per second, through impacts and friction."""
     spec = scenes.sample_spec(category, family, 0)
     scene = scenes.build(spec)
     change = np.random.default_rng(0).uniform(0.2, 0.5, scene.model.nv)
@@ -41,10 +41,8 @@ def test_velocities_other_than_the_scenes_are_found(category: str, family: str) 
         change = np.tile([0.5, 0.3, 0.6, 0.0, 0.0, 0.0], len(scene.objects))
     qvel = scene.qvel + change
     _, nearest = nearest_of(spec, qvel)
-    assert nearest.residual_m < 2e-3
-    linear = nearest.qvel.reshape(-1, 6)[:, :3] if category == "rigid" else nearest.qvel
-    expected = qvel.reshape(-1, 6)[:, :3] if category == "rigid" else qvel
-    assert np.abs(linear - expected).max() < 0.05
+    assert nearest.residual_m < 5e-4
+    assert np.abs(nearest.qvel - qvel).max() < 0.01
 
 
 def test_threads_change_nothing_and_simulations_are_those_of_the_scene() -> None:
@@ -74,7 +72,7 @@ def test_physics_that_the_prompt_did_not_ask_for_is_still_physics(make_truth) ->
     sold = replace(other, scene=drawn.scene)
     honest = {mode: score(drawn, SETTINGS, mode=mode).value for mode in ("scene", "rollout")}
     faster = {mode: score(sold, SETTINGS, mode=mode) for mode in ("scene", "rollout")}
-    assert min(honest.values()) > 0.9
+    assert min(honest.values()) > 0.85
     assert faster["scene"].value < 0.6 and faster["rollout"].value > 0.85
     assert faster["rollout"].components["velocity_change"] > 0.9
     assert faster["rollout"].components["fit_residual_m"] < 0.03
@@ -86,7 +84,7 @@ def test_physics_that_the_prompt_did_not_ask_for_is_still_physics(make_truth) ->
 
 
 def test_a_scene_whose_state_is_more_than_velocities_is_refused() -> None:
-    spec = draw_spec("garments", next(iter(scenes.families("garments")["garments"])), 0)
+    spec = draw_spec("deformable", "drop", 0, num_frames=2)
     scene = scenes.build(spec)
     with pytest.raises(DataError, match="use scene_chamfer") as info:
         nearest_of(spec, scene.qvel)
