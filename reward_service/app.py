@@ -32,6 +32,10 @@ HEALTH_PERIOD_S = 1.0
 logger = logging.getLogger(__name__)
 
 
+class StreamRefused(Exception):
+    """Ends a stream whose status is set."""
+
+
 class Scorer:
     """Keeps a process that holds the rewards and scores rollouts, one after the other."""
 
@@ -86,6 +90,9 @@ class Ingress:
         servicer = await self._ready()
         async for response in servicer.ScoreStream(request_iterator, grpc_context):
             yield response
+        if grpc_context.code():
+            # Ray carries the status of a stream with its messages, or with an exception, and there may be none.
+            raise StreamRefused(grpc_context.details())
 
     # grpc.health.v1.Health: serving once the scorers answer.
     async def Check(
