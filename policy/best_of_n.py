@@ -7,7 +7,6 @@ beside the stages.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path

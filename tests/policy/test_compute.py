@@ -1,6 +1,5 @@
 """Compute in denoiser calls, by hand."""
 
-import pytest
 import torch
 
 from phys4d.models.lora import add_lora
