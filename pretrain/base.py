@@ -6,7 +6,6 @@ learns how things look and not how they fall: what post-training has to correct.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +15,7 @@ from phys4d.runtime.threads import limit_threads
 from pretrain.base_config import BaseConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from phys4d.models.backbone import Backbone
     from phys4d.runtime.run import RunFolder
@@ -29,15 +28,14 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
     from phys4d.models.protocol import to_model_range
     from phys4d.training import fit
 
-    generator = torch.Generator().manual_seed(config.seed)
-
     def images(indices: Tensor) -> Tensor:
         return to_model_range(frames_NHW3[indices].unsqueeze(1)).squeeze(2)
 
-    chosen = torch.randperm(len(frames_NHW3), generator=generator)[:4096].split(256)
+    order = torch.randperm(len(frames_NHW3), generator=torch.Generator().manual_seed(config.seed))
+    chosen = order[:4096].split(256)
     model.vae.fit_principal_components((images(part) for part in chosen), config.whitening)
 
-    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
         x = images(indices)
         latents = model.vae.encode(x)
         noise = torch.randn(latents.shape, generator=generator) * config.latent_noise
@@ -73,9 +71,7 @@ def train_denoiser(
     from phys4d.models.protocol import Conditioning
     from phys4d.training import fit
 
-    generator = torch.Generator().manual_seed(config.seed + 1)
-
-    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
         latents = latents_NCThw[indices]
         conditioning = Conditioning(model.encode_text([captions[i] for i in indices]), latents[:, :, 0])
         level = model.noising.training_levels(len(indices), config.shift, generator)
@@ -97,16 +93,12 @@ def train_denoiser(
     )
 
 
-def mirrored(caption: str) -> str:
-    """The caption of the video seen in a mirror: left and right change places."""
-    return re.sub(r"\b(left|right)\b", lambda word: "right" if word[0] == "left" else "left", caption)
-
-
 def train(config: BaseConfig) -> Path:
     """Train and save the base; returns its folder."""
     import torch
 
     from phys4d.data import open_dataset
+    from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
     from phys4d.models.latents import encode_videos
     from phys4d.models.registry import tiny_model
     from phys4d.runtime.run import RunFolder
@@ -115,11 +107,10 @@ def train(config: BaseConfig) -> Path:
     limit_threads(config.num_threads)
     seed_everything(config.seed)
     dataset = open_dataset(config.data, "train")
-    rgb_NTHW3 = torch.from_numpy(dataset.stack("rgb"))
-    captions = dataset.captions()
+    rgb, captions = dataset.stack("rgb"), dataset.captions()
     if config.mirror:
-        rgb_NTHW3 = torch.cat([rgb_NTHW3, rgb_NTHW3.flip(3)])
-        captions += [mirrored(caption) for caption in captions]
+        rgb, captions = with_mirror_images("rgb", rgb), with_mirrored_captions(captions)
+    rgb_NTHW3 = torch.from_numpy(rgb)
     model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
     with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)

@@ -12,7 +12,7 @@ from phys4d.runtime.threads import limit_threads
 from pretrain.config import StageOneConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
     from transformers import DepthAnythingForDepthEstimation
 
     from phys4d.data import Dataset
@@ -34,7 +34,7 @@ def train_depth_estimator(
     objects = torch.from_numpy(dataset.stack("object_ids")[:, ::3] > 0).flatten(0, 1)
     estimator = tiny_depth_anything(frames.shape[1])
 
-    def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
         truth = depths[indices]
         valid = torch.isfinite(truth)
         truth = torch.where(valid, truth, 1.0).log()
@@ -120,10 +120,9 @@ def train(config: StageOneConfig) -> Path:
             text = model.encode_text(videos.captions()[: config.num_videos])
 
         heads = GeometryHeads(**model.head_sizes, channels=config.head_channels)
-        generator = torch.Generator().manual_seed(config.seed)
         unit = torch.tensor(MOTION_UNIT)
 
-        def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+        def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
             x0 = latents[indices]
             sigma = torch.rand(len(indices), generator=generator) ** config.low_noise_bias
             noise = torch.randn(x0.shape, generator=generator)

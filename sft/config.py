@@ -19,8 +19,13 @@ class StageTwoConfig:
     lora_rank: int = 32
     """Rank and alpha of the adapter."""
     optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=12, learning_rate=2e-3)
+        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=16, learning_rate=2e-3, bf16=True)
     )
+    """Training; its learning rate is that of the heads."""
+    adapter_learning_rate: float = 1e-3
+    """Peak learning rate of the adapter."""
+    mirror: bool = True
+    """Also train on every video's mirror image, with left and right exchanged in its caption."""
     depth_weight: float = 1.0
     """l_d, on |log d - log D|."""
     motion_weight: float = 1.0
@@ -41,5 +46,7 @@ class StageTwoConfig:
         for name in ("depth_weight", "motion_weight", "warp_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.adapter_learning_rate > 0:
+            raise ValueError(f"adapter_learning_rate must be positive, got {self.adapter_learning_rate}")
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}")

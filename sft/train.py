@@ -17,9 +17,10 @@ from sft.config import StageTwoConfig
 def train(config: StageTwoConfig) -> Path:
     """Train and save adapter and heads; returns the stage's folder."""
     import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from phys4d.data import open_dataset
+    from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
     from phys4d.metrics.depth_motion import depth_motion_errors
     from phys4d.models.diffusion_loss import diffusion_loss, velocity_error
     from phys4d.models.geometry_losses import charbonnier, masked_mean, off_depth_edges, warp_consistency_loss
@@ -41,17 +42,20 @@ def train(config: StageTwoConfig) -> Path:
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=model.lora_targets)
     stage = config.run / "stage2"
     with RunFolder.open(stage, configs.to_toml(config), restart=True) as run:
-        latents = encode_videos(model, torch.from_numpy(dataset.stack("rgb")))
+
+        def field(name: str) -> Tensor:
+            videos = dataset.stack(name)
+            return torch.from_numpy(with_mirror_images(name, videos) if config.mirror else videos)
+
+        latents = encode_videos(model, field("rgb"))
+        captions = dataset.captions()
         with torch.no_grad():
-            text = model.encode_text(dataset.captions())
-        true_depth = torch.from_numpy(dataset.stack("depth"))
-        true_motion = torch.from_numpy(dataset.stack("motion"))
-        visible = torch.from_numpy(dataset.stack("visible"))
-        object_ids = torch.from_numpy(dataset.stack("object_ids"))
-        generator = torch.Generator().manual_seed(config.seed)
+            text = model.encode_text(with_mirrored_captions(captions) if config.mirror else captions)
+        true_depth, true_motion = field("depth"), field("motion")
+        visible, object_ids = field("visible"), field("object_ids")
         unit = torch.tensor(MOTION_UNIT)
 
-        def loss_parts(indices: Tensor) -> dict[str, Tensor]:
+        def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
             x0, half = latents[indices], len(indices) // 2
             sigma = torch.cat(
                 [
@@ -65,10 +69,7 @@ def train(config: StageTwoConfig) -> Path:
             prediction = model.predict(noised, sigma, conditioning, features=True)
             target = model.noising.velocity(x0, noise, sigma)
             mask = model.generated_mask(x0)
-            noisy = slice(0, len(indices) - half)
-            diffusion = velocity_error(
-                prediction.velocity_BCThw[noisy], target[noisy], x0[noisy], mask, config.change_weight
-            )
+            diffusion = velocity_error(prediction.velocity_BCThw, target, x0, mask, config.change_weight)
             read = heads(prediction.features, sigma)
             depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
             on_object, moving = ids > 0, ids[:, :-1] > 0
@@ -107,7 +108,10 @@ def train(config: StageTwoConfig) -> Path:
         validate(0)
         fit(
             loss_parts,
-            [*adapter, *heads.parameters()],
+            [
+                {"params": adapter, "lr": config.adapter_learning_rate},
+                {"params": list(heads.parameters())},
+            ],
             config.optimiser,
             num_items=len(latents),
             seed=config.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -226,11 +227,16 @@ class Backbone(nn.Module, ABC):
 
 @contextmanager
 def tapped(blocks: nn.ModuleList, taps: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Collect the outputs of some blocks, in order; the first of them where a block has several."""
+    """Collect the outputs of some blocks, in order; the first of them where a block has several.
+
+    What other threads compute with the same blocks meanwhile is theirs.
+    """
     outputs: list[Any] = []
+    thread = threading.get_ident()
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
+        if threading.get_ident() == thread:
+            outputs.append(output[0] if isinstance(output, tuple) else output)
 
     hooks = [blocks[i].register_forward_hook(keep) for i in taps]
     try:

@@ -27,11 +27,17 @@ class OptimiserConfig:
     """Decay of the averaged weights that are saved; 0 saves the last ones."""
     bf16: bool = False
     """Autocast to bfloat16."""
+    micro_batches: int = 2
+    """Parts that a batch is cut into: beside each other on a CPU, a thread each; else one after the other."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.micro_batches <= self.batch_size or self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches must divide batch_size {self.batch_size}, got {self.micro_batches}"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:

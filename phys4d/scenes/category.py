@@ -73,9 +73,13 @@ class Category:
     """Whether scenes may stand still, because heat flows in them instead."""
 
 
+MIXED_GRAVITY = (0.4, 1.2)
+"""Mixed physics multiplies gravity by a number of this range: mostly too little, which later stages mend."""
+
+
 def redraw_physics(rng: Rng, parameters: dict[str, Any], physical: Mapping[str, tuple[float, float]]) -> None:
-    """Mixed physics: gravity times 0.5 to 1.5, and every physical parameter anew within its range."""
-    parameters["gravity_m_s2"] *= rng.uniform(0.5, 1.5)
+    """Mixed physics: gravity times `MIXED_GRAVITY`, and every physical parameter anew within its range."""
+    parameters["gravity_m_s2"] *= rng.uniform(*MIXED_GRAVITY)
     _change(parameters, physical, lambda low, high, _: _between(rng, low, high))
 
 

@@ -237,7 +237,7 @@ def build(spec: SceneSpec) -> BuiltScene:
     if spec.timestep_s > limit:
         raise ValueError(f"timestep_s must be at most {limit:.3g} in this scene, got {spec.timestep_s}")
 
-    def points() -> MaterialPoints:
+    def make_points() -> MaterialPoints:
         return MaterialPoints(
             tank=tank,
             materials=materials,
@@ -250,7 +250,7 @@ def build(spec: SceneSpec) -> BuiltScene:
             ball_friction=BALL_FRICTION,
         )
 
-    setup = {"points": points, "owner": owners, "balls": ball_objects, "distance": distance}
+    setup = {"points": make_points, "owner": owners, "balls": ball_objects, "distance": distance}
     return finish(spec, mjspec, setup=setup)
 
 

@@ -224,6 +224,7 @@ def hanging_line(start_m: np.ndarray, end_m: np.ndarray, length_m: float, count:
     chord = start_m + share[:, None] * (end_m - start_m)
     curve, walked = chord, np.zeros(len(share))
     low, high = 0.0, 2.0 * length_m
+    curve, walked = chord, share
     for _ in range(60):
         sag = 0.5 * (low + high)
         curve = chord - np.array([0.0, 0.0, 1.0]) * (4 * sag * share * (1 - share))[:, None]

@@ -106,8 +106,7 @@ def _sort_into_tiles(tiles):  # pragma: no cover - compiled
         if fill:
             for k in range(NUM_TILES * NUM_TILES):
                 start[k + 1] += start[k]
-            members = np.empty(start[-1], np.int64)
-            place = start.copy()
+            members, place = np.empty(start[-1], np.int64), start.copy()
         for p in range(len(tiles)):
             for row in range(max(tiles[p, 1], 0), min(tiles[p, 3], NUM_TILES - 1) + 1):
                 for column in range(max(tiles[p, 0], 0), min(tiles[p, 2], NUM_TILES - 1) + 1):

@@ -94,7 +94,7 @@ def block(half_m: Sequence[float], counts: Sequence[int]) -> tuple[Points, Tetra
     odd = np.indices([n - 1 for n in counts]).sum(axis=0).ravel() % 2 == 1
     # The four corners of one tetrahedron inscribed in a cube; each other one cuts off a remaining corner.
     even_set = [(0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1)]
-    tetrahedra = []
+    tetrahedra: list[np.ndarray] = []
     for mask, inner in ((~odd, even_set), (odd, [tuple(1 - v for v in c) for c in even_set])):
         cells = [inner]
         for outer in itertools.product((0, 1), repeat=3):

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from phys4d.scenes import drawing
-from phys4d.scenes.category import Category, Drawn
+from phys4d.scenes.category import MIXED_GRAVITY, Category, Drawn
 from phys4d.scenes.drawing import Entry, Rng
 from phys4d.scenes.rigid_bodies import build
 from phys4d.scenes.simulation import simulate
@@ -335,7 +335,7 @@ def table(rng: Rng, friction: float) -> Drawn:
 
 def redraw(rng: Rng, parameters: dict[str, Any]) -> None:
     """Mixed physics: gravity, both frictions and the restitution of each object."""
-    parameters["gravity_m_s2"] = 9.81 * rng.uniform(0.5, 1.5)
+    parameters["gravity_m_s2"] = 9.81 * rng.uniform(*MIXED_GRAVITY)
     parameters["object_friction"] = rng.uniform(0.02, 1.0)
     friction = rng.uniform(0.02, 1.0)
     for fixture in parameters["fixtures"]:

@@ -107,14 +107,15 @@ def bath(rng: Rng, friction: float) -> Drawn:
     level, warm = rng.uniform(0.15, 0.26), melting + rng.uniform(25, 60)
     half = [rng.uniform(0.07, 0.11), 0.35 * depth, rng.uniform(0.07, 0.11)]
     cold = melting - rng.uniform(2, 15)
-    place = [rng.uniform(-0.2, 0.2) * width, 0.0, level + half[2] + rng.uniform(0.03, 0.25)]
+    place = [rng.uniform(-0.2, 0.2) * width, 0.0, level + half[2] + rng.uniform(0.03, 0.15)]
     piece = _meltable(rng, material, half, place, cold)
     piece["name"] = f"{material} piece"
     pool = _meltable(rng, material, [width / 2, depth / 2, level / 2], [0.0, 0.0, level / 2], warm)
     pool["name"] = f"molten {material}"
     pool["density_kg_m3"] = density * (1.09 if material == "ice" else rng.uniform(0.9, 0.98))
     fate = "floats" if piece["density_kg_m3"] < pool["density_kg_m3"] else "sinks"
-    speed_up = rng.uniform(2000, 8000)
+    # Within the half second that the piece is in its melt, some percent of it shall melt.
+    speed_up = rng.uniform(40_000, 150_000)
     return Drawn(
         objects=[piece, pool],
         fixtures=[*drawing.backdrop(rng, friction), *sides],

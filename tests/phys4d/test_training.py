@@ -18,7 +18,7 @@ def test_it_solves_least_squares() -> None:
     x, truth = torch.randn(64, 3), torch.tensor([1.0, -2.0, 0.5])
     weight = torch.nn.Parameter(torch.zeros(3))
     fit(
-        lambda i: {"mse": (x[i] @ weight - x[i] @ truth).square().mean()},
+        lambda i, _: {"mse": (x[i] @ weight - x[i] @ truth).square().mean()},
         [weight],
         config(),
         num_items=64,
@@ -32,7 +32,7 @@ def test_ten_gradients_that_are_not_finite_in_a_row_stop_it() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(FloatingPointError, match="not finite ten steps in a row, last at step 9"):
         fit(
-            lambda i: {"nan": (weight * torch.nan).sum()},
+            lambda i, _: {"nan": (weight * torch.nan).sum()},
             [weight],
             config(),
             num_items=8,
@@ -46,7 +46,9 @@ def test_one_bad_step_is_skipped_and_leaves_no_trace_in_the_weights() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     calls = iter(range(100))
     fit(
-        lambda i: {"loss": (weight * (torch.inf if next(calls) == 3 else 1.0)).sum() - weight.sum().detach()},
+        lambda i, _: {
+            "loss": (weight * (torch.inf if next(calls) == 3 else 1.0)).sum() - weight.sum().detach()
+        },
         [weight],
         config(num_steps=5),
         num_items=8,

@@ -35,7 +35,7 @@ Points = Float64[np.ndarray, "points 3"]
 
 
 class LeftGrid(ValueError):
-    """A particle left the grid or is not finite."""
+    """A particle left the grid, moved by a cell within a step or is not finite."""
 
 
 def _positive(**values: float) -> None:
@@ -253,23 +253,22 @@ class Tank:
 
 @dataclass(kw_only=True, eq=False)
 class MaterialPoints:
-    """Particles in a tank. Particle i exists from `release_s[i]` on; release times must not decrease."""
+    """Particles in a tank, and the balls that move with them."""
 
     tank: Tank
     materials: Sequence[Material]
     material: np.ndarray
     """Index into `materials` of each particle."""
     position_m: Points
-    """World positions at release, and later the current ones."""
+    """In the world; `advance` replaces it."""
     velocity_m_s: Points
-    """Velocities at release, and later the current ones."""
+    """In the world; `advance` replaces it."""
     spacing_m: float
     """Distance of neighbours at rest; each particle has the volume spacing^3."""
     timestep_s: float
     balls: Sequence[Ball] = ()
     ball_friction: float = 0.0
     ball_bounce: float = 0.3
-    release_s: np.ndarray | None = None
     time_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -295,9 +294,6 @@ class MaterialPoints:
         self._ratio = np.where(is_liquid, 1.0, 0.0)
         self._b = np.tile(np.eye(3), (count, 1, 1))
         self._stress = np.zeros((count, 3, 3))
-        self._release = np.zeros(count) if self.release_s is None else np.asarray(self.release_s, np.float64)
-        if np.any(np.diff(self._release) < 0):
-            raise ValueError("release_s must not decrease; sort the particles by it")
         self._distance, self._normal, self._friction = self.tank.boundary()
         self._grid = np.zeros((*self.tank.shape, 4))
         still, level = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
@@ -333,11 +329,6 @@ class MaterialPoints:
                 limit = min(limit, 0.15 * tank.cell_m**2 * m.density_kg_m3 / viscosity)
         return limit
 
-    @property
-    def num_released(self) -> int:
-        """Particles that exist now; they are the first ones."""
-        return int(np.searchsorted(self._release, self.time_s + 0.5 * self.timestep_s, side="left"))
-
     def advance(self, num_steps: int, gravity_m_s2: Sequence[float] = (0.0, 0.0, -9.81)) -> None:
         """Take steps under a constant body acceleration.
 
@@ -347,54 +338,38 @@ class MaterialPoints:
         gravity = np.asarray(gravity_m_s2, np.float64)
         bottom = np.full(3, PAD * self.tank.cell_m)
         top = bottom + np.asarray(self.tank.size_m)
-        while num_steps > 0:
-            count = self.num_released
-            self._refuse_leaps(count)
-            steps = num_steps
-            if count < len(self._x):
-                wait = math.ceil((self._release[count] - self.time_s) / self.timestep_s - 0.5)
-                steps = min(num_steps, max(wait, 1))
-            taken = kernels.advance(
-                steps,
-                self.timestep_s,
-                self.tank.cell_m,
-                count,
-                self._x,
-                self._v,
-                self._c,
-                self.mass_kg,
-                self.volume_m3,
-                self.material,
-                self.liquid_share,
-                self._ratio,
-                self._b,
-                self._stress,
-                self._table,
-                self._grid,
-                self._distance,
-                self._normal,
-                self._balls,
-                bottom,
-                top,
-                gravity,
-                self._friction,
-                float(self.ball_friction),
-                float(self.ball_bounce),
-                0.0,
-            )
-            self.time_s += taken * self.timestep_s
-            if taken < steps:
-                raise LeftGrid(f"a particle left the grid at {self.time_s:.4f} s")
-            num_steps -= steps
-        self._refuse_leaps(self.num_released)
+        taken = kernels.advance(
+            num_steps,
+            self.timestep_s,
+            self.tank.cell_m,
+            len(self._x),
+            self._x,
+            self._v,
+            self._c,
+            self.mass_kg,
+            self.volume_m3,
+            self.material,
+            self.liquid_share,
+            self._ratio,
+            self._b,
+            self._stress,
+            self._table,
+            self._grid,
+            self._distance,
+            self._normal,
+            self._balls,
+            bottom,
+            top,
+            gravity,
+            self._friction,
+            float(self.ball_friction),
+            float(self.ball_bounce),
+        )
+        self.time_s += taken * self.timestep_s
+        if taken < num_steps:
+            raise LeftGrid(f"a particle left the grid at {self.time_s:.4f} s, or moved by a cell in a step")
         self.position_m = self._x + self._shift
         self.velocity_m_s = self._v.copy()
-
-    def _refuse_leaps(self, count: int) -> None:
-        """Walls hold what goes less than a cell a step; anything faster is an error of the scene."""
-        fastest = np.abs(self._v[:count]).max(initial=0.0)
-        if not fastest * self.timestep_s < self.tank.cell_m:
-            raise LeftGrid(f"a particle left the grid at {self.time_s:.4f} s: {fastest:.3g} m/s is too fast")
 
     @property
     def ball_position_m(self) -> Points:
@@ -413,30 +388,27 @@ class MaterialPoints:
 
     @property
     def momentum_kg_m_s(self) -> Float64[np.ndarray, " 3"]:
-        """Momentum of the released particles and the balls."""
-        n = self.num_released
-        return self.mass_kg[:n] @ self._v[:n] + self._balls[:, 10] @ self._balls[:, 3:6]
+        """Momentum of the particles and the balls."""
+        return self.mass_kg @ self._v + self._balls[:, 10] @ self._balls[:, 3:6]
 
     @property
     def angular_momentum(self) -> Float64[np.ndarray, " 3"]:
-        """Angular momentum of the released particles about the world's origin, kg m2/s.
+        """Angular momentum of the particles about the world's origin, kg m2/s.
 
         The affine part is that of APIC with quadratic splines, whose inertia is cell^2 / 4.
         """
-        n, inertia = self.num_released, 0.25 * self.tank.cell_m**2
-        orbit = np.cross(self._x[:n] + self._shift, self._v[:n])
-        c = self._c[:n]
+        inertia, c = 0.25 * self.tank.cell_m**2, self._c
+        orbit = np.cross(self._x + self._shift, self._v)
         spin = inertia * np.stack(
             [c[:, 2, 1] - c[:, 1, 2], c[:, 0, 2] - c[:, 2, 0], c[:, 1, 0] - c[:, 0, 1]], axis=-1
         )
-        return self.mass_kg[:n] @ (orbit + spin)
+        return self.mass_kg @ (orbit + spin)
 
     @property
     def mean_compression(self) -> float:
-        """Mean of 1 - J over the released liquid particles; 0 where there is none."""
-        n = self.num_released
-        liquid = self._table[self.material[:n], kernels.KIND] == kernels.LIQUID
-        return float(1 - self._ratio[:n][liquid].mean()) if liquid.any() else 0.0
+        """Mean of 1 - J over the liquid particles; 0 where there is none."""
+        liquid = self._table[self.material, kernels.KIND] == kernels.LIQUID
+        return float(1 - self._ratio[liquid].mean()) if liquid.any() else 0.0
 
     @property
     def pressure_pa(self) -> Float64[np.ndarray, " particles"]:

@@ -192,15 +192,13 @@ class MeltingPoints:
 
     @property
     def energy_j(self) -> float:
-        """Enthalpy of all released particles."""
-        n = self.points.num_released
-        return float(self.points.mass_kg[:n] @ self.enthalpy_j_kg[:n])
+        """Enthalpy of all particles."""
+        return float(self.points.mass_kg @ self.enthalpy_j_kg)
 
     @property
     def melted_kg(self) -> float:
         """Mass of melt."""
-        n = self.points.num_released
-        return float(self.points.mass_kg[:n] @ self.points.liquid_share[:n])
+        return float(self.points.mass_kg @ self.points.liquid_share)
 
     def stable_timestep_s(self) -> float:
         """Longest thermal step of explicit conduction."""
@@ -228,7 +226,7 @@ class MeltingPoints:
                 self.temperature_c,
                 points.liquid_share,
                 self._nodes,
-                points.num_released,
+                len(points._x),
                 points.tank.cell_m,
                 duration_s / steps,
                 self._air,

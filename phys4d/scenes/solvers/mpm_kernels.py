@@ -119,7 +119,6 @@ def update_stress(
     stress: np.ndarray,
     count: int,
     dt: float,
-    tension: float,
 ) -> None:
     """Carry each particle's strain through one step of its velocity gradient and evaluate Kirchhoff stress.
 
@@ -130,7 +129,6 @@ def update_stress(
         ratio: liquid: volume ratio J; sand: carried volume strain.
         b: elastic left Cauchy-Green strain (sand and solid).
         stress: output, J times the Cauchy stress, Pa.
-        tension: largest J - 1 that a liquid remembers; a spray beyond it is free.
     """
     values = np.empty(3)
     vectors = np.empty((3, 3))
@@ -142,11 +140,10 @@ def update_stress(
         viscosity = row[VISCOSITY]
         if kind == LIQUID:
             j = ratio[p] * (1.0 + dt * (c[p, 0, 0] + c[p, 1, 1] + c[p, 2, 2]))
-            j = min(max(j, 0.3), 1.0 + tension)
+            # No tension: spray that came apart forgets by how much.
+            j = min(max(j, 0.3), 1.0)
             ratio[p] = j
             pressure = row[BULK] / TAIT_EXPONENT * (j**-TAIT_EXPONENT - 1.0)
-            if pressure < 0.0:
-                pressure = 0.0
             for i in range(3):
                 for k in range(3):
                     stress[p, i, k] = j * viscosity * (c[p, i, k] + c[p, k, i])
@@ -326,8 +323,12 @@ def from_grid(
     dt: float,
     bottom: np.ndarray,
     top: np.ndarray,
-) -> None:
-    """Gather velocity and its gradient from the nodes and move the particles, within the walls."""
+) -> bool:
+    """Gather velocity and its gradient from the nodes and move the particles, within the walls.
+
+    Returns:
+        False where a particle would move a cell or more, or is not finite: the step is then not finished.
+    """
     wx, wy, wz = np.empty(3), np.empty(3), np.empty(3)
     gather = np.empty(3)
     inverse = 1.0 / dx
@@ -355,9 +356,11 @@ def from_grid(
                         c[p, a, 1] += wv * ry
                         c[p, a, 2] += wv * rz
         for a in range(3):
+            if not abs(dt * gather[a]) < dx:
+                return False
             v[p, a] = gather[a]
             x[p, a] += dt * gather[a]
-            # Nodes stop flow, but a particle may still creep past a wall by up to a cell.
+            # Nodes stop flow into walls, but a particle averages over 27 of them and may creep past.
             if x[p, a] < bottom[a]:
                 x[p, a] = bottom[a]
                 v[p, a] = max(v[p, a], 0.0)
@@ -366,6 +369,7 @@ def from_grid(
                 v[p, a] = min(v[p, a], 0.0)
             for d in range(3):
                 c[p, a, d] *= 4.0 * inverse
+    return True
 
 
 @compiled
@@ -434,9 +438,8 @@ def advance(
     friction: np.ndarray,
     ball_friction: float,
     ball_bounce: float,
-    tension: float,
 ) -> int:
-    """Take steps; returns how many were taken before a particle left the grid."""
+    """Take steps; returns how many were taken before a particle left the grid or went too fast for it."""
     low, high = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for step in range(num_steps):
         if not bounds(x, count, dx, grid.shape, low, high):
@@ -448,9 +451,10 @@ def advance(
                     grid[i, j, k, 1] = 0.0
                     grid[i, j, k, 2] = 0.0
                     grid[i, j, k, 3] = 0.0
-        update_stress(table, material, liquid, c, ratio, b, stress, count, dt, tension)
+        update_stress(table, material, liquid, c, ratio, b, stress, count, dt)
         to_grid(x, v, c, mass, volume, stress, grid, count, dx, dt)
         update_grid(grid, distance, normal, balls, low, high, gravity, friction, ball_friction, dx, dt)
-        from_grid(x, v, c, grid, count, dx, dt, bottom, top)
+        if not from_grid(x, v, c, grid, count, dx, dt, bottom, top):
+            return step
         move_balls(balls, top, bottom, ball_bounce, dt)
     return num_steps if bounds(x, count, dx, grid.shape, low, high) else num_steps - 1

@@ -255,23 +255,23 @@ class HotAir:
         self._project()
         self.time_s += dt
 
-    def _carry_velocity(self, values: np.ndarray, offset: Sequence[float], dt: float) -> np.ndarray:
+    def _carry_velocity(self, values: np.ndarray, offset: Sequence[float], dt_over_dx: float) -> np.ndarray:
         forward, back = np.empty_like(values), np.empty_like(values)
-        trace_back(values, self.u, self.v, self.w, *offset, dt, forward)
-        trace_back(forward, self.u, self.v, self.w, *offset, -dt, back)
-        correct(values, forward, back, self.u, self.v, self.w, *offset, dt)
+        trace_back(values, self.u, self.v, self.w, *offset, dt_over_dx, forward)
+        trace_back(forward, self.u, self.v, self.w, *offset, -dt_over_dx, back)
+        correct(values, forward, back, self.u, self.v, self.w, *offset, dt_over_dx)
         if self.viscosity_m2_s > 0:
             padded = np.pad(forward, 1, mode="edge")
-            around = np.asarray(sum(np.roll(padded, s, a) for s in (1, -1) for a in range(3)))
-            around = around[1:-1, 1:-1, 1:-1]
-            forward = forward + self.viscosity_m2_s * dt / self.cell_m * (around - 6 * forward)
+            around = sum((np.roll(padded, s, a) for s in (1, -1) for a in range(3)), np.zeros(()))
+            change = around[1:-1, 1:-1, 1:-1] - 6 * forward
+            forward = forward + self.viscosity_m2_s * dt_over_dx / self.cell_m * change
         return forward
 
     def _project(self) -> None:
         """Subtract the pressure's gradient, so that no cell gains or loses air."""
         for field_, axis in ((self.u, 0), (self.v, 1), (self.w, 2)):
             np.moveaxis(field_, axis, 0)[[0, -1]] = 0.0
-        spectrum = scipy.fft.dctn(self.divergence(), type=2) / self._laplace
+        spectrum = np.asarray(scipy.fft.dctn(self.divergence(), type=2)) / self._laplace
         spectrum[0, 0, 0] = 0.0
         pressure: np.ndarray = scipy.fft.idctn(spectrum, type=2)  # pyright: ignore[reportAssignmentType]
         self.u[1:-1] -= np.diff(pressure, axis=0) / self.cell_m

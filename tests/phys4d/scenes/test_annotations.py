@@ -76,13 +76,22 @@ def test_background_that_an_object_covers_next_is_not_visible(make_scene: Any) -
     assert not truth.visible[0, covered].any()
 
 
-@pytest.mark.parametrize("family", families("rigid")["rigid"])
-def test_depth_carried_by_motion_meets_the_next_depth(family: str) -> None:
+WITHIN_1_PERCENT = {"garments": 0.95, "fluids": 0.9, "granular": 0.8}
+EVERY_FAMILY_OF_RIGID_ONE_OF_OTHERS = [
+    *(("rigid", family) for family in families("rigid")["rigid"]),
+    *((category, names[0]) for category, names in families().items() if category != "rigid"),
+]
+
+
+@pytest.mark.parametrize(("category", "family"), EVERY_FAMILY_OF_RIGID_ONE_OF_OTHERS)
+def test_depth_carried_by_motion_meets_the_next_depth(category: str, family: str) -> None:
     """On visible pixels whose footprint is on one object: within 1 %, limited by bilinear sampling.
 
-    Steep faces and edges of a body bend inside a footprint, so the bound holds for 99 % of the pixels.
+    Steep faces, folds and edges bend inside a footprint, and the spheres that particles are do so everywhere:
+    the bound holds for the share of the pixels in `WITHIN_1_PERCENT`. Without interpolation it holds for all
+    visible pixels within 0.01 %, because that is how they are found.
     """
-    scene, trajectory = sample_scene("rigid", family, 2)
+    scene, trajectory = sample_scene(category, family, 2)
     camera = scene.camera(128, 128)
     truth = annotate(scene, trajectory, camera)
     errors = []
@@ -96,4 +105,4 @@ def test_depth_carried_by_motion_meets_the_next_depth(family: str) -> None:
         errors.append(np.abs(warped - expected)[use] / expected[use])
     error = np.concatenate(errors)
     assert len(error) > 500
-    assert np.quantile(error, 0.99) < 0.01
+    assert (error < 0.01).mean() > WITHIN_1_PERCENT.get(category, 0.99)

@@ -131,10 +131,9 @@ def test_the_tiny_model_learns_a_video_by_heart() -> None:
     torch.manual_seed(0)
     model = tiny_open_sora(CAPTIONS[:1], width=32, num_layers=2)
     video = torch.randn(1, 16, 3, 4, 4)
-    generator = torch.Generator().manual_seed(0)
     losses: list[float] = []
 
-    def loss_parts(indices: torch.Tensor) -> dict[str, torch.Tensor]:
+    def loss_parts(indices: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         latents = video.expand(len(indices), -1, -1, -1, -1)
         cond = Conditioning(model.encode_text(CAPTIONS[:1] * len(indices)), latents[:, :, 0])
         noise = torch.randn(latents.shape, generator=generator)

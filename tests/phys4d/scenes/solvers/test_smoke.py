@@ -90,3 +90,13 @@ def test_bad_values_are_refused() -> None:
         HotAir(warmth_k=np.zeros((3, 8, 8)), cell_m=0.1)
     with pytest.raises(ValueError, match="cell_m must be positive, got -1"):
         HotAir(warmth_k=np.zeros((8, 8, 8)), cell_m=-1)
+
+
+def test_a_shear_layer_fades_at_the_rate_of_its_viscosity() -> None:
+    """cos(pi x / L) between slippery walls, n cells of dx: the rate is nu (2 - 2 cos(pi / n)) / dx^2."""
+    n, dx, nu, dt = 16, 0.05, 1e-3, 0.02
+    air = HotAir(warmth_k=np.zeros((n, 6, 6)), cell_m=dx, viscosity_m2_s=nu)
+    wave = np.cos(np.pi * (np.arange(n) + 0.5) / n)[:, None, None] * np.ones((n, 6, 7))
+    faded = air._carry_velocity(wave, (0.5, 0.5, 0.0), dt / dx)
+    rate = nu * (2 - 2 * np.cos(np.pi / n)) / dx**2
+    assert np.allclose(faded, (1 - rate * dt) * wave, atol=1e-12)
