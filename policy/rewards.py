@@ -168,7 +168,8 @@ class Rewards:
             if source.function:
                 self._rewards.append(FunctionReward(source.function))
                 continue
-            client = connect(source.endpoint or endpoint, config, reward=source.name, timeout_s=30.0)
+            given = source.endpoint or config.endpoint
+            client = connect(given or endpoint, config, reward=source.name, timeout_s=10.0 if given else 30.0)
             ours = not source.endpoint
             self._rewards.append(
                 ServiceReward(client, outage_s=config.outage_s, revive=revive if ours else lambda: None)

@@ -177,6 +177,12 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
             "lower it or render more"
         )
     memory = config.memory
+    num_eval_prompts = min(config.num_eval_prompts, len(held_out))
+    if num_eval_prompts < ranks.num:
+        raise UserError(
+            f"{num_eval_prompts} held-out prompts are too few for {ranks.num} processes; raise "
+            "num_eval_prompts or render more"
+        )
     model, heads = load_stage(
         config.run, "stage2", dtype=torch.bfloat16 if memory.dtype == "bfloat16" else None
     )
@@ -208,7 +214,7 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
         "reader": by_heads if trains_on_heads else by_estimator,
         "watcher": (by_estimator if estimator else None) if trains_on_heads else by_heads,
         "dataset": dataset,
-        "held_out": load_prompts(held_out, range(min(config.num_eval_prompts, len(held_out)))),
+        "held_out": load_prompts(held_out, range(num_eval_prompts)),
         "rule": rule,
         "parameters": parameters,
         "optimiser": torch.optim.AdamW(

@@ -144,6 +144,8 @@ def test_a_trainer_killed_in_an_iteration_resumes_from_its_last_checkpoint(
     while not list(checkpoints.glob("step-000002")):
         assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.05)
+    second = program("policy.train", f"{flags[:-16]} --num-iterations 1", trained, check=False)
+    assert second.returncode == 2 and "is in use by another run (process" in second.stderr
     child.kill()
     child.wait()
     done = program("policy.train", f"{flags[:-16]} --num-iterations 6", trained)
@@ -172,8 +174,12 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
     """A policy whose videos cannot be scored, here for lack of time, is not trained on anything."""
     run = copy_run(trained, "late")
     flags = f"{run} --reward.endpoint {endpoint} --reward.timeout-s 0.001 {STAGE3} --num-iterations 1"
-    done = program("policy.train", flags, trained, check=False)
+    seen = program("policy.train", flags, trained, check=False)
+    assert seen.returncode == 2
+    assert "pre-flight failed (reward: no score: INFRA" in seen.stderr
+    done = program("policy.train", f"{flags} --skip-preflight", trained, check=False)
     assert done.returncode == 2
+    assert "pre-flight skipped" in done.stdout
     assert "4 of 4 rollouts have no score" in done.stderr and "INFRA" in done.stderr
     assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
 
