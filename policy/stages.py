@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import load_lora, merge_lora
 from phys4d.models.protocol import VideoModel
 from phys4d.models.registry import load_model
+
+if TYPE_CHECKING:
+    import torch
 
 Stage = Literal["base", "stage1", "stage2", "stage3", "best_of_n"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
@@ -40,15 +43,20 @@ def measured_stages(run: Path) -> list[Stage]:
     return finished_stages(run) + (["best_of_n"] if is_finished(run, "best_of_n") else [])
 
 
-def load_stage(run: Path, stage: Stage) -> tuple[VideoModel, GeometryHeads | None]:
+def load_stage(
+    run: Path, stage: Stage, *, dtype: torch.dtype | None = None
+) -> tuple[VideoModel, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
 
     That of `best_of_n` is stage 2.
 
+    Args:
+        dtype: of transformer and text encoder; float32 if None.
+
     Raises:
         FileNotFoundError: a stage has not been run; says which target makes it.
     """
-    model = load_model(run / "base" / "model")
+    model = load_model(run / "base" / "model", dtype=dtype)
     if stage in ("stage2", "stage3", "best_of_n"):
         load_lora(model.transformer, "sft", run / "stage2" / "lora")
         merge_lora(model.transformer, "sft")

@@ -56,6 +56,11 @@ def attacks(truth: Rollout) -> dict[str, Rollout]:
     vanish = motion.copy()
     vanish[:, truth.object_ids == 1] = (500, 0, 0)
     growth = np.linspace(1, 1.3, len(depth))[:, None, None]
+    # All points of an object are thrown onto a few cells: as many points as before, most of them twice.
+    v, u = np.mgrid[: depth.shape[1], : depth.shape[2]]
+    piled = motion.copy()
+    piled[0, ..., 0] -= u % 8
+    piled[0, ..., 1] -= v % 8
     return {
         "frozen": replace(truth, depth=np.repeat(depth[:1], len(depth), 0), motion=0 * motion),
         "frozen motion only": replace(truth, motion=0 * motion),
@@ -66,6 +71,7 @@ def attacks(truth: Rollout) -> dict[str, Rollout]:
         "all off the image": replace(truth, motion=motion + kick),
         "one object off the image": replace(truth, motion=vanish),
         "drifting depth": replace(truth, depth=depth * growth),
+        "points piled up": replace(truth, motion=piled),
         "flat depth": replace(truth, depth=np.full_like(depth, 3.0)),
     }
 
@@ -76,6 +82,15 @@ def test_honest_beats_every_attack_by_a_margin(make_truth: MakeTruth, family: st
     honest = value(truth)
     margins = {name: honest - value(attack) for name, attack in attacks(truth).items()}
     assert min(margins.values()) > 0.1, margins
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outliers_cost_about_their_share_and_gain_nothing(make_truth: MakeTruth, family: str) -> None:
+    """5 % of the depth 100 m away: distances are truncated, so that it cannot cost more than a tenth."""
+    truth = make_truth(family)
+    depth = np.array(truth.depth, np.float32)
+    depth[1:][np.random.default_rng(0).random(depth[1:].shape) < 0.05] = 100.0
+    assert -1e-9 < value(truth) - value(replace(truth, depth=depth)) < 0.1
 
 
 def test_an_object_off_the_image_is_as_bad_as_tau(make_truth: MakeTruth) -> None:
