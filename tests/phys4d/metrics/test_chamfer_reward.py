@@ -45,17 +45,19 @@ WEIGHT = np.broadcast_to(
 )
 
 
-def compare(pred: np.ndarray, gt: np.ndarray = GT) -> ChamferTerms:
+def compare(pred: np.ndarray, gt: np.ndarray = GT, **options) -> ChamferTerms:
     """Terms of clouds (T, O, N, 3), each with a number of points of its own."""
     ids = {}
     for side, points in (("pred", pred), ("gt", gt)):
         frames, objects, _ = np.indices(points.shape[:3]).reshape(3, -1)
         ids |= {f"{side}_frame_id": frames, f"{side}_object_id": objects}
-    return chamfer4d(pred.reshape(-1, 3), gt.reshape(-1, 3), **ids, shape=(1, *gt.shape[:2]), tau_m=TAU_M)
+    options = {"shape": (1, *gt.shape[:2]), "tau_m": TAU_M} | options
+    return chamfer4d(pred.reshape(-1, 3), gt.reshape(-1, 3), **ids, **options)
 
 
-def reward(pred: np.ndarray) -> float:
-    return float(chamfer_reward(compare(pred).cd1_m[0], WEIGHT, sigma_m=SIGMA_M, floor_m=FLOOR_M))
+def reward(pred: np.ndarray, **options) -> float:
+    cd1_m = compare(pred, **options).cd1_m[0]
+    return float(chamfer_reward(cd1_m, WEIGHT, sigma_m=SIGMA_M, floor_m=FLOOR_M))
 
 
 def honest() -> np.ndarray:
@@ -100,9 +102,19 @@ ATTACKS = {
 }
 
 
+VARIANTS = {
+    "frame by frame": {},
+    "thinned by voxels": {"num_points": 64, "resample": "voxel"},
+    "thinned to far points": {"num_points": 64, "resample": "farthest"},
+    "space-time": {"c_time_m": 0.25, "band_frames": 2},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_earns_less_than_honest_work(attack: str) -> None:
-    assert reward(ATTACKS[attack]()) < reward(honest()) - MARGIN
+def test_an_attack_earns_less_than_honest_work(attack: str, variant: str) -> None:
+    options = VARIANTS[variant]
+    assert reward(ATTACKS[attack](), **options) < reward(honest(), **options) - MARGIN
 
 
 def test_a_perfect_rollout_earns_nearly_all() -> None:
