@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phys4d.models.beside import velocity_beside
 from phys4d.models.protocol import Conditioning, VideoModel
 from policy.samplers import STD_CAP, Generators, Mode, Sampler, StepOut, step
 from policy.schedules import Schedule, model_schedule
@@ -51,10 +52,10 @@ class SamplingRule:
         generator: Generators = None,
     ) -> StepOut:
         """Predict at position `i` and take the step, or score the recorded `x_next`."""
-        prediction = model.predict(latents_BCThw, self.schedule.model_level(i), conditioning)
+        velocity = velocity_beside(model, latents_BCThw, self.schedule.model_level(i), conditioning)
         return step(
             latents_BCThw,
-            prediction.velocity_BCThw,
+            velocity,
             i,
             schedule=self.schedule,
             sampler=self.sampler,

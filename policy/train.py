@@ -74,6 +74,11 @@ def train(config: TrainConfig) -> Path:
         start = 0
         if checkpoint is not None:
             start = step_of(checkpoint)
+            if start > config.num_iterations:
+                raise UserError(
+                    f"num_iterations is {config.num_iterations}, but {checkpoint} already has {start}; "
+                    "raise it or name another run"
+                )
             trainer.restore(checkpoint)
             if run is not None:
                 print(f"resuming after iteration {start} from {checkpoint}", flush=True)

@@ -148,10 +148,13 @@ def test_a_trainer_killed_in_an_iteration_resumes_from_its_last_checkpoint(
     assert second.returncode == 2 and "is in use by another run (process" in second.stderr
     child.kill()
     child.wait()
-    done = program("policy.train", f"{flags[:-16]} --num-iterations 6", trained)
-    assert "resuming after iteration" in done.stdout
+    last = max(int(folder.name.removeprefix("step-")) for folder in checkpoints.glob("step-??????"))
+    done = program("policy.train", f"{flags[:-16]} --num-iterations {last + 2}", trained)
+    assert f"resuming after iteration {last}" in done.stdout
     steps = [row["step"] for row in read_metrics(trained / "runs/killed/stage3/metrics.jsonl")]
-    assert steps == sorted(set(steps)) and steps[-1] >= 6
+    assert steps == list(range(last + 3))
+    fewer = program("policy.train", f"{flags[:-16]} --num-iterations {last}", trained, check=False)
+    assert fewer.returncode == 2 and f"already has {last + 2}" in fewer.stderr
 
 
 def test_a_changed_setting_is_refused_at_resume(trained: Path, endpoint: str) -> None:

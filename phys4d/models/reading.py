@@ -14,6 +14,7 @@ from phys4d.models.estimators import DisFlow, estimate_depth
 from phys4d.models.geometry_losses import sample_at
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel
+from phys4d.runtime.threads import beside
 
 READING_SIGMA = 0.02
 """Noise level at which the heads read a finished video's features."""
@@ -25,17 +26,20 @@ def read_with_heads(
     heads: GeometryHeads,
     latents_BCThw: Float[Tensor, "batch channels frames h w"],
     conditioning: Conditioning,
-    batch_size: int = 16,
+    batch_size: int = 8,
 ) -> Geometry:
     """Depth and motion of finished videos, from the features of one more denoiser call at low noise."""
-    parts: list[Geometry] = []
-    for start in range(0, len(latents_BCThw), batch_size):
-        chosen = slice(start, start + batch_size)
-        prediction = model.predict(
-            latents_BCThw[chosen], READING_SIGMA, conditioning.select(chosen), features=True
-        )
-        parts.append(heads(prediction.features, READING_SIGMA))
-    return join(parts)
+
+    def read(chosen: slice) -> Geometry:
+        with torch.no_grad():
+            prediction = model.predict(
+                latents_BCThw[chosen], READING_SIGMA, conditioning.select(chosen), features=True
+            )
+            return heads(prediction.features, READING_SIGMA)
+
+    starts = range(0, len(latents_BCThw), batch_size)
+    chosen = [slice(start, start + batch_size) for start in starts]
+    return join(beside(read, chosen, latents_BCThw.device.type))
 
 
 def join(parts: Iterable[Geometry]) -> Geometry:
