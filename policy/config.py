@@ -272,6 +272,12 @@ class EvaluateConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
+    num_failures: int = 4
+    """Scenes that the last stage gets most wrong, which go into the report too."""
+    videos: Path | None = None
+    """Measure the videos of this folder, one `<key>.mp4` per scene, instead of the run's stages."""
+    partial: bool = False
+    """With `videos`: measure those that are there where some are missing."""
     seed: int = 1000
     num_threads: int = 2
 
@@ -348,3 +354,53 @@ class SampleConfig:
                 f"text and first_frame belong together, got {self.text!r} and {self.first_frame}; give both, "
                 "or neither to take prompts from a dataset"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicsIqConfig:
+    """Generate the videos that Physics-IQ scores: one for each text and first frame of the benchmark."""
+
+    run: Path = Path("runs/tiny-wan")
+    """Run folder whose stage generates."""
+    stage: Literal["last", "base", "stage1", "stage2", "stage3"] = "last"
+    """Which stage generates; `last` is the last that is finished."""
+    model: str = ""
+    """Generate with this model instead: a folder in diffusers' layout, or a hub id."""
+    descriptions: Path = Path()
+    """CSV file of texts, descriptions/*.csv of the benchmark's code."""
+    switch_frames: Path = Path()
+    """Folder of first frames, switch-frames of the benchmark's data."""
+    fps: int = 8
+    """Frames per second that the model makes; the score is of this rate."""
+    width: int = 64
+    """Pixels of the videos; first frames are stretched to this size."""
+    height: int = 48
+    num_frames: int = 0
+    """Frames that the model makes, of which 5 s are kept; 0 is one more than those."""
+    num_runs: int = 1
+    """Runs with other noise, one folder each; a claim needs 4."""
+    num_steps: int = 8
+    """Steps of the deterministic sampler, without guidance."""
+    shift: float = 3.0
+    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    out: Path | None = None
+    """Folder of the run folders; none is `physics_iq/<stage>` of the run."""
+    partial: bool = False
+    """Accept descriptions of fewer than the benchmark's 198 videos."""
+    seed: int = 0
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_runs", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.fps <= 60:
+            raise ValueError(f"fps must be in 1 to 60, got {self.fps}")
+        if self.num_frames and self.num_frames < 5 * self.fps:
+            raise ValueError(
+                f"num_frames must be at least {5 * self.fps}, 5 s at {self.fps} fps, got {self.num_frames}"
+            )
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if size < 16 or size % 2:
+                raise ValueError(f"{name} must be even and at least 16 pixels, got {size}")

@@ -9,7 +9,7 @@ import pytest
 from phys4d import scenes
 from phys4d.reward.plugin import DataError
 from phys4d.types import Camera, Rollout, SceneSpec
-from reward_service.carrying import align_depth, carry_points
+from reward_service.alignment import align_depth
 from reward_service.config import ChamferSettings
 from reward_service.scoring import SceneChamfer, score
 
@@ -141,30 +141,6 @@ def test_a_third_of_wild_pixels_does_not_move_the_alignment() -> None:
     for fit_shift in (False, True):
         fit = align_depth(depth, true_depth, np.ones((30, 30), bool), fit_shift=fit_shift)
         assert fit.scale == pytest.approx(1, abs=0.01) and fit.shift_m == pytest.approx(0, abs=0.01)
-
-
-def test_points_on_a_tilted_plane_are_carried_exactly() -> None:
-    """Uniform motion of (1.5, 0.5) px and 0.1 m per frame over depth linear in the pixel."""
-    camera = Camera(fx=20, fy=20, cx=8, cy=8, width=16, height=16, camera_from_world=np.eye(4))
-    v, u = np.mgrid[:16, :16] + 0.5
-    depth = np.stack([2 + 0.01 * (u - 1.5 * t) + 0.02 * (v - 0.5 * t) + 0.1 * t for t in range(4)])
-    motion = np.broadcast_to((1.5, 0.5, 0.1), (3, 16, 16, 3))
-    tracks = carry_points(depth, motion, np.array([[4.5, 6.5]]), camera)
-    z0 = 2 + 0.045 + 0.13
-    for t in range(4):
-        z = z0 + 0.1 * t
-        expected = [(4.5 + 1.5 * t - 8) / 20 * z, (6.5 + 0.5 * t - 8) / 20 * z, z]
-        np.testing.assert_allclose(tracks.lifted_m[t, 0], expected, rtol=1e-12)
-        np.testing.assert_allclose(tracks.carried_m[t, 0], expected, rtol=1e-12)
-    assert tracks.present.all()
-
-
-def test_a_point_that_left_does_not_come_back() -> None:
-    camera = Camera(fx=20, fy=20, cx=8, cy=8, width=16, height=16, camera_from_world=np.eye(4))
-    motion = np.zeros((3, 16, 16, 3))
-    motion[0, ..., 0], motion[1, ..., 0] = 20, -20
-    tracks = carry_points(np.full((4, 16, 16), 2.0), motion, np.array([[8.5, 8.5]]), camera)
-    assert tracks.present[:, 0].tolist() == [True, False, False, False]
 
 
 def test_both_sources_of_depth_agree_on_the_truth(make_truth: MakeTruth) -> None:
