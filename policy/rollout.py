@@ -179,12 +179,16 @@ def sample(
         out = rule.take(model, x, i, conditioning, mode="sde" if stochastic else "ode", generator=generators)
         if stochastic:
             assert out.log_prob is not None
-            kept = (
-                [x, out.x_next]
-                if rule.storage_dtype is None
-                else [x.to(rule.storage_dtype), out.x_next.to(rule.storage_dtype)]
+            stored = rule.storage_dtype or x.dtype
+            recorded.append(
+                RecordedStep(
+                    i,
+                    x.to(stored),
+                    out.x_next.to(stored),
+                    out.log_prob,
+                    out.mean if keep_means else None,
+                )
             )
-            recorded.append(RecordedStep(i, *kept, out.log_prob, out.mean if keep_means else None))
         x = out.x_next
     return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
 

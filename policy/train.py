@@ -195,6 +195,8 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
         model.transformer.enable_gradient_checkpointing()
     parameters = add_lora(model.transformer, POLICY, rank=algorithm.lora_rank, targets=model.lora_targets)
     cast(torch.nn.Module, model).to(ranks.device)
+    assert heads is not None, "stage 2 has heads"
+    heads.to(ranks.device)
     if memory.offload:
         keep_encoders_on_host(model)
     # The one that training does not read with watches over the other.

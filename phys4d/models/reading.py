@@ -86,4 +86,4 @@ def read_with_flow(
 
 def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, ...], Float32[np.ndarray, ...]]:
     """Depth (B, T, H, W) and motion (B, T-1, H, W, 3) as float32 arrays."""
-    return geometry.depth_BTHW.float().numpy(), geometry.motion_BTHW3.float().numpy()
+    return geometry.depth_BTHW.float().cpu().numpy(), geometry.motion_BTHW3.float().cpu().numpy()
