@@ -58,6 +58,15 @@ class MetricsFile:
         atomic_write_text(self._path, "".join(map(_line, rows)))
         self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 
+    def size(self) -> int:
+        """Bytes written."""
+        return self._stream.tell()
+
+    def truncate(self, size: int) -> None:
+        """Forget what was written after the first `size` bytes."""
+        self._stream.truncate(size)
+        self._stream.seek(0, os.SEEK_END)
+
     def close(self) -> None:
         self._stream.close()
 

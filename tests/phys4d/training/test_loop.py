@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from phys4d.runtime.optimiser import OptimiserConfig
-from phys4d.training import Ema, batches, fit, learning_rate_factor
+from phys4d.training.ema import Ema
+from phys4d.training.loop import batches, fit, learning_rate_factor
 
 
 def config(**changes: float) -> OptimiserConfig:
