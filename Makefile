@@ -23,9 +23,9 @@ REWARD_ENDPOINT ?=
 PORT ?= 9000
 # More flags for the program of the target named, e.g. make sft FLAGS="--lora-rank 8".
 FLAGS ?=
-# More flags for pytest, e.g. make test PYTEST_FLAGS="-m 'not slow' -x".
+# More flags for pytest, e.g. make test PYTEST_FLAGS="-m 'not slow' -x"; "-n 0" runs in one process.
 PYTEST_FLAGS ?=
-# Processes that render.
+# Processes that render, and that run tests.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 # Videos with mixed physics, for the base model.
 NUM_MIXED ?= 1536
@@ -164,7 +164,7 @@ serve: $(VENV)/.setup ## Start the reward service on Ray Serve.
 	$(PY) -m reward_service.serve --preset tiny --port $(PORT) $(FLAGS)
 
 test: $(VENV)/.setup ## Run the tests.
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 lint: $(VENV)/.setup ## Style, types, import contracts, proto drift.
 	$(VENV)/bin/ruff check .

@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
@@ -19,6 +18,7 @@ from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.runtime.progress import progress
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.signals import stop_requested, stopped_by
+from phys4d.runtime.threads import workers
 from phys4d.training.ema import Ema
 from phys4d.training.ranks import Ranks
 from phys4d.training.stage_run import StageRun
@@ -185,7 +185,7 @@ def fit(
     num_workers = -(-config.micro_batches // ranks.count)
     with (
         stop_requested() as stop,
-        _workers(num_workers, device) as in_order,
+        workers(num_workers, device) as in_order,
         warnings.catch_warnings(),
     ):
         # Norms keep float32 weights under autocast.
@@ -253,20 +253,6 @@ def _add_up(
     return ranks.highest(stop)
 
 
-@contextmanager
-def _workers(count: int, device: str) -> Iterator[Callable[[Callable[..., Any], Sequence[Any]], list[Any]]]:
-    """A `map` that calls beside each other on a CPU, one thread each, and one after the other elsewhere."""
-    num_threads = torch.get_num_threads()
-    if device != "cpu" or min(count, num_threads) == 1:
-        yield lambda function, items: [function(item) for item in items]
-        return
-    with ThreadPoolExecutor(
-        min(count, num_threads), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield lambda function, items: list(pool.map(function, items))
-    torch.set_num_threads(num_threads)
-
-
 def _sum(gradients: list[Tensor]) -> Tensor | None:
     """Their sum, in the first one's place; None for a parameter that no part used."""
     total = gradients[0] if gradients else None
@@ -299,8 +285,9 @@ def _optimisers(
         weight_decay=config.weight_decay,
     )
     shares = [matrices[first :: config.micro_batches] for first in range(config.micro_batches)]
-    return [adam] + [
+    muons = [
         torch.optim.Muon(share, config.muon_learning_rate, weight_decay=0.0, adjust_lr_fn="original")
         for share in shares
         if share
     ]
+    return [adam, *muons]
