@@ -46,6 +46,13 @@ def scale_shift_invariant_depth_loss(depth_BTHW: Tensor, target_BTHW: Tensor, va
     return masked_mean((scale * depth_BTHW + shift - target_BTHW).abs(), valid_BTHW)
 
 
+def with_unit_spread(inverse_BTHW: Tensor) -> Float[Tensor, "batch frames height width"]:
+    """Relative inverse depth less its median, over its mean absolute deviation, per video. Source: MiDaS, eq. 5."""
+    flat = inverse_BTHW.flatten(1)
+    centred = flat - flat.median(1, keepdim=True).values
+    return (centred / centred.abs().mean(1, keepdim=True).clamp(min=1e-6)).view_as(inverse_BTHW)
+
+
 def depth_gradient_loss(depth_BTHW: Tensor, target_BTHW: Tensor, num_scales: int = 3) -> Tensor:
     """Mean absolute difference of image gradients over `num_scales` halvings. Source: MiDaS, eq. 11."""
     difference = depth_BTHW - target_BTHW

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phys4d.models.estimators import DepthEstimator
 from phys4d.models.flow_estimators import DisFlow, FlowEstimator, checked_flow
+from phys4d.models.geometry_losses import off_depth_edges, warp_consistency_loss
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel
 from phys4d.models.pseudo_labels import with_depth_change
@@ -66,6 +67,17 @@ def read_with_estimators(
     uv = torch.from_numpy(np.stack([r[0] for r in results]))
     trusted = torch.from_numpy(np.stack([r[1] for r in results]))
     return Geometry(depth, with_depth_change(depth, uv)), trusted
+
+
+def held_out_warp_l1(
+    read: Geometry,
+    true_depth: Float[np.ndarray, "videos frames height width"],
+    visible: Bool[np.ndarray, "videos frames-1 height width"],
+) -> float:
+    """The warp loss in metres, where the simulator says that a point is seen again and off its depth edges."""
+    depth = torch.from_numpy(true_depth)
+    mask = torch.from_numpy(visible) & off_depth_edges(depth[:, :-1])
+    return warp_consistency_loss(read.depth_BTHW.cpu(), read.motion_BTHW3.cpu(), mask).item()
 
 
 def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, ...], Float32[np.ndarray, ...]]:

@@ -23,7 +23,16 @@ from phys4d.training.ranks import Ranks
 
 MOST_OF_TIME = 0.01
 """Share of a training's time that its checkpoints may take."""
-MAY_CHANGE = ("checkpoint_every_s", "validate_every")
+TRAININGS = ("autoencoder", "denoiser", "estimator", "heads", "optimiser")
+MAY_CHANGE = {
+    "num_threads",
+    "device",
+    "cluster.ray_address",
+    "cluster.num_workers",
+    "cluster.gpus_per_worker",
+    *(f"{name}.{key}" for name in TRAININGS for key in ("checkpoint_every_s", "validate_every")),
+}
+"""Settings that an interrupted stage may go on with anew, since they do not change what is learnt."""
 
 
 class StageRun:
@@ -55,10 +64,8 @@ class StageRun:
                 if (checkpoint := latest(training)) is not None
             ]
             going_on = bool(marks)
-            names = ("autoencoder", "denoiser", "estimator", "heads", "optimiser")
-            may_change = {"num_threads", *(f"{name}.{key}" for name in names for key in MAY_CHANGE)}
             folder = RunFolder.open(
-                path, config_toml, resume=going_on, restart=not going_on, may_change=may_change
+                path, config_toml, resume=going_on, restart=not going_on, may_change=MAY_CHANGE
             )
             if going_on:
                 folder.rewind_to(max(marks))
