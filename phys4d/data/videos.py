@@ -59,7 +59,9 @@ def read_videos(
         if path.suffix.lower() in VIDEO_ENDINGS or (path.is_dir() and not path.name.startswith("."))
     ]
     if not entries:
-        raise FileNotFoundError(f"{folder} holds no dataset, no {'/'.join(VIDEO_ENDINGS)} and no folder of frames")
+        raise FileNotFoundError(
+            f"{folder} holds no dataset, no {'/'.join(VIDEO_ENDINGS)} and no folder of frames"
+        )
     videos, names, skipped = [], [], {}
     for path in progress(entries, desc="reading videos", unit="video"):
         if limit is not None and len(videos) == limit:
@@ -73,7 +75,9 @@ def read_videos(
     if skipped:
         print(f"skipped {len(skipped)} of {len(videos) + len(skipped)} videos", file=sys.stderr)
     if not videos:
-        reasons = ", ".join(f"{count}x {reason}" for reason, count in Counter(skipped.values()).most_common(3))
+        reasons = ", ".join(
+            f"{count}x {reason}" for reason, count in Counter(skipped.values()).most_common(3)
+        )
         raise ValueError(f"none of the {len(entries)} videos in {folder} can be used: {reasons}")
     captions = [_caption(folder / name) for name in names]
     return Videos(rgb=np.stack(videos), captions=captions, names=names, skipped=skipped)

@@ -38,7 +38,7 @@ class HeldOut:
         depth: Float[np.ndarray, "videos frames height width"],
         motion: Float[np.ndarray, "videos frames-1 height width 3"],
     ) -> dict[str, float]:
-        """`DepthMotionErrors` by name, and `epe_3d_m`: error of the displacement in space on moving objects."""
+        """`DepthMotionErrors` by name, and `epe_3d_m`: error in space of what objects move."""
         errors = depth_motion_errors(depth, motion, self.depth, self.motion, self.object_ids)
         in_space = []
         for i, camera in enumerate(self.cameras):

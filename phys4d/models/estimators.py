@@ -44,7 +44,7 @@ class DepthEstimator(Protocol):
 
 
 class TinyDepth:
-    """Our small monocular network: a metric Depth Anything of .6 M parameters for machines without weights."""
+    """Our small monocular network for machines without weights: a metric Depth Anything."""
 
     kind: Literal["metric"] = "metric"
 
@@ -69,7 +69,7 @@ class TinyDepth:
 
 
 class PublishedDepth:
-    """A depth model of `transformers` with its own image processor: Depth Anything V2, Depth Pro, DPT, ZoeDepth.
+    """A depth model of `transformers` with its image processor: Depth Anything V2, Depth Pro, DPT, ZoeDepth.
 
     Video Depth Anything is not among them; `phys4d.models.pseudo_labels` aligns the frames of relative depth.
     """
@@ -93,7 +93,9 @@ class PublishedDepth:
         post_process = self.processor.post_process_depth_estimation
         parts: list[Tensor] = []
         for part in rgb_NHW3.split(batch_size):
-            inputs = self.processor(images=list(part.movedim(-1, 1)), return_tensors="pt").to(self.model.device)
+            inputs = self.processor(images=list(part.movedim(-1, 1)), return_tensors="pt").to(
+                self.model.device
+            )
             sizes = {"target_sizes": [size] * len(part)}
             if "source_sizes" in inspect.signature(post_process).parameters:
                 sizes["source_sizes"] = [size] * len(part)
@@ -170,7 +172,7 @@ def published_depth(source: str) -> PublishedDepth:
     except OSError as error:
         raise FileNotFoundError(
             f"the weights of depth estimator {source} are not on this machine and the hub did not give them "
-            f"({type(error).__name__}); where there is a network run `hf download {source} --local-dir FOLDER` "
-            "and give --depth FOLDER, or train ours with --depth tiny"
+            f"({type(error).__name__}); where there is a network run `hf download {source} --local-dir "
+            "FOLDER` and give --depth FOLDER, or train ours with --depth tiny"
         ) from error
     return PublishedDepth(source, model, processor)

@@ -47,7 +47,8 @@ class DisFlow:
 
     def __call__(self, first_PHW3: np.ndarray, second_PHW3: np.ndarray) -> np.ndarray:
         gray = [
-            [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in images] for images in (first_PHW3, second_PHW3)
+            [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in images]
+            for images in (first_PHW3, second_PHW3)
         ]
         return np.stack([self._dis.calc(a, b, None) for a, b in zip(*gray, strict=True)])
 
@@ -73,7 +74,10 @@ class RaftFlow:
         for start in range(0, len(first_PHW3), batch_size):
             pair = [
                 F.interpolate(
-                    torch.from_numpy(images[start : start + batch_size]).to(self.device).movedim(-1, 1).float()
+                    torch.from_numpy(images[start : start + batch_size])
+                    .to(self.device)
+                    .movedim(-1, 1)
+                    .float()
                     / 127.5
                     - 1.0,
                     (rows, columns),
@@ -83,7 +87,9 @@ class RaftFlow:
                 for images in (first_PHW3, second_PHW3)
             ]
             flow = F.interpolate(self.model(*pair)[-1], (height, width), mode="bilinear", align_corners=False)
-            parts.append(flow.movedim(1, -1) * torch.tensor([width / columns, height / rows], device=self.device))
+            parts.append(
+                flow.movedim(1, -1) * torch.tensor([width / columns, height / rows], device=self.device)
+            )
         return torch.cat(parts).cpu().numpy()
 
 
@@ -108,7 +114,9 @@ def load_flow_estimator(name: FlowName, weights: Path | None = None, device: str
     model: Any = make(weights=None)
     if weights is not None:
         if not weights.is_file():
-            raise FileNotFoundError(f"no weights of {name} at {weights}; they are published at {published.url}")
+            raise FileNotFoundError(
+                f"no weights of {name} at {weights}; they are published at {published.url}"
+            )
         state = torch.load(weights, map_location="cpu", weights_only=True)
     else:
         try:
@@ -116,7 +124,7 @@ def load_flow_estimator(name: FlowName, weights: Path | None = None, device: str
         except (URLError, OSError) as error:
             raise FileNotFoundError(
                 f"the weights of {name} are not on this machine and {published.url} did not give them "
-                f"({type(error).__name__}); download that file and give --flow-weights FILE, or take --flow dis"
+                f"({type(error).__name__}); download that file and give --flow-weights FILE, or --flow dis"
             ) from error
     try:
         model.load_state_dict(state)

@@ -47,7 +47,7 @@ def scale_shift_invariant_depth_loss(depth_BTHW: Tensor, target_BTHW: Tensor, va
 
 
 def with_unit_spread(inverse_BTHW: Tensor) -> Float[Tensor, "batch frames height width"]:
-    """Relative inverse depth less its median, over its mean absolute deviation, per video. Source: MiDaS, eq. 5."""
+    """Per video, inverse depth less its median, over its mean absolute deviation. Source: MiDaS, eq. 5."""
     flat = inverse_BTHW.flatten(1)
     centred = flat - flat.median(1, keepdim=True).values
     return (centred / centred.abs().mean(1, keepdim=True).clamp(min=1e-6)).view_as(inverse_BTHW)
@@ -83,9 +83,7 @@ def arrival_pixels(motion_BTHW3: Tensor) -> Float[Tensor, "batch frames-1 height
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + motion_BTHW3[..., :2]
 
 
-def arrived_depth(
-    depth_BTHW: Tensor, motion_BTHW3: Tensor
-) -> Float[Tensor, "batch frames-1 height width"]:
+def arrived_depth(depth_BTHW: Tensor, motion_BTHW3: Tensor) -> Float[Tensor, "batch frames-1 height width"]:
     """D_{t+1}(p + F_t^uv(p)), bilinear."""
     batch, frames = depth_BTHW.shape[:2]
     target = arrival_pixels(motion_BTHW3)

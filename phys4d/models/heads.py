@@ -59,8 +59,8 @@ class GeometryHeads(nn.Module):
             temporal_stride: video frames per latent frame after the first, which stands for one frame alone.
             piece_frames: latent frames after which a new piece starts, with a latent frame of one frame
                 again; 0 where a video is one piece.
-            motion_channels: 3 predicts (du, dv, dz); 2 predicts (du, dv), and dz is depth at the arrival pixel
-                minus depth at the start.
+            motion_channels: 3 predicts (du, dv, dz); 2 predicts (du, dv), and dz is depth at the arrival
+                pixel minus depth at the start.
         """
         super().__init__()
         if upsampling < 2 or upsampling & (upsampling - 1):
@@ -134,7 +134,9 @@ class GeometryHeads(nn.Module):
         if motion_channels == self.config["motion_channels"]:
             return self
         if motion_channels == 3:
-            raise ValueError("the heads of stage 1 have 2 motion channels; train them with --motion-channels 3")
+            raise ValueError(
+                "the heads of stage 1 have 2 motion channels; train them with --motion-channels 3"
+            )
         fewer = GeometryHeads(**{**self.config, "motion_channels": motion_channels})
         kept = (1 + motion_channels) * 4
         state = self.state_dict()

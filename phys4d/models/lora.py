@@ -118,8 +118,8 @@ def merge_lora(transformer: ModelMixin, name: str) -> None:
     """
     if least_level(transformer, name):
         raise ValueError(
-            f"adapter {name!r} works from noise level {least_level(transformer, name)} only and cannot be merged "
-            "into weights that serve all levels; train stage 2 with --lora-min-level 0"
+            f"adapter {name!r} works from noise level {least_level(transformer, name)} only and cannot be "
+            "merged into weights that serve all levels; train stage 2 with --lora-min-level 0"
         )
     cast(Any, transformer).fuse_lora(adapter_names=[name])
     cast(Any, transformer).unload_lora()

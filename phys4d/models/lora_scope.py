@@ -41,7 +41,9 @@ def targets_in_blocks(model: VideoModel, layers: str) -> tuple[str, ...]:
     """`model.lora_targets`, or the full names of those in the chosen blocks only."""
     if layers == "all":
         return model.lora_targets
-    inside = {id(m) for block in chosen_blocks(layers, len(model.blocks)) for m in model.blocks[block].modules()}
+    inside = {
+        id(m) for block in chosen_blocks(layers, len(model.blocks)) for m in model.blocks[block].modules()
+    }
     return tuple(
         name
         for name, module in model.transformer.named_modules()

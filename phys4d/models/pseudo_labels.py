@@ -36,7 +36,7 @@ class PseudoLabels:
     depth_NTHW: Float[Tensor, "videos frames height width"]
     """z-depth in metres, or inverse depth up to one scale and shift per video."""
     motion_NTHW3: Float[Tensor, "videos frames-1 height width 3"]
-    """(du px, dv px, dz m); dz is depth at the arrival pixel minus depth at the start, 0 for inverse depth."""
+    """(du px, dv px, dz m); dz is depth where it arrives minus depth at the start, 0 for inverse depth."""
     trusted_NTHW: Bool[Tensor, "videos frames-1 height width"]
     """Where the flow passed its forward-backward check."""
     kind: Literal["metric", "inverse"]
@@ -117,7 +117,9 @@ def _folder(cache: Path, depth_id: str, flow_id: str) -> Path:
     if path.is_file():
         found = json.loads(path.read_text())
         if found != ids:
-            raise ValueError(f"{folder} holds labels of {found}, not of {ids}; remove it to have them made anew")
+            raise ValueError(
+                f"{folder} holds labels of {found}, not of {ids}; remove it to have them made anew"
+            )
     else:
         atomic_write_text(path, json.dumps(ids, indent=1) + "\n")
     others = [other for other in cache.glob("*/estimators.json") if other != path]
@@ -127,7 +129,9 @@ def _folder(cache: Path, depth_id: str, flow_id: str) -> Path:
 
 
 def _digest(video: Tensor) -> str:
-    return hashlib.sha256(f"{tuple(video.shape)} ".encode() + video.contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(
+        f"{tuple(video.shape)} ".encode() + video.contiguous().numpy().tobytes()
+    ).hexdigest()
 
 
 def _write(path: Path | None, entry: dict[str, Tensor]) -> None:

@@ -74,7 +74,7 @@ def held_out_warp_l1(
     true_depth: Float[np.ndarray, "videos frames height width"],
     visible: Bool[np.ndarray, "videos frames-1 height width"],
 ) -> float:
-    """The warp loss in metres, where the simulator says that a point is seen again and off its depth edges."""
+    """The warp loss in metres where, by the simulator, a point is seen again and off depth edges."""
     depth = torch.from_numpy(true_depth)
     mask = torch.from_numpy(visible) & off_depth_edges(depth[:, :-1])
     return warp_consistency_loss(read.depth_BTHW.cpu(), read.motion_BTHW3.cpu(), mask).item()

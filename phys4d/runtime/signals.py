@@ -40,7 +40,7 @@ def stop_requested() -> Iterator[Callable[[], int]]:
 
 
 def stopped_by(number: int, where: str) -> SystemExit:
-    """Say on stderr what stopped and how to go on; the exit to be raised has the code shells give, 128 + n."""
+    """Say on stderr what stopped and how to go on; returns the exit to raise, its code 128 + signal."""
     name = signal.Signals(number).name
     print(f"stopped by {name} {where}; run the same command again to go on", file=sys.stderr, flush=True)
     return SystemExit(128 + number)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Buckets:
-    """Several stacks of samples seen as one list; `shapes` goes to `fit`, which draws batches of one shape."""
+    """Several stacks of samples seen as one list; give `shapes` to `fit` for batches of one shape."""
 
     def __init__(self, stacks: Sequence[Tensor]) -> None:
         self.stacks = list(stacks)

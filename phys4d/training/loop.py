@@ -72,8 +72,8 @@ def _batches_by_shape(
     for shape, numbers in members.items():
         if len(numbers) < batch_size:
             raise ValueError(
-                f"{len(numbers)} samples of shape {shape} do not fill a batch of {batch_size}; render more of "
-                "them or lower batch_size"
+                f"{len(numbers)} samples of shape {shape} do not fill a batch of {batch_size}; render more "
+                "of them or lower batch_size"
             )
     generator = torch.Generator().manual_seed(seed)
     step = 0
@@ -111,8 +111,8 @@ def fit(
     processes the parts are dealt out and the gradients added up. What is learnt does not depend on the number
     of threads, and on that of processes only by the order of a sum.
 
-    With a `run`, state is saved at intervals, at SIGTERM and at Ctrl-C; the next `fit` of the same name in the
-    same folder goes on from there and ends with the same bits.
+    With a `run`, state is saved at intervals, at SIGTERM and at Ctrl-C; the next `fit` of the same name in
+    the same folder goes on from there and ends with the same bits.
 
     Args:
         loss_parts: called from several threads at once.
@@ -234,9 +234,7 @@ def fit(
         run.save(desc, state.step, state.dump(finished=True))
 
 
-def _add_up(
-    ranks: Ranks, trained: Sequence[nn.Parameter], scalars: dict[str, float], stop: int
-) -> int:
+def _add_up(ranks: Ranks, trained: Sequence[nn.Parameter], scalars: dict[str, float], stop: int) -> int:
     """Sum gradients and scalars over all processes, in place; returns the signal that any of them got."""
     if ranks.count == 1:
         return stop
