@@ -17,7 +17,7 @@ class StageOneConfig:
     run: Path = Path("runs/tiny-wan")
     """Run folder: reads `base/model`, writes `estimator/` and `stage1/`."""
     videos: Path = Path("data/rigid-mixed")
-    """What is pseudo-labelled: the RGB of a rendered dataset, or a folder of mp4, webm or folders of frames."""
+    """What is pseudo-labelled: RGB of a rendered dataset, or a folder of mp4, webm or folders of frames."""
     truth: Path = Path("data/rigid")
     """Simulator dataset: its `train` frames teach the depth estimator, its `val` split measures the heads."""
     num_videos: int = 384
@@ -27,7 +27,7 @@ class StageOneConfig:
     held_out_split: str = "val"
     """Its split, e.g. one of families that training does not see."""
     depth: str = "tiny"
-    """Depth estimator: `tiny` trains ours on simulator frames; else a folder or a hub id of `transformers`, e.g.
+    """Depth estimator: `tiny` trains ours on simulator frames; else a folder or hub id of `transformers`, such as
     depth-anything/Depth-Anything-V2-Small-hf."""
     flow: Literal["dis", "raft-small", "raft-large"] = "dis"
     """Flow estimator: OpenCV's DIS needs no weights, torchvision's RAFT does."""
@@ -47,7 +47,7 @@ class StageOneConfig:
     motion_channels: Literal[2, 3] = 3
     """3 predicts (du, dv, dz); 2 predicts (du, dv), dz follows from depth: one of the open readings."""
     baseline: bool = False
-    """Also train the same heads on a randomly initialised transformer, to show what the features are worth."""
+    """Also train the same heads on a randomly initialised transformer: what are the features worth?"""
     gradient_weight: float = 0.5
     """Weight of the multi-scale depth-gradient loss."""
     motion_weight: float = 1.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from phys4d.training import StageRun
 
 NOISY_SIGMA = 0.6
-"""At low noise a random transformer passes latents on well enough for heads; here features have to be learnt."""
+"""At low noise a random transformer passes on enough of the latents; here features have to be learnt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +204,10 @@ def train(config: StageOneConfig) -> Path:
     rgb, captions = read_training_videos(config, truth)
     flow = load_flow_estimator(config.flow, config.flow_weights, str(ranks.device))
     model = load_model(config.run / "base" / "model").to(ranks.device)
+    twin = random_twin(model, config.seed) if config.baseline else None
+    for frozen in (model, twin):
+        if frozen is not None:
+            ranks.shard_frozen(frozen.transformer, frozen.blocks)
     stage = config.run / "stage1"
     path = stage / "heads.safetensors"
     with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
@@ -223,8 +227,7 @@ def train(config: StageOneConfig) -> Path:
         ).to(ranks.device)
         initial = copy.deepcopy(heads)
         train_heads(model, heads, lesson, desc="stage 1", prefix="")
-        if config.baseline:
-            twin = random_twin(model, config.seed)
+        if twin is not None:
             train_heads(twin, initial, lesson, desc="stage 1 baseline", prefix="baseline_")
         if labels.kind == "metric":
             estimated, _ = read_with_estimators(estimator, torch.from_numpy(held_out.rgb), flow)

@@ -50,8 +50,8 @@ class StageTwoConfig:
     warp_weight: float = 1.0
     """l_w, metres; 0 trains without the warp loss."""
     warp_masks: tuple[WarpMask, ...] = ("visible", "edges")
-    """What M leaves out: points that are not seen again (in the image and not occluded, by the simulator), depth
-    edges at t, depth edges at t + 1, predictions that leave the image."""
+    """What M leaves out: points that are not seen again (in the image and not occluded, by the simulator),
+    depth edges at t, depth edges at t + 1, predictions that leave the image."""
     change_weight: float = 2.0
     """How much more latent cells count that differ from frame 0, in the diffusion loss."""
     shift: float = 3.0

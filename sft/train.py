@@ -1,7 +1,8 @@
 """Stage 2: LoRA and heads on simulator ground truth: `python -m sft.train --preset tiny-wan`.
 
-One denoiser call per step serves all four losses: its velocity the diffusion loss, its features the heads. Many
-processes: `accelerate launch -m sft.train ...`, or `--cluster.ray-address ADDRESS --cluster.num-workers N`.
+One denoiser call per step serves all four losses: its velocity the diffusion loss, its features the heads.
+Many processes: `accelerate launch -m sft.train ...`, or
+`--cluster.ray-address ADDRESS --cluster.num-workers N`.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def train(config: StageTwoConfig) -> Path:
     targets = targets_in_blocks(model, config.lora_layers)
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=targets)
     limit_to_levels(model.transformer, "sft", config.lora_min_level)
+    ranks.shard_frozen(model.transformer, model.blocks)
     stage = config.run / "stage2"
     with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
         truth = _Truth.of(model, datasets, mirror=config.mirror)

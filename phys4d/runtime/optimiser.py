@@ -31,8 +31,8 @@ class OptimiserConfig:
     bf16: bool = False
     """Autocast to bfloat16."""
     micro_batches: int = 2
-    """Parts that a batch is cut into, dealt to the processes, their gradients added up. Those of a process run
-    beside each other on a CPU, a thread each, else one after the other."""
+    """Parts that a batch is cut into, dealt to the processes, their gradients added up. Those of a process
+    run beside each other on a CPU, a thread each, else one after the other."""
     validate_every: int = 0
     """Steps between measurements on held-out videos; 0 measures before and after only."""
     checkpoint_every_s: float = 60.0

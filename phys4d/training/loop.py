@@ -182,7 +182,8 @@ def fit(
         batches(num_items, config.batch_size, config.num_steps, seed, shapes), state.step, None
     )
     bar = progress(remaining, total=config.num_steps - state.step, desc=desc, unit="step")
-    num_workers = -(-config.micro_batches // ranks.count)
+    # A block that is gathered for one call cannot serve another beside it.
+    num_workers = 1 if ranks.shards else -(-config.micro_batches // ranks.count)
     with (
         stop_requested() as stop,
         workers(num_workers, device) as in_order,

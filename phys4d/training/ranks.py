@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,24 @@ class Ranks:
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor.data, 0)
+
+    @property
+    def shards(self) -> bool:
+        """Whether accelerate's configuration asks for FSDP."""
+        return self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+    def shard_frozen(self, transformer: nn.Module, blocks: nn.ModuleList) -> None:
+        """Split a transformer's frozen weights among the processes, if accelerate is configured for FSDP.
+
+        Each block is gathered while it computes. Weights that are trained stay whole on every process and are
+        summed as ever: adapters are small. To be called when they are attached and everything is loaded.
+        """
+        if not self.shards:
+            return
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        trained = {p for p in transformer.parameters() if p.requires_grad}
+        for module in (*blocks, transformer):
+            fully_shard(module, mesh=mesh, ignored_params=trained)
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -79,9 +79,7 @@ def test_a_run_killed_and_then_terminated_ends_with_the_same_bits(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_two_processes_learn_what_one_learns(
-    tmp_path: Path, whole: tuple[Path, list[torch.Tensor]]
-) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path: Path, whole: tuple[Path, list[torch.Tensor]]) -> None:
     """Two micro-batches on two processes: the sum of two gradients has no order, so even the bits agree."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
