@@ -27,8 +27,8 @@ class StageOneConfig:
     held_out_split: str = "val"
     """Its split, e.g. one of families that training does not see."""
     depth: str = "tiny"
-    """Depth estimator: `tiny` trains ours on simulator frames; else a folder or hub id of `transformers`, such as
-    depth-anything/Depth-Anything-V2-Small-hf."""
+    """Depth estimator: `tiny` trains ours on simulator frames; else a folder or a hub id of `transformers`,
+    e.g. depth-anything/Depth-Anything-V2-Small-hf."""
     flow: Literal["dis", "raft-small", "raft-large"] = "dis"
     """Flow estimator: OpenCV's DIS needs no weights, torchvision's RAFT does."""
     flow_weights: Path | None = None
