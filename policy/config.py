@@ -144,6 +144,12 @@ class EvaluateConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
+    num_failures: int = 4
+    """Scenes that the last stage gets most wrong, which go into the report too."""
+    videos: Path | None = None
+    """Measure the videos of this folder, one `<key>.mp4` per scene, instead of the run's stages."""
+    partial: bool = False
+    """With `videos`: measure those that are there where some are missing."""
     seed: int = 1000
     num_threads: int = 2
 

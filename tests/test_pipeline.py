@@ -192,8 +192,15 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
     assert ("base", "heads", "4D Chamfer") not in rows, "the base has no heads"
     assert rows["simulator", "heads", "4D Chamfer"]["mean"] < 0.02, "the simulator's own rollouts are right"
     assert rows["simulator", "rgb", "trajectory error"]["mean"] == 0.0
+    assert rows["simulator", "heads", "flow EPE"]["mean"] == 0.0
+    assert rows["stage3", "heads", "track error"]["mean"] > rows["simulator", "heads", "track error"]["mean"]
+    evaluation = trained / "runs/whole-evaluated/evaluation"
+    assert all((evaluation / scene["clouds"]).is_file() for scene in results["scenes"])
+    assert len(results["failures"]) == 4 and results["failures"][0]["stage"] == "stage3"
+    assert list((evaluation / "tb").glob("events.out.*"))
     program("phys4d.report", f"{run}", trained)
     page = (trained / "runs/whole-evaluated/report/index.html").read_text()
+    assert page.count('class="cloud"') == 2
     assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 

@@ -2,7 +2,8 @@
 
 runs/<name>/{base,stage1,stage2,stage3}/  config.toml  provenance.json  metrics.jsonl
 runs/<name>/evaluation/results.json       rows and scenes
-runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion
+runs/<name>/external/<videos>.json        rows of videos that others made
+runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion; clouds.npz
 """
 
 import json
@@ -28,7 +29,12 @@ STAGE_TEXTS = {
     "stage3": "reinforcement learning with the simulator's reward",
 }
 MAKE_TARGETS = {"base": "base", "stage1": "pretrain", "stage2": "sft", "stage3": "rl-train"}
-REFERENCES = {"frozen": "Frozen", "constant_velocity": "Constant velocity", "simulator": "Simulator"}
+REFERENCES = {
+    "frozen": "Frozen",
+    "constant_velocity": "Constant velocity",
+    "second_take": "Second take",
+    "simulator": "Simulator",
+}
 TRUTH = "truth"
 
 Points = list[tuple[float, float]]
@@ -121,6 +127,33 @@ class Scene:
     fps: float
     files: dict[str, Path]
     """Videos by stage; `truth` is the simulator."""
+    clouds: Path | None = None
+    """Points of objects over time; see `policy.world_metrics.scene_clouds`."""
+    objects: tuple[str, ...] = ()
+    """Names of the objects, in the order of the clouds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A held-out scene on which a stage is furthest from the truth."""
+
+    scene: Scene
+    stage: str
+    error_m: float
+    """Mean distance of object points to their true places, by the stage's own reading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A score from the literature, not measured here."""
+
+    model: str
+    metric: str
+    before: str
+    """Of the model as it is; empty if not given."""
+    after: str
+    """After the paper's post-training; empty if not given."""
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +165,8 @@ class Run:
     measurements: list[Measurement]
     comparisons: list[Comparison]
     scenes: list[Scene]
+    failures: list[Failure]
+    published: list[Published]
     evaluation_fault: str
     """Why there are no measurements, for people; empty if there are."""
 
@@ -148,13 +183,15 @@ def read_run(path: Path) -> Run:
     results = path / "evaluation" / "results.json"
     if not stages and not results.exists():
         raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
-    measurements, comparisons, scenes, fault = _read_evaluation(results)
+    evaluation, fault = _read_evaluation(results)
+    for external in sorted((path / "external").glob("*.json")):
+        found, external_fault = _read_external(external)
+        evaluation["measurements"] += found
+        fault = fault or external_fault
     return Run(
         name=path.resolve().name,
         stages=stages,
-        measurements=measurements,
-        comparisons=comparisons,
-        scenes=scenes,
+        **evaluation,
         evaluation_fault=fault,
     )
 
@@ -176,19 +213,34 @@ def _read_stage(path: Path, name: str) -> Stage:
     return Stage(name=name, config=config, provenance=provenance, rows=rows, fault="; ".join(faults))
 
 
-def _read_evaluation(path: Path) -> tuple[list[Measurement], list[Comparison], list[Scene], str]:
+def _read_evaluation(path: Path) -> tuple[dict[str, list[Any]], str]:
+    """The evaluation's fields of `Run`, and why they are empty."""
+    nothing: dict[str, list[Any]] = {
+        name: [] for name in ("measurements", "comparisons", "scenes", "failures", "published")
+    }
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        measurements = [_measurement(row) for row in results["rows"]]
-        comparisons = [_comparison(values) for values in results.get("comparisons", [])]
-        scenes = [_scene(values, path.parent) for values in results["scenes"]]
+        found = {
+            "measurements": [_measurement(row) for row in results["rows"]],
+            "comparisons": [_comparison(values) for values in results.get("comparisons", [])],
+            "scenes": [_scene(values, path.parent) for values in results["scenes"]],
+            "failures": [_failure(values, path.parent) for values in results.get("failures", [])],
+            "published": [Published(**values) for values in results.get("published", [])],
+        }
     except FileNotFoundError:
-        return [], [], [], "not evaluated yet; run: make evaluate"
+        return nothing, "not evaluated yet; run: make evaluate"
     except (OSError, ValueError, TypeError) as error:
-        return [], [], [], f"{path.name} is unreadable: {one_line(error)}"
+        return nothing, f"{path.name} is unreadable: {one_line(error)}"
     except KeyError as error:
-        return [], [], [], f"{path.name} lacks {error.args[0]!r}"
-    return measurements, comparisons, scenes, "" if measurements else f"{path.name} holds no rows"
+        return nothing, f"{path.name} lacks {error.args[0]!r}"
+    return found, "" if found["measurements"] else f"{path.name} holds no rows"
+
+
+def _read_external(path: Path) -> tuple[list[Measurement], str]:
+    try:
+        return [_measurement(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]], ""
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return [], f"{path.name} is unreadable: {one_line(error)}"
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:
@@ -219,16 +271,25 @@ def _comparison(values: dict[str, Any]) -> Comparison:
 
 def _scene(values: dict[str, Any], folder: Path) -> Scene:
     """File names are relative to the evaluation folder, the run folder or the working directory."""
-    files = {}
-    for stage, name in values["files"].items():
+
+    def place(name: str) -> Path:
         places = [folder / name, folder.parent / name, Path(name)]
-        files[stage] = next((place for place in places if place.is_file()), places[0])
+        return next((place for place in places if place.is_file()), places[0])
+
     return Scene(
         id=str(values["id"]),
         family=str(values["family"]),
         caption=str(values["caption"]),
         fps=float(values.get("fps", 12.0)),
-        files=files,
+        files={stage: place(name) for stage, name in values["files"].items()},
+        clouds=place(values["clouds"]) if "clouds" in values else None,
+        objects=tuple(map(str, values.get("objects", []))),
+    )
+
+
+def _failure(values: dict[str, Any], folder: Path) -> Failure:
+    return Failure(
+        scene=_scene(values, folder), stage=str(values["stage"]), error_m=_float(values["error_m"])
     )
 
 

@@ -9,6 +9,7 @@ from phys4d.report.read import REFERENCES, STAGES, Comparison, Measurement, Run
 
 HEADLINE_WORDS = ("trajectory", "chamfer", "reward")
 """The headline is about the first metric whose name holds the first of these words."""
+DASH = "\N{EN DASH}"
 READERS = {
     "heads": "Read by the model's own heads",
     "estimator": "Read by independent estimators on decoded video",
@@ -122,9 +123,11 @@ def tiles(run: Run) -> str:
 
 def table(run: Run) -> str:
     """Metric by stage, mean and standard deviation over seeds; the best stage of a row is bold."""
-    columns = [stage for stage in [*STAGES, *REFERENCES] if any(m.stage == stage for m in run.measurements)]
-    titles = STAGES | REFERENCES
-    references_start = next((stage for stage in columns if stage in REFERENCES), None)
+    present = dict.fromkeys(m.stage for m in run.measurements)
+    others = [stage for stage in present if stage not in STAGES and stage not in REFERENCES]
+    columns = [stage for stage in [*STAGES, *others, *REFERENCES] if stage in present]
+    titles = STAGES | REFERENCES | {name: name for name in others}
+    references_start = next((stage for stage in columns if stage not in STAGES), None)
     divide = {stage: ' class="divide"' if stage == references_start else "" for stage in columns}
     header = "".join(f"<th{divide[stage]}>{html.escape(titles[stage])}</th>" for stage in columns)
     body, group = [], None
@@ -175,6 +178,24 @@ def comparisons(run: Run) -> str:
         '<div class="scroll"><table><thead><tr><th>Held-out metric</th><th>Stages</th><th>Difference</th>'
         "<th>95 % interval</th><th>Verdict</th><th>Scenes</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def published(run: Run) -> str:
+    """Scores from the literature beside which ours stand; none of them was measured here."""
+    if not run.published:
+        return ""
+    rows = "".join(
+        f"<tr><td>{html.escape(p.model)}</td><td>{html.escape(p.metric)}</td>"
+        f"<td>{html.escape(p.before) or DASH}</td><td>{html.escape(p.after) or DASH}</td>"
+        f"<td>{html.escape(p.source)}</td></tr>"
+        for p in run.published
+    )
+    return (
+        "<h3>Published scores</h3><p>As published, not measured here, and of other data than the table "
+        "above: Physics-IQ's real videos.</p>"
+        '<div class="scroll"><table><thead><tr><th>Model</th><th>Metric</th><th>Base</th>'
+        f"<th>Post-trained</th><th>Source</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -122,8 +122,8 @@ def test_every_stage_and_scene_is_shown(run_folder: Path) -> None:
     source, page = report(run_folder)
     for title in ("Base", "Stage 1", "Stage 2", "Stage 3", "Simulator", "Constant velocity"):
         assert title in page.text
-    assert source.count('class="scene"') == 2
-    assert source.count("data:image/webp;base64,") == 2 * (5 + 4 + 4)
+    assert source.count('class="scene"') == 2 + 1, "two scenes and one of them again as a failure"
+    assert source.count("data:image/webp;base64,") == 2 * (5 + 4 + 4) + 6
     assert "an orange ball <drop> falls & bounces" in page.text
     assert "Component: Chamfer" in page.text and "group_size = 8" in page.text
 
