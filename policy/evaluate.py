@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phys4d.metrics.physics_iq.published import PUBLISHED
+from phys4d.report.event_file import write_event_file
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
-from policy.event_file import write_event_file
 from policy.measurements import (
     FINAL,
     TRACK,

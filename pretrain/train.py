@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from phys4d.data import Dataset
     from phys4d.metrics.held_out import HeldOut
     from phys4d.models.backbone import Backbone
-    from phys4d.models.heads import GeometryHeads
+    from phys4d.models.heads import Geometry, GeometryHeads
     from phys4d.models.pseudo_labels import PseudoLabels
     from phys4d.training import StageRun
 
@@ -105,6 +105,7 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: _Lesson, *, desc:
     from phys4d.models.latents import encode_videos
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import held_out_warp_l1, read_with_heads, to_numpy
+    from phys4d.report.event_file import write_event_file
     from phys4d.training import fit
 
     config, labels, held_out, device = lesson.config, lesson.labels, lesson.held_out, lesson.run.ranks.device
@@ -150,18 +151,22 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: _Lesson, *, desc:
     with torch.no_grad():
         held = Conditioning(model.encode_text(held_out.captions), held_latents[:, :, 0])
 
-    def measure(noised: Tensor, **level: float) -> dict[str, float]:
-        read = read_with_heads(model, heads, noised, held, **level)
+    def measure(read: Geometry) -> dict[str, float]:
         warp = held_out_warp_l1(read, held_out.depth, held_out.visible)
         return {**held_out.errors(*to_numpy(read)), "warp_l1_m": warp}
 
-    def validate() -> dict[str, float]:
-        errors = measure(held_latents)
+    def validate(step: int) -> dict[str, float]:
+        read = read_with_heads(model, heads, held_latents, held)
+        if lesson.run.ranks.is_main:
+            scenes = held_out.shown(desc, *to_numpy(read))
+            write_event_file(lesson.run.path / "tb", [], scenes, held_out.fps, step)
+        errors = measure(read)
         if config.baseline:
             noise = torch.randn(held_latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
             level = torch.full((len(held_latents),), NOISY_SIGMA, device=device)
             noisy = model.noising.noised(held_latents, noise, level)
-            errors |= {f"noisy_{name}": v for name, v in measure(noisy, sigma=NOISY_SIGMA).items()}
+            read = read_with_heads(model, heads, noisy, held, sigma=NOISY_SIGMA)
+            errors |= {f"noisy_{name}": value for name, value in measure(read).items()}
         return errors
 
     fit(

@@ -82,6 +82,7 @@ def train(config: StageTwoConfig) -> Path:
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import held_out_warp_l1, read_with_heads, to_numpy
     from phys4d.models.registry import load_model
+    from phys4d.report.event_file import write_event_file
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import StageRun, fit
     from phys4d.training.ranks import Ranks
@@ -149,8 +150,12 @@ def train(config: StageTwoConfig) -> Path:
             held = Conditioning(model.encode_text(held_out.captions), held_latents[:, :, 0])
 
         @torch.no_grad()
-        def validate() -> dict[str, float]:
+        def validate(step: int) -> dict[str, float]:
             read = read_with_heads(model, heads, held_latents, held)
+            if ranks.is_main:
+                write_event_file(
+                    stage / "tb", [], held_out.shown("stage 2", *to_numpy(read)), held_out.fps, step
+                )
             errors = held_out.errors(*to_numpy(read))
             warp = held_out_warp_l1(read, held_out.depth, held_out.visible)
             fixed = torch.Generator().manual_seed(0)

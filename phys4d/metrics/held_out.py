@@ -17,6 +17,8 @@ from phys4d.types import Camera
 class HeldOut:
     """Truth of videos of one shape."""
 
+    keys: list[str]
+    fps: float
     captions: list[str]
     cameras: list[Camera]
     rgb: UInt8[np.ndarray, "videos frames height width 3"]
@@ -30,8 +32,28 @@ class HeldOut:
         """All videos of a split."""
         names = ("rgb", "depth", "motion", "object_ids", "visible")
         return cls(
-            captions=dataset.captions(), cameras=dataset.cameras(), **{n: dataset.stack(n) for n in names}
+            keys=dataset.keys,
+            fps=dataset[0].spec.fps,
+            captions=dataset.captions(),
+            cameras=dataset.cameras(),
+            **{name: dataset.stack(name) for name in names},
         )
+
+    def shown(
+        self,
+        stage: str,
+        depth: Float[np.ndarray, "videos frames height width"],
+        motion: Float[np.ndarray, "videos frames-1 height width 3"],
+        num_videos: int = 2,
+    ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+        """The first videos' truth and what `stage` predicts, as `write_event_file` takes them."""
+        return {
+            self.keys[i]: {
+                "truth": {"rgb": self.rgb[i], "depth": self.depth[i], "motion": self.motion[i]},
+                stage: {"depth": depth[i], "motion": motion[i]},
+            }
+            for i in range(min(num_videos, len(self.keys)))
+        }
 
     def errors(
         self,

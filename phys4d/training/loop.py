@@ -100,7 +100,7 @@ def fit(
     run: StageRun | None = None,
     log_prefix: str = "",
     matrices: Sequence[nn.Parameter] = (),
-    validate: Callable[[], dict[str, float]] | None = None,
+    validate: Callable[[int], dict[str, float]] | None = None,
     shapes: Sequence[Hashable] = (),
 ) -> None:
     """Minimise the sum of `loss_parts(indices, generator)` and leave the averaged weights in `parameters`.
@@ -118,7 +118,7 @@ def fit(
         loss_parts: called from several threads at once.
         parameters: or groups of them as `torch.optim` takes them, to give some another learning rate.
         matrices: those of `parameters` that Muon takes if `muon_learning_rate` is not 0.
-        validate: measures the averaged weights; logged as `val_<name>` before, after and at intervals.
+        validate: measures the averaged weights after a step; logged as `val_<name>` before, after and at intervals.
         shapes: of every item; a batch holds items of one shape only. None given: all are alike.
 
     A step whose gradient is not finite is skipped and counted; ten in a row raise.
@@ -166,7 +166,7 @@ def fit(
         if validate is None:
             return
         with state.ema.applied():
-            scalars = validate()
+            scalars = validate(state.step)
         if run is not None:
             run.log(state.step, **{f"{log_prefix}val_{name}": value for name, value in scalars.items()})
         if ranks.is_main:

@@ -50,7 +50,7 @@ def train(folder: Path, num_steps: int = 40, pause_s: float = 0.0) -> list[torch
             config,
             desc="second",
             matrices=[layers[0].weight, layers[2].weight],
-            validate=lambda: {"norm": layers[0].weight.norm().item()},
+            validate=lambda step: {"norm": layers[0].weight.norm().item()},
             **shared,
         )
         weights = [p.detach().clone() for p in [first, *layers.parameters()]]

@@ -20,9 +20,13 @@ JOB = Path(__file__).with_name("small_job.py")
 NUM_STEPS = 40
 
 
-def start(folder: Path, *flags: str, **environment: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *flags: str) -> "subprocess.Popen[str]":
+    return program(JOB, str(folder), str(NUM_STEPS), *flags)
+
+
+def program(script: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(JOB), str(folder), str(NUM_STEPS), *flags],
+        [sys.executable, str(script), *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -79,25 +83,43 @@ def test_a_run_killed_and_then_terminated_ends_with_the_same_bits(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path, whole: tuple[Path, list[torch.Tensor]]) -> None:
-    """Two micro-batches on two processes: the sum of two gradients has no order, so even the bits agree."""
+def on_two_processes(script: Path, *arguments: str, **environment: str) -> None:
+    """Run a program as `accelerate launch --cpu --num_processes 2` does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    ranks = [
-        start(
-            tmp_path,
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            ACCELERATE_USE_CPU="true",
-        )
-        for rank in range(2)
-    ]
+    names = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    names |= {"ACCELERATE_USE_CPU": "true", **environment}
+    ranks = [program(script, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **names) for rank in range(2)]
     complaints = [child.communicate(timeout=300)[1] for child in ranks]
     assert [child.returncode for child in ranks] == [0, 0], complaints
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path, whole: tuple[Path, list[torch.Tensor]]) -> None:
+    """Two micro-batches on two processes: the sum of two gradients has no order, so even the bits agree."""
+    on_two_processes(JOB, str(tmp_path), str(NUM_STEPS))
     for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), whole[1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_frozen_weights_split_by_fsdp_give_the_same_gradients(tmp_path: Path) -> None:
+    """The script asserts that they are split; float32 sums of another order differ in the last digits."""
+    step = JOB.with_name("sharded_step.py")
+    on_two_processes(step, str(tmp_path / "split.pt"), ACCELERATE_USE_FSDP="true")
+    assert program(step, str(tmp_path / "whole.pt")).wait(300) == 0
+    for split, whole in zip(*(torch.load(tmp_path / f"{n}.pt") for n in ("split", "whole")), strict=True):
+        torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_ray_train_learns_what_one_process_learns(
+    tmp_path: Path, whole: tuple[Path, list[torch.Tensor]]
+) -> None:
+    """A local cluster of two CPU workers."""
+    on_ray = JOB.with_name("ray_job.py")
+    child = program(on_ray, str(tmp_path), str(NUM_STEPS))
+    _, complaint = child.communicate(timeout=400)
+    assert child.returncode == 0, complaint[-3000:]
+    for ours, theirs in zip(torch.load(tmp_path / "run/weights.pt"), whole[1], strict=True):
         assert torch.equal(ours, theirs)
