@@ -118,7 +118,8 @@ def fit(
         loss_parts: called from several threads at once.
         parameters: or groups of them as `torch.optim` takes them, to give some another learning rate.
         matrices: those of `parameters` that Muon takes if `muon_learning_rate` is not 0.
-        validate: measures the averaged weights after a step; logged as `val_<name>` before, after and at intervals.
+        validate: measures the averaged weights after a step; logged as `val_<name>` before, after and at
+            intervals.
         shapes: of every item; a batch holds items of one shape only. None given: all are alike.
 
     A step whose gradient is not finite is skipped and counted; ten in a row raise.

@@ -104,7 +104,7 @@ class StageRun:
         newest = latest(self._checkpoints(training))
         if newest is None:
             return None
-        return torch.load(newest / "state.pt", map_location=self.ranks.device, weights_only=True)
+        return torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
 
     def close(self, *, finished: bool) -> None:
         """Let go of the folder."""

@@ -84,13 +84,15 @@ def test_a_run_killed_and_then_terminated_ends_with_the_same_bits(
 
 
 def on_two_processes(script: Path, *arguments: str, **environment: str) -> None:
-    """Run a program as `accelerate launch --cpu --num_processes 2` does."""
+    """Run a program as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     names = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    names |= {"ACCELERATE_USE_CPU": "true", **environment}
-    ranks = [program(script, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **names) for rank in range(2)]
+    ranks = [
+        program(script, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **names, **environment)
+        for rank in range(2)
+    ]
     complaints = [child.communicate(timeout=300)[1] for child in ranks]
     assert [child.returncode for child in ranks] == [0, 0], complaints
 
