@@ -205,10 +205,11 @@ def train(config: StageOneConfig) -> Path:
     ranks = Ranks.current(config.device)
     seed_everything(config.seed)
     truth = open_dataset(config.truth, "train")
-    held_out = HeldOut.of(open_dataset(config.held_out or config.truth, config.held_out_split))
+    measured = open_dataset(config.held_out or config.truth, config.held_out_split)
+    model = load_model(config.run / "base" / "model").to(ranks.device)
+    held_out = HeldOut.of(measured)
     rgb, captions = read_training_videos(config, truth)
     flow = load_flow_estimator(config.flow, config.flow_weights, str(ranks.device))
-    model = load_model(config.run / "base" / "model").to(ranks.device)
     twin = random_twin(model, config.seed) if config.baseline else None
     for frozen in (model, twin):
         if frozen is not None:

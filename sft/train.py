@@ -172,7 +172,7 @@ def train(config: StageTwoConfig) -> Path:
             ],
             config.optimiser,
             num_items=len(truth.latents),
-            shapes=truth.latents.shapes,
+            shapes=truth.depth.shapes,
             seed=config.seed,
             desc="stage 2",
             run=run,

@@ -60,12 +60,11 @@ class MetricsFile:
 
     def size(self) -> int:
         """Bytes written."""
-        return self._stream.tell()
+        return self._path.stat().st_size
 
     def truncate(self, size: int) -> None:
         """Forget what was written after the first `size` bytes."""
-        self._stream.truncate(size)
-        self._stream.seek(0, os.SEEK_END)
+        os.truncate(self._path, size)
 
     def close(self) -> None:
         self._stream.close()
