@@ -128,9 +128,9 @@ def fit(
         SystemExit: a signal asked to stop; what was learnt is saved.
     """
     ranks = run.ranks if run is not None else Ranks()
-    if config.micro_batches < ranks.count:
+    if config.micro_batches % ranks.count:
         raise ValueError(
-            f"{config.micro_batches} micro_batches cannot be dealt to {ranks.count} processes; "
+            f"{config.micro_batches} micro_batches cannot be dealt evenly to {ranks.count} processes; "
             "set micro_batches to a multiple of their number"
         )
     groups: list[dict[str, Any]] = [
@@ -184,7 +184,7 @@ def fit(
     )
     bar = progress(remaining, total=config.num_steps - state.step, desc=desc, unit="step")
     # A block that is gathered for one call cannot serve another beside it.
-    num_workers = 1 if ranks.shards else -(-config.micro_batches // ranks.count)
+    num_workers = 1 if ranks.shards else config.micro_batches // ranks.count
     with (
         stop_requested() as stop,
         workers(num_workers, device) as in_order,
