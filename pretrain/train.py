@@ -30,7 +30,7 @@ NOISY_SIGMA = 0.6
 
 
 @dataclass(frozen=True, eq=False)
-class _Lesson:
+class Lesson:
     """What heads learn from and are measured on."""
 
     config: StageOneConfig
@@ -88,7 +88,7 @@ def random_twin(model: Backbone, seed: int) -> Backbone:
     return twin.eval().requires_grad_(False)
 
 
-def train_heads(model: Backbone, heads: GeometryHeads, lesson: _Lesson, *, desc: str, prefix: str) -> None:
+def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: str, prefix: str) -> None:
     """Fit heads on features of a frozen model at random noise levels."""
     import torch
 
@@ -227,7 +227,7 @@ def train(config: StageOneConfig) -> Path:
         labels = label_videos(estimator, flow, rgb, config.labels or config.run / "labels")
         if ranks.is_main:
             ranks.wait()
-        lesson = _Lesson(config, labels, rgb, captions, held_out, run)
+        lesson = Lesson(config, labels, rgb, captions, held_out, run)
         heads = GeometryHeads(
             **model.head_sizes, channels=config.head_channels, motion_channels=config.motion_channels
         ).to(ranks.device)

@@ -12,6 +12,7 @@ from phys4d.models.geometry_losses import (
     scale_shift_invariant_depth_loss,
     warp_consistency_loss,
     warp_mask,
+    with_unit_spread,
 )
 from phys4d.scenes.annotations import annotate
 from phys4d.scenes.registry import sample_scene
@@ -140,3 +141,10 @@ def test_each_mask_takes_out_what_it_names() -> None:
     assert columns("inside", still, away) == [True] * 5 + [False] * 3
     assert warp_mask(["visible"], depth, still, visible, still)[0, 0, :, 0].tolist() == [False] + [True] * 7
     assert warp_mask([], depth, still, visible, still).all()
+
+
+def test_relative_depth_of_unit_spread_forgets_its_scale_and_shift() -> None:
+    inverse = torch.rand(2, 3, 8, 8)
+    found = with_unit_spread(7.0 * inverse - 3.0)
+    torch.testing.assert_close(found, with_unit_spread(inverse), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.abs().mean((1, 2, 3)), torch.ones(2))
