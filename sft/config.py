@@ -36,7 +36,7 @@ class StageTwoConfig:
     motion_channels: Literal[2, 3] = 3
     """An open reading: 2 drops dz from stage 1's heads; then L_warp compares D_{t+1}(p + F) with D_t(p)."""
     optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=16, learning_rate=2e-3)
+        default_factory=lambda: OptimiserConfig(num_steps=400, batch_size=16, learning_rate=2e-3)
     )
     """Training; its learning rate is that of the heads."""
     adapter_learning_rate: float = 1e-3
@@ -54,10 +54,12 @@ class StageTwoConfig:
     depth edges at t, depth edges at t + 1, predictions that leave the image."""
     change_weight: float = 2.0
     """How much more latent cells count that differ from frame 0, in the diffusion loss."""
-    shift: float = 3.0
-    """Shift of the noise levels towards 1 for the diffusion half of a batch."""
+    diffusion_share: float = 0.5
+    """Part of a batch that the diffusion loss sees; the heads read the others."""
+    shift: float = 5.0
+    """Shift towards 1 of the noise levels of the diffusion loss."""
     low_noise_bias: float = 2.0
-    """The other half of a batch draws uniform ** this, where the heads read."""
+    """The heads' part of a batch is noised to uniform ** this."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""
@@ -69,6 +71,12 @@ class StageTwoConfig:
         for name in ("depth_weight", "motion_weight", "warp_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        part = self.optimiser.batch_size // self.optimiser.micro_batches
+        if not 0 < round(self.diffusion_share * part) < part:
+            raise ValueError(
+                f"diffusion_share must leave a video of the {part} in a micro-batch to either loss, "
+                f"got {self.diffusion_share}"
+            )
         if not self.adapter_learning_rate > 0:
             raise ValueError(f"adapter_learning_rate must be positive, got {self.adapter_learning_rate}")
         if not 0 <= self.lora_min_level < 1:

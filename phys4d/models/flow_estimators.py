@@ -133,11 +133,17 @@ def load_flow_estimator(name: FlowName, weights: Path | None = None, device: str
     return RaftFlow(model, name, device)
 
 
-def checked_flow(
-    flow: FlowEstimator, rgb_THW3: UInt8[np.ndarray, "frames height width 3"]
-) -> tuple[Float32[np.ndarray, "frames-1 height width 2"], Bool[np.ndarray, "frames-1 height width"]]:
-    """Flow from each frame to the next, and where going there and back returns to within 1 pixel plus 5 % of
-    the way, without leaving the image.
+CheckedFlow = tuple[
+    Float32[np.ndarray, "frames-1 height width 2"],
+    Float32[np.ndarray, "frames-1 height width 2"],
+    Bool[np.ndarray, "frames-1 height width"],
+]
+"""Of a video: flow there, flow back, and where the first is trusted."""
+
+
+def checked_flow(flow: FlowEstimator, rgb_THW3: UInt8[np.ndarray, "frames height width 3"]) -> CheckedFlow:
+    """Flow from each frame to the next and from the next one back, and where going there and back returns to
+    within 1 pixel plus 5 % of the way, without leaving the image.
 
     Source: Sundaram et al., Dense Point Trajectories by GPU-accelerated Optical Flow, ECCV 2010.
     """
@@ -161,4 +167,4 @@ def checked_flow(
     length = np.linalg.norm(forward, axis=-1)
     target = np.stack([columns, rows], -1) + forward
     inside = ((target >= 0) & (target <= np.array([width - 1, height - 1]))).all(-1)
-    return forward, (gap < 1.0 + 0.05 * length) & inside
+    return forward, backward, (gap < 1.0 + 0.05 * length) & inside

@@ -103,7 +103,8 @@ def _estimate(depth: DepthEstimator, flow: FlowEstimator, rgb_BTHW3: Tensor) -> 
     depth_BTHW = depth(rgb_BTHW3.flatten(0, 1)).unflatten(0, rgb_BTHW3.shape[:2])
     entries = []
     for video, found in zip(rgb_BTHW3.numpy(), depth_BTHW, strict=True):
-        uv, trusted = map(torch.from_numpy, checked_flow(flow, video))
+        forward, _, checked = checked_flow(flow, video)
+        uv, trusted = torch.from_numpy(forward), torch.from_numpy(checked)
         if depth.kind == "inverse":
             found = align_frames(found, uv, trusted)
         entries.append({"depth": found.contiguous(), "flow": uv, "trusted": trusted})

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from phys4d.models.estimators import DepthEstimator
-from phys4d.models.flow_estimators import DisFlow, FlowEstimator, checked_flow
+from phys4d.models.flow_estimators import CheckedFlow, DisFlow, FlowEstimator, checked_flow
 from phys4d.models.geometry_losses import off_depth_edges, warp_consistency_loss
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel
@@ -60,13 +60,23 @@ def read_with_estimators(
     Raises:
         ValueError: the estimator does not measure in metres.
     """
+    geometry, flows = read_with_flow(estimator, rgb_BTHW3, flow)
+    return geometry, torch.from_numpy(np.stack([trusted for _, _, trusted in flows]))
+
+
+def read_with_flow(
+    estimator: DepthEstimator,
+    rgb_BTHW3: UInt8[Tensor, "batch frames height width 3"],
+    flow: FlowEstimator | None = None,
+) -> tuple[Geometry, list[CheckedFlow]]:
+    """`read_with_estimators`, and each video's flow for whoever measures that too."""
     if estimator.kind != "metric":
         raise ValueError(f"{estimator.id} gives relative depth, not metres; take a metric depth estimator")
     depth = estimator(rgb_BTHW3.flatten(0, 1)).unflatten(0, rgb_BTHW3.shape[:2])
-    results = [checked_flow(flow or DisFlow(), video) for video in rgb_BTHW3.numpy()]
-    uv = torch.from_numpy(np.stack([r[0] for r in results]))
-    trusted = torch.from_numpy(np.stack([r[1] for r in results]))
-    return Geometry(depth, with_depth_change(depth, uv)), trusted
+    flow = flow or DisFlow()
+    flows = [checked_flow(flow, video) for video in rgb_BTHW3.numpy()]
+    uv = torch.from_numpy(np.stack([forward for forward, _, _ in flows]))
+    return Geometry(depth, with_depth_change(depth, uv)), flows
 
 
 def held_out_warp_l1(

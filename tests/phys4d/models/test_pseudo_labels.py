@@ -31,7 +31,7 @@ def tiny(seed: int = 0) -> TinyDepth:
 
 
 def test_dis_finds_the_shift_and_distrusts_what_leaves_the_image() -> None:
-    flow, trusted = checked_flow(DisFlow(), textured()[0].numpy())
+    flow, _, trusted = checked_flow(DisFlow(), textured()[0].numpy())
     inner = flow[:, 8:-8, 8:-12]
     assert np.abs(inner - [2.0, 0.0]).mean() < 0.1
     assert trusted[:, 8:-8, 8:-12].mean() > 0.95
