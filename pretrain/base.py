@@ -62,7 +62,7 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
 
 
 def train_denoiser(
-    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
+    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: StageRun
 ) -> None:
     """Fit the transformer and the text encoder by the diffusion loss of their own noising."""
     import torch

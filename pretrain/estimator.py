@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretrain.config import StageOneConfig
 
@@ -41,7 +41,8 @@ def train_tiny_depth(dataset: Dataset, config: StageOneConfig, run: StageRun) ->
     frames = torch.from_numpy(dataset.stack("rgb")[:, ::3]).flatten(0, 1)
     depths = torch.from_numpy(dataset.stack("depth")[:, ::3]).flatten(0, 1)
     objects = torch.from_numpy(dataset.stack("object_ids")[:, ::3] > 0).flatten(0, 1)
-    estimator = tiny_depth_anything(frames.shape[1]).to(device)
+    estimator: Any = tiny_depth_anything(frames.shape[1])
+    estimator.to(device)
 
     def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
         truth = depths[indices].to(device)

@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -157,7 +157,7 @@ def fit(
     def differentiate(part: tuple[int, int, Tensor]) -> tuple[dict[str, float], list[Tensor | None]]:
         step, number, indices = part
         generator = Generator().manual_seed(derive_seed(seed, desc, step, number))
-        with _precision(config.bf16, device):
+        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
             parts = loss_parts(indices, generator)
             loss = torch.stack(list(parts.values())).sum() / config.micro_batches
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
@@ -185,8 +185,12 @@ def fit(
     bar = progress(remaining, total=config.num_steps - state.step, desc=desc, unit="step")
     # A block that is gathered for one call cannot serve another beside it.
     num_workers = 1 if ranks.shards else config.micro_batches // ranks.count
+    # On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products do not.
+    # The choice is the process's: made by each thread, one would undo another's and bits would differ.
+    attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 and device == "cpu" else nullcontext()
     with (
         stop_requested() as stop,
+        attention,
         workers(num_workers, device) as in_order,
         warnings.catch_warnings(),
     ):
@@ -201,7 +205,7 @@ def fit(
             for position, parameter in enumerate(trained):
                 found = [gradients[position] for _, gradients in results]
                 parameter.grad = _sum([gradient for gradient in found if gradient is not None])
-            scalars = {name: sum(parts[name] for parts, _ in results) for name in results[0][0]}
+            scalars = {name: sum((parts[name] for parts, _ in results), 0.0) for name in results[0][0]}
             stopped = _add_up(ranks, trained, scalars, stop())
             grad_norm = torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             if torch.isfinite(grad_norm):
@@ -259,17 +263,6 @@ def _sum(gradients: list[Tensor]) -> Tensor | None:
     for gradient in gradients[1:]:
         total = gradient if total is None else total.add_(gradient)
     return total
-
-
-@contextmanager
-def _precision(bf16: bool, device: str) -> Iterator[None]:
-    """Autocast to bfloat16 if asked for.
-
-    On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products do not.
-    """
-    attention = sdpa_kernel(SDPBackend.MATH) if bf16 and device == "cpu" else nullcontext()
-    with torch.autocast(device, torch.bfloat16, enabled=bf16), attention:
-        yield
 
 
 def _optimisers(

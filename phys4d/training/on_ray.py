@@ -30,12 +30,12 @@ def train_on_ray(train: Callable[[Any], object], config: Any, cluster: ClusterCo
     here = os.getcwd()
     paths = os.pathsep.join(dict.fromkeys([here, *(path for path in sys.path if path)]))
     environment = {"PYTHONPATH": paths, "RAY_TRAIN_ENABLE_CONTROLLER_LOGGING": "0"}
+    is_local = cluster.ray_address == "local"
     try:
         ray.init(
-            address=None if cluster.ray_address == "local" else cluster.ray_address,
+            address=cluster.ray_address,
             runtime_env={"env_vars": environment},
-            log_to_driver=True,
-            **({"include_dashboard": False} if cluster.ray_address == "local" else {}),
+            include_dashboard=False if is_local else None,
         )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster at {cluster.ray_address}: {error}") from error

@@ -34,7 +34,7 @@ class Ranks:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but torch sees no GPU here; take --device cpu")
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-        return cls(state.process_index, state.num_processes, state.device)
+        return cls(state.process_index, state.num_processes, torch.device(state.device or "cpu"))
 
     @property
     def is_main(self) -> bool:

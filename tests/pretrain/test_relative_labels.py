@@ -48,6 +48,6 @@ def test_heads_learn_relative_depth_and_flow_but_no_depth_change(tmp_path: Path)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     losses = [row for row in rows if "depth_gradient" in row]
     assert all(np.isfinite(list(row.values())).all() for row in losses)
-    assert losses[-1]["motion"] < 0.8 * losses[0]["motion"]
+    assert losses[-1]["motion"] < 0.9 * losses[0]["motion"]
     flow = heads.to_output.weight.view(4, 4, -1).abs().sum((1, 2))
     assert flow[0] > 0 and flow[1] > 0 and flow[3] == 0
