@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DepthAnythingForDepthEstimation
 
+from phys4d.models.estimators import DepthEstimator
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel, to_uint8
 from phys4d.models.reading import read_with_estimators, read_with_heads, to_numpy
@@ -27,7 +27,7 @@ class Reader:
         self,
         model: VideoModel,
         heads: GeometryHeads | None,
-        estimator: DepthAnythingForDepthEstimation | None,
+        estimator: DepthEstimator | None,
     ) -> None:
         self.model = model
         self.heads = heads
