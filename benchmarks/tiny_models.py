@@ -22,7 +22,7 @@ from phys4d.models.registry import TINY
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.files import atomic_write_text
-from phys4d.runtime.run import RunFolder, provenance
+from phys4d.runtime.run import provenance
 from phys4d.runtime.seeding import derive_seed, seed_everything
 from phys4d.runtime.threads import limit_threads
 from pretrain.base_config import BaseConfig
@@ -115,23 +115,22 @@ def train(preset: str, dataset: Dataset, config: TinyBenchConfig) -> tuple[Backb
         rgb, captions = with_mirror_images("rgb", rgb), with_mirrored_captions(captions)
     rgb_NTHW3 = torch.from_numpy(rgb)
     model = tiny_model(preset, captions, width=base.width, num_layers=base.num_layers)
-    with RunFolder.open(config.out / preset, configs.to_toml(config), restart=True) as run:
+    start = time.process_time()
+    train_autoencoder(model, rgb_NTHW3.flatten(0, 1), base, None)
+    latents = EncodingCache(model, None).videos(rgb_NTHW3)
+    spent_s = time.process_time() - start
+
+    def steps(model: Backbone, num_steps: int) -> float:
+        denoiser = dataclasses.replace(base.denoiser, num_steps=num_steps)
         start = time.process_time()
-        train_autoencoder(model, rgb_NTHW3.flatten(0, 1), base, run)
-        latents = EncodingCache(model, None).videos(rgb_NTHW3)
-        spent_s = time.process_time() - start
+        train_denoiser(model, latents, captions, dataclasses.replace(base, denoiser=denoiser), None)
+        return time.process_time() - start
 
-        def steps(model: Backbone, num_steps: int, run: RunFolder | None = None) -> float:
-            denoiser = dataclasses.replace(base.denoiser, num_steps=num_steps)
-            start = time.process_time()
-            train_denoiser(model, latents, captions, dataclasses.replace(base, denoiser=denoiser), run)
-            return time.process_time() - start
-
-        scratch = copy.deepcopy(model)
-        steps(scratch, WARM_STEPS)
-        step_s = steps(scratch, TIMED_STEPS) / TIMED_STEPS
-        num_steps = affordable_steps(60 * config.cpu_minutes, spent_s, step_s)
-        denoiser_s = steps(model, num_steps, run)
+    scratch = copy.deepcopy(model)
+    steps(scratch, WARM_STEPS)
+    step_s = steps(scratch, TIMED_STEPS) / TIMED_STEPS
+    num_steps = affordable_steps(60 * config.cpu_minutes, spent_s, step_s)
+    denoiser_s = steps(model, num_steps)
     model.save(config.out / preset / "model")
     return model.eval().requires_grad_(False), {
         "training_cpu_s": spent_s + denoiser_s,

@@ -63,7 +63,7 @@ def num_latent_frames(model: VideoModel, prompts: Sequence[Prompt]) -> int:
 
 
 def encode_prompts(cache: EncodingCache, prompts: Sequence[Prompt]) -> Conditioning:
-    """Text embeddings and first-frame latents."""
+    """Text embeddings and first-frame latents, on the model's device."""
     return encode(cache, [p.text for p in prompts], np.stack([p.first_frame for p in prompts]))
 
 
@@ -71,5 +71,6 @@ def encode(
     cache: EncodingCache, texts: Sequence[str], first_frames: UInt8[np.ndarray, "prompts height width 3"]
 ) -> Conditioning:
     """The same of texts and pictures that belong to no dataset."""
+    device = cache.model.transformer.device
     latents = cache.videos(torch.from_numpy(first_frames).unsqueeze(1))
-    return Conditioning(cache.texts(texts), latents[:, :, 0])
+    return Conditioning(cache.texts(texts).to(device), latents[:, :, 0].to(device))

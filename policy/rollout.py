@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phys4d.models.beside import velocity_beside
 from phys4d.models.protocol import Conditioning, VideoModel
 from policy.samplers import STD_CAP, Generators, Mode, Sampler, StepOut, step
 from policy.schedules import Schedule, model_schedule
-from policy.step_rules import step_coefficients
+from policy.step_rules import StepCoefficients, step_coefficients
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +27,18 @@ class SamplingRule:
     sampler: Sampler
     noise_level: float
     std_cap: float | None = STD_CAP
+    storage_dtype: torch.dtype | None = None
+    """What recorded latents are kept in; None is that of the maths."""
+
+    def coefficients(self, i: int) -> StepCoefficients:
+        """Mean and std of the stochastic step at position `i`."""
+        return step_coefficients(
+            i,
+            schedule=self.schedule,
+            sampler=self.sampler,
+            noise_level=self.noise_level,
+            std_cap=self.std_cap,
+        )
 
     def take(
         self,
@@ -45,9 +58,9 @@ class SamplingRule:
         With `unconditional`, u of it and c of `conditioning`, the velocity is u + guidance_scale (c - u).
         """
         level = self.schedule.model_level(i)
-        velocity = model.predict(latents_BCThw, level, conditioning).velocity_BCThw
+        velocity = velocity_beside(model, latents_BCThw, level, conditioning)
         if unconditional is not None:
-            without = model.predict(latents_BCThw, level, unconditional).velocity_BCThw
+            without = velocity_beside(model, latents_BCThw, level, unconditional)
             velocity = without + guidance_scale * (velocity - without)
         return step(
             latents_BCThw,
@@ -61,6 +74,7 @@ class SamplingRule:
             x_next=x_next,
             mask=model.generated_mask(latents_BCThw),
             generator=generator,
+            storage_dtype=self.storage_dtype if mode == "sde" else None,
         )
 
 
@@ -71,6 +85,7 @@ def sampling_rule(
     shift: float,
     sampler: Sampler | None = None,
     noise_level: float = 0.0,
+    storage_dtype: torch.dtype | None = None,
 ) -> SamplingRule:
     """The rule for a model: a schedule of its noising, and a sampler of the same family.
 
@@ -84,7 +99,9 @@ def sampling_rule(
     if sampler is None:
         sampler = "ode" if schedule.family == "flow" else "ddim_v"
     step_coefficients(0, schedule=schedule, sampler=sampler, noise_level=noise_level)
-    return SamplingRule(schedule=schedule, sampler=sampler, noise_level=noise_level)
+    return SamplingRule(
+        schedule=schedule, sampler=sampler, noise_level=noise_level, storage_dtype=storage_dtype
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +114,8 @@ class RecordedStep:
     x_next_BCThw: Float[Tensor, "batch channels frames h w"]
     log_prob_B: Float[Tensor, " batch"]
     """Mean over generated dims, under the policy that took the step."""
+    mean_BCThw: Float[Tensor, "batch channels frames h w"] | None = None
+    """Mean of the step, for algorithms that compare it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +127,8 @@ class Rollouts:
     steps: tuple[RecordedStep, ...]
     digests: tuple[str, ...]
     """Conditioning hash of each video when it was sampled."""
+    seeds: tuple[int, ...] = ()
+    """Of each video."""
 
 
 @torch.no_grad()
@@ -119,6 +140,8 @@ def sample(
     num_latent_frames: int,
     window: Sequence[int] = (),
     seeds: Sequence[int],
+    groups: Sequence[int] | None = None,
+    keep_means: bool = False,
     guidance_scale: float = 1.0,
 ) -> Rollouts:
     """Denoise from pure noise: stochastic at the positions in `window`, the ODE elsewhere.
@@ -128,6 +151,9 @@ def sample(
         num_latent_frames: T, of `VideoModel.latent_shape`.
         window: positions whose steps are stochastic and recorded. The last position is always the ODE.
         seeds: one per video, so that a video does not depend on its batch.
+        groups: the fast mode: a seed per video, equal for siblings. They start from that seed's noise, and
+            the steps before the window are taken once for all of them.
+        keep_means: record the means of stochastic steps too.
         guidance_scale: of classifier-free guidance; 1 is none. Recorded steps are scored without it.
 
     Source of guidance: Ho and Salimans, Classifier-Free Diffusion Guidance, 2022.
@@ -143,16 +169,31 @@ def sample(
         raise ValueError(
             f"window positions must be in [0, {last}) (the last step is the ODE), got {tuple(window)}"
         )
-    first = conditioning.first_frame_BChw
+    if groups is not None and (len(groups) != len(seeds) or not window):
+        raise ValueError(
+            f"groups need a window and one entry per video, {len(seeds)}, got window {tuple(window)} and "
+            f"{len(groups)} groups"
+        )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = (first.shape[1], num_latent_frames, *first.shape[2:])
-    x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
-    mask = model.generated_mask(x)
-    x = mask * x + (1 - mask) * first.unsqueeze(2)
+    if groups is None:
+        x = _noise(model, conditioning, generators, num_latent_frames)
+        start = 0
+    else:
+        distinct = list(dict.fromkeys(groups))
+        one_of_each = torch.tensor([list(groups).index(group) for group in distinct])
+        prompts = conditioning.select(one_of_each)
+        x = _noise(model, prompts, [torch.Generator().manual_seed(g) for g in distinct], num_latent_frames)
+        start = min(window)
+        for i in range(start):
+            x = rule.take(model, x, i, prompts, mode="ode").x_next
+        x = x[torch.tensor([distinct.index(group) for group in groups])]
     unconditional = model.without_text(conditioning) if guidance_scale != 1.0 else None
     recorded = []
-    for i in range(rule.schedule.num_steps):
+    for i in range(start, rule.schedule.num_steps):
         stochastic = i in window
+        if stochastic and rule.storage_dtype is not None:
+            # Replay starts from what was kept.
+            x = x.to(rule.storage_dtype).to(x.dtype)
         out = rule.take(
             model,
             x,
@@ -165,6 +206,29 @@ def sample(
         )
         if stochastic:
             assert out.log_prob is not None
-            recorded.append(RecordedStep(i, x, out.x_next, out.log_prob))
+            stored = rule.storage_dtype or x.dtype
+            recorded.append(
+                RecordedStep(
+                    i,
+                    x.to(stored),
+                    out.x_next.to(stored),
+                    out.log_prob,
+                    out.mean if keep_means else None,
+                )
+            )
         x = out.x_next
-    return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()))
+    return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
+
+
+def _noise(
+    model: VideoModel,
+    conditioning: Conditioning,
+    generators: Sequence[torch.Generator],
+    num_latent_frames: int,
+) -> Tensor:
+    """Where sampling starts: noise, and the condition where a model holds it in its latents."""
+    first = conditioning.first_frame_BChw
+    shape = (first.shape[1], num_latent_frames, *first.shape[2:])
+    x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
+    mask = model.generated_mask(x)
+    return mask * x + (1 - mask) * first.unsqueeze(2)

@@ -40,7 +40,7 @@ def generate(config: SampleConfig) -> list[Path]:
     stage = finished[-1] if config.stage == "last" else config.stage
     if stage not in finished:
         raise UserError(f"{config.run} has no finished {stage}; finished stages: {', '.join(finished)}")
-    model, heads = load_stage(config.run, stage, config.model)
+    model, heads = load_stage(config.run, stage, config.memory)
     if heads is None:
         print(f"{stage} has no heads, so its videos have no depth and motion; `make pretrain` trains them")
     simulated = [] if config.text else _read_dataset(config)
@@ -49,7 +49,7 @@ def generate(config: SampleConfig) -> list[Path]:
     firsts = [sample.rgb[0] for sample in simulated] or [_read_picture(config)] * config.num_videos
     num_frames = len(simulated[0].rgb) if simulated else config.num_frames
     num_latent_frames = model.latent_shape(num_frames, *firsts[0].shape[:2])[1]
-    cache = EncodingCache(model, config.model.cache)
+    cache = EncodingCache(model, config.memory.cache)
     rule = sampling_rule(model, config.num_steps, shift=config.shift)
     reader = Reader(model, heads, None)
     folder = config.out or config.run / "samples"

@@ -11,7 +11,7 @@ from phys4d.models.load_config import LoadConfig
 from phys4d.models.lora import load_lora, merge_lora
 from phys4d.models.registry import load_model
 
-Stage = Literal["base", "stage1", "stage2", "stage3"]
+Stage = Literal["base", "stage1", "stage2", "stage3", "best_of_n"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
 POLICY = "policy"
 """Name of stage 3's adapter."""
@@ -22,6 +22,7 @@ _LAST_WRITTEN: dict[Stage, str] = {
     "stage1": "heads.safetensors",
     "stage2": "heads.safetensors",
     "stage3": "lora/pytorch_lora_weights.safetensors",
+    "best_of_n": "latents.safetensors",
 }
 
 
@@ -35,21 +36,29 @@ def finished_stages(run: Path) -> list[Stage]:
     return [stage for stage in STAGES if is_finished(run, stage)]
 
 
+def measured_stages(run: Path) -> list[Stage]:
+    """The stages that a run has, and the best of N videos of stage 2 if they were picked."""
+    picked: list[Stage] = ["best_of_n"] if is_finished(run, "best_of_n") else []
+    return finished_stages(run) + picked
+
+
 def load_stage(
-    run: Path, stage: Stage, config: LoadConfig | None = None
+    run: Path, stage: Stage, memory: LoadConfig | None = None
 ) -> tuple[Backbone, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
+
+    That of `best_of_n` is stage 2.
 
     Raises:
         FileNotFoundError: a stage has not been run; says which target makes it.
     """
-    config = config or LoadConfig()
+    memory = memory or LoadConfig()
     model = load_model(
         run / "base" / "model",
-        dtype=config.dtype,
-        gradient_checkpointing=config.gradient_checkpointing,
+        dtype=memory.dtype,
+        gradient_checkpointing=memory.gradient_checkpointing,
     )
-    if stage in ("stage2", "stage3"):
+    if stage in ("stage2", "stage3", "best_of_n"):
         load_lora(model.transformer, "sft", run / "stage2" / "lora")
         merge_lora(model.transformer, "sft")
     if stage == "stage3":

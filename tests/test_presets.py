@@ -7,7 +7,7 @@ import pytest
 
 from phys4d.models.registry import FULL, TINY, published
 from phys4d.runtime import config as configs
-from policy.config import EvaluateConfig, SampleConfig, TrainConfig
+from policy.config import BestOfNConfig, EvaluateConfig, SampleConfig, TrainConfig
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig
@@ -20,6 +20,7 @@ PROGRAMS = {
     "policy/presets/train": TrainConfig,
     "policy/presets/evaluate": EvaluateConfig,
     "policy/presets/sample": SampleConfig,
+    "policy/presets/best_of_n": BestOfNConfig,
 }
 
 
@@ -35,13 +36,13 @@ def test_the_settings_of_a_preset_belong_together(preset: str) -> None:
     # v-prediction has its own grid and sampler.
     diffusion = "cogvideox" in preset
     assert (training.rollout.sampler == "ddim_v") == diffusion
-    shifts = {made[f"policy/presets/{name}"].shift for name in ("evaluate", "sample")}
+    shifts = {made[f"policy/presets/{name}"].shift for name in ("evaluate", "sample", "best_of_n")}
     shifts |= {training.rollout.shift, made["sft/presets"].shift}
     assert len(shifts) == 1
     assert (shifts == {1.0}) == diffusion
     assert (made["policy/presets/sample"].guidance_scale > 1.0) == (preset in FULL)
     later = [config for folder, config in made.items() if folder != "pretrain/presets/base"]
-    assert {config.model.dtype for config in later} == {"bfloat16" if preset in FULL else "float32"}
+    assert {config.memory.dtype for config in later if hasattr(config, "memory")} == {"bfloat16" if preset in FULL else "float32"}
     folders = {config.data for config in later if hasattr(config, "data")}
     assert folders == {Path(f"data/{preset}/rigid" if preset in FULL else "data/rigid")}
 

@@ -37,14 +37,15 @@ class EncodingCache:
     def videos(
         self, rgb_NTHW3: UInt8[Tensor, "videos frames height width 3"], batch_size: int = 32
     ) -> Float[Tensor, "videos channels frames h w"]:
-        """Normalised latents of every video."""
+        """Normalised latents of every video, in the CPU's memory."""
         paths = self._paths("vae", [_digest_of(video) for video in rgb_NTHW3])
         found = [path is not None and path.is_file() for path in paths]
         missing = torch.tensor([i for i, there in enumerate(found) if not there], dtype=torch.long)
         parts = list(missing.split(batch_size)) if len(missing) else []
         encoded: dict[int, Tensor] = {}
         for part in progress(parts, desc="encode", unit="batch") if len(parts) > 1 else parts:
-            latents = self.model.encode_video(to_model_range(rgb_NTHW3[part])).float()
+            rgb = rgb_NTHW3[part].to(self.model.transformer.device)
+            latents = self.model.encode_video(to_model_range(rgb)).float().cpu()
             for i, latent in zip(part.tolist(), latents, strict=True):
                 encoded[i] = latent
                 _write(paths[i], latent)
@@ -52,14 +53,15 @@ class EncodingCache:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str], batch_size: int = 64) -> Float[Tensor, "texts tokens width"]:
-        """Embeddings of every prompt."""
+        """Embeddings of every prompt, in the CPU's memory."""
         paths = self._paths("text", [hashlib.sha256(text.encode()).hexdigest() for text in texts])
         found = [path is not None and path.is_file() for path in paths]
         missing = [i for i, there in enumerate(found) if not there]
         encoded: dict[int, Tensor] = {}
         for start in range(0, len(missing), batch_size):
             part = missing[start : start + batch_size]
-            for i, embedding in zip(part, self.model.encode_text([texts[i] for i in part]), strict=True):
+            embeddings = self.model.encode_text([texts[i] for i in part]).cpu()
+            for i, embedding in zip(part, embeddings, strict=True):
                 encoded[i] = embedding
                 _write(paths[i], embedding)
         return torch.stack([encoded[i] if i in encoded else _read(p) for i, p in enumerate(paths)])
