@@ -32,11 +32,11 @@ def _annotated(category: str, size: int) -> tuple[Work, int]:
 
 def _scored(category: str) -> tuple[Work, int]:
     from reward_service.config import ChamferSettings
-    from reward_service.truth import resimulate
+    from reward_service.truth import build_truth
 
     limit_threads(1)
     spec = sample_spec(category, next(iter(CATEGORIES[category].families)), 0)
-    return lambda: resimulate(spec, 64, 64, ChamferSettings().max_points), 1
+    return lambda: build_truth(spec, 64, 64, ChamferSettings().max_points), 1
 
 
 for name in CATEGORIES:

@@ -12,19 +12,20 @@ Three readings of each generated video, so that none has to be believed alone:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phys4d.metrics.physics_iq.published import PUBLISHED
+from phys4d.report.event_file import write_event_file
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
-from policy.event_file import write_event_file
 from policy.measurements import (
     FINAL,
     TRACK,
@@ -34,7 +35,8 @@ from policy.measurements import (
     print_table,
     record_geometry,
     record_rgb,
-    score_rollouts,
+    record_scores,
+    with_holm,
 )
 from policy.world_metrics import scene_clouds
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from phys4d.data import Sample
+    from phys4d.models.flow_estimators import CheckedFlow
     from phys4d.models.protocol import Conditioning, VideoModel
     from policy.prompts import Prompt
     from policy.rollout import SamplingRule
@@ -53,16 +56,17 @@ def evaluate(config: EvaluateConfig) -> Path:
     import torch
 
     from phys4d.data import open_dataset
-    from phys4d.metrics.tracking import constant_velocity, track_colours
+    from phys4d.metrics.tracking import track_colours
     from phys4d.models.estimators import load_depth_estimator
-    from phys4d.models.reading import read_with_estimators, to_numpy
+    from phys4d.models.reading import read_with_flow, to_numpy
     from phys4d.runtime.files import atomic_directory, atomic_write_text
     from phys4d.runtime.progress import progress
+    from policy.best_of_n import chosen_latents
     from policy.prompts import encode_prompts, load_prompts
     from policy.reading import Reader
     from policy.rollout import sampling_rule
     from policy.service import reward_client
-    from policy.stages import finished_stages, load_stage
+    from policy.stages import finished_stages, load_stage, measured_stages
 
     limit_threads(config.num_threads)
     dataset = open_dataset(config.data, config.split)
@@ -75,69 +79,56 @@ def evaluate(config: EvaluateConfig) -> Path:
     prompts = load_prompts(dataset, range(config.num_scenes))
     true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
     estimator = load_depth_estimator(config.run / "estimator")
-    present = finished_stages(config.run)
+    present = measured_stages(config.run)
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
 
-    record_rgb(table, "simulator", samples, [s.rgb for s in samples], true_tracks)
-    still = [s.rgb[:1].repeat(len(s.rgb), 0) for s in samples]
-    record_rgb(table, "frozen", samples, still, true_tracks)
-    _record_second_take(table, samples, true_tracks)
-    record_geometry(
-        table, "simulator", "heads", samples, [s.depth for s in samples], [s.motion for s in samples]
-    )
     # What the estimators themselves are off by.
-    read, _ = read_with_estimators(estimator, torch.from_numpy(np.stack([s.rgb for s in samples])))
+    read, flows = read_with_flow(estimator, torch.from_numpy(np.stack([s.rgb for s in samples])))
     record_geometry(table, "simulator", "estimator", samples, *to_numpy(read))
-    still = [s.depth[:1].repeat(len(s.depth), 0) for s in samples]
-    record_geometry(table, "frozen", "heads", samples, still, [np.zeros_like(s.motion) for s in samples])
-    _record_constant_velocity(table, [constant_velocity(t) for t in true_tracks], true_tracks, samples)
+    _record_references(table, samples, true_tracks, flows)
 
     with reward_client(config.reward) as client:
-        truth = [
-            p.rollout(f"simulator/{p.key}", s.depth, s.motion) for p, s in zip(prompts, samples, strict=True)
-        ]
-        score_rollouts(client, table, "simulator", "heads", truth)
-        generated: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[np.ndarray, ...]]] = {}
+
+        def submit(name: str, depths: Iterable[np.ndarray], motions: Iterable[np.ndarray]) -> Future:
+            """Rollouts on their way to the service, which scores them while we measure on."""
+            videos = zip(prompts, depths, motions, strict=True)
+            return client.submit([p.rollout(f"{name}/{p.key}", depth, motion) for p, depth, motion in videos])
+
+        truth = submit("simulator", [s.depth for s in samples], [s.motion for s in samples])
+        record_scores(table, "simulator", "heads", truth.result())
+        generated: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[np.ndarray, np.ndarray]]] = {}
         bar = progress(total=len(present) * config.num_seeds, desc="evaluate", unit="pass")
         for stage in present:
+            # Stage 1 leaves the denoiser as it is: its videos are the base's.
+            same_videos = stage == "stage1" and "base" in present
+            if same_videos:
+                table.copy("base", "stage1", ("rgb", "estimator"))
             model, heads = load_stage(config.run, stage)
             conditioning = encode_prompts(model, prompts)
             rule = sampling_rule(model, config.num_steps, shift=config.shift)
             reader = Reader(model, heads, estimator)
             for seed in range(config.num_seeds):
-                # Stage 1 leaves the denoiser as it is: its videos are the base's.
-                if stage != "stage1" or seed not in generated:
-                    latents = _sample_all(config, seed, model, conditioning, prompts, rule)
+                scores: dict[str, Future] = {}
+                if not same_videos:
+                    if stage == "best_of_n":
+                        latents = chosen_latents(config, seed, prompts)
+                    else:
+                        latents = _sample_all(config, seed, model, conditioning, prompts, rule)
                     rgb = reader.decode(latents)
-                    generated[seed] = latents, rgb, to_numpy(read_with_estimators(estimator, rgb)[0])
-                latents, rgb, estimated = generated[seed]
-                record_rgb(table, stage, samples, list(rgb.numpy()), true_tracks)
-                record_geometry(table, stage, "estimator", samples, *estimated)
-                score_rollouts(
-                    client,
-                    table,
-                    stage,
-                    "estimator",
-                    [
-                        p.rollout(f"{stage}/{seed}/estimator/{p.key}", d, m)
-                        for p, d, m in zip(prompts, *estimated, strict=True)
-                    ],
-                )
-                depth, motion = estimated
+                    read, flows = read_with_flow(estimator, rgb)
+                    generated[seed] = latents, rgb, to_numpy(read)
+                    scores["estimator"] = submit(f"{stage}/{seed}/estimator", *generated[seed][2])
+                latents, rgb, (depth, motion) = generated[seed]
+                if not same_videos:
+                    record_rgb(table, stage, samples, list(rgb.numpy()), true_tracks, flows)
+                    record_geometry(table, stage, "estimator", samples, depth, motion)
                 if heads is not None:
                     depth, motion = to_numpy(reader.geometry(latents, conditioning))
+                    scores["heads"] = submit(f"{stage}/{seed}/heads", depth, motion)
                     record_geometry(table, stage, "heads", samples, depth, motion)
-                    score_rollouts(
-                        client,
-                        table,
-                        stage,
-                        "heads",
-                        [
-                            p.rollout(f"{stage}/{seed}/heads/{p.key}", d, m)
-                            for p, d, m in zip(prompts, depth, motion, strict=True)
-                        ],
-                    )
+                for name, outcomes in scores.items():
+                    record_scores(table, stage, name, outcomes.result())
                 if seed == 0:
                     shown[stage] = [
                         {"rgb": v, "depth": d, "motion": m}
@@ -150,7 +141,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     chosen = _spread_over_families([s.spec.family for s in samples], config.num_report_scenes)
     comparisons = [
         table.comparison(a, b, reader, metric)
-        for a, b in (("base", "stage2"), ("stage2", "stage3"))
+        for a, b in (("base", "stage2"), ("stage2", "stage3"), ("best_of_n", "stage3"))
         for reader, metric in (
             ("rgb", TRACK),
             ("rgb", FINAL),
@@ -159,7 +150,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             ("estimator", "4D Chamfer"),
         )
     ]
-    last = present[-1] if present else None
+    trained = finished_stages(config.run)
+    last = trained[-1] if trained else None
     worst = _worst(table, last, config.num_failures) if last else []
     with atomic_directory(config.run / "evaluation", replace=True) as folder:
         entries = {}
@@ -168,7 +160,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             entries[i] = _write_scene(folder, samples[i], videos)
         results = {
             "rows": table.rows(),
-            "comparisons": [c for c in comparisons if c],
+            "comparisons": with_holm([c for c in comparisons if c]),
+            "config": configs.to_toml(config),
             "scenes": [entries[i] for i in chosen],
             "failures": [entries[i] | {"stage": last, "error_m": error} for i, error in worst],
             "published": list(PUBLISHED),
@@ -212,13 +205,32 @@ def _worst(table: Table, stage: str, number: int) -> list[tuple[int, float]]:
     return [(i, float(errors[i])) for i in order[:number]]
 
 
-def _record_second_take(table: Table, samples: Sequence[Sample], true_tracks: Sequence[np.ndarray]) -> None:
-    """The scenes again with physics changed by about 1 %: what no model need be better than."""
+def _record_references(
+    table: Table, samples: Sequence[Sample], true_tracks: Sequence[np.ndarray], flows: Sequence[CheckedFlow]
+) -> None:
+    """What needs no model: the simulator's video, its first frame frozen, constant velocity, a second take.
+
+    The second take is the scene again with physics changed by about 1 %: what no model need be better than.
+
+    Args:
+        flows: of the simulator's videos.
+    """
+    from phys4d.metrics.tracking import constant_velocity
+
+    record_rgb(table, "simulator", samples, [s.rgb for s in samples], true_tracks, flows)
+    still = [s.rgb[:1].repeat(len(s.rgb), 0) for s in samples]
+    record_rgb(table, "frozen", samples, still, true_tracks)
     taken = [i for i, s in enumerate(samples) if "rgb_take2" in s.more]
     if len(taken) == len(samples):
         record_rgb(table, "second_take", samples, [s.more["rgb_take2"] for s in samples], true_tracks)
     elif taken:
         print(f"second take: only {len(taken)} of {len(samples)} scenes have one, so it is left out")
+    record_geometry(
+        table, "simulator", "heads", samples, [s.depth for s in samples], [s.motion for s in samples]
+    )
+    still = [s.depth[:1].repeat(len(s.depth), 0) for s in samples]
+    record_geometry(table, "frozen", "heads", samples, still, [np.zeros_like(s.motion) for s in samples])
+    _record_constant_velocity(table, [constant_velocity(t) for t in true_tracks], true_tracks, samples)
 
 
 def _sample_all(

@@ -25,7 +25,10 @@ from policy.measurements import (
     score_rollouts,
 )
 
-RESERVED = ("base", "stage1", "stage2", "stage3", "frozen", "constant_velocity", "second_take", "simulator")
+RESERVED = (
+    *("base", "stage1", "stage2", "stage3", "best_of_n"),
+    *("frozen", "constant_velocity", "second_take", "simulator"),
+)
 
 
 def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
@@ -35,7 +38,7 @@ def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import track_colours
     from phys4d.models.estimators import load_depth_estimator
-    from phys4d.models.reading import read_with_estimators, to_numpy
+    from phys4d.models.reading import read_with_flow, to_numpy
     from phys4d.runtime.files import atomic_write_text
     from phys4d.runtime.progress import progress
     from policy.prompts import load_prompts
@@ -60,8 +63,9 @@ def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
     true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
     with reward_client(config.reward) as client:
         for stage, shown in (("simulator", [s.rgb for s in samples]), (name, videos)):
-            record_rgb(table, stage, samples, shown, true_tracks)
-            depth, motion = to_numpy(read_with_estimators(estimator, torch.from_numpy(np.stack(shown)))[0])
+            read, flows = read_with_flow(estimator, torch.from_numpy(np.stack(shown)))
+            record_rgb(table, stage, samples, shown, true_tracks, flows)
+            depth, motion = to_numpy(read)
             record_geometry(table, stage, "estimator", samples, depth, motion)
             rollouts = [
                 p.rollout(f"{stage}/{p.key}", d, m) for p, d, m in zip(prompts, depth, motion, strict=True)

@@ -15,7 +15,7 @@ from policy.world_metrics import GEOMETRY_METRICS, RGB_METRICS, geometry_metrics
 if TYPE_CHECKING:
     from phys4d.data import Sample
     from phys4d.reward.client import RewardClient
-    from phys4d.types import Rollout
+    from phys4d.types import Outcome, Rollout
 
 TRACK, FINAL = "trajectory error", "final trajectory error"
 SERVICE_METRICS = {
@@ -32,6 +32,7 @@ METRICS = {
     **RGB_METRICS,
 }
 """Metric name: unit, whether higher is better."""
+RESAMPLES = 2000
 
 
 @dataclass
@@ -44,6 +45,12 @@ class Table:
         """Append one seed's values; NaN where a scene could not be measured."""
         self.values.setdefault((stage, reader, metric), []).append(np.asarray(per_scene, np.float64))
 
+    def copy(self, stage: str, as_stage: str, readers: Sequence[str]) -> None:
+        """Record a stage's values as those of another, whose videos are the same."""
+        for (of, reader, metric), seeds in list(self.values.items()):
+            if of == stage and reader in readers:
+                self.values[as_stage, reader, metric] = list(seeds)
+
     def rows(self) -> list[dict[str, Any]]:
         """Means over scenes, one per seed, and their mean; what no scene has is left out."""
         rows = []
@@ -53,6 +60,7 @@ class Table:
                 continue
             means = [float(np.nanmean(values)) for values in seeds]
             unit, higher = METRICS[metric]
+            low, high = _interval(np.mean(seeds, axis=0))
             rows.append(
                 {
                     "stage": stage,
@@ -61,6 +69,7 @@ class Table:
                     "unit": unit,
                     "mean": float(np.mean(means)),
                     "seeds": means,
+                    "ci95": [low, high],
                     "higher_is_better": higher,
                     "num_scenes": measured,
                 }
@@ -68,24 +77,61 @@ class Table:
         return rows
 
     def comparison(self, before: str, after: str, reader: str, metric: str) -> dict[str, Any] | None:
-        """Paired difference `after - before` over scenes (means over seeds), 95 % bootstrap interval."""
+        """Paired difference `after - before` over scenes (means over seeds).
+
+        `ci95` is a bootstrap interval of its mean; `p_value` is two-sided, of a test that flips the signs of
+        scenes at random.
+        """
         pair = [self.values.get((stage, reader, metric)) for stage in (before, after)]
         if pair[0] is None or pair[1] is None:
             return None
         difference = np.mean(pair[1], axis=0) - np.mean(pair[0], axis=0)
         difference = difference[np.isfinite(difference)]
-        rng = np.random.default_rng(0)
-        resampled = rng.choice(difference, (2000, len(difference))).mean(axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
+        if not len(difference):
+            return None
+        low, high = _interval(difference)
         return {
             "before": before,
             "after": after,
             "reader": reader,
             "metric": metric,
             "mean_difference": float(difference.mean()),
-            "ci95": [float(low), float(high)],
+            "ci95": [low, high],
+            "p_value": sign_flip_p_value(difference),
             "num_scenes": len(difference),
         }
+
+
+def _interval(per_scene: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over scenes; NaN does not count."""
+    seen = per_scene[np.isfinite(per_scene)]
+    if not len(seen):
+        return float("nan"), float("nan")
+    resampled = np.random.default_rng(0).choice(seen, (RESAMPLES, len(seen))).mean(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def sign_flip_p_value(difference: np.ndarray) -> float:
+    """Two-sided p of a mean difference at least so far from 0 if each scene's sign were a coin's.
+
+    From 10,000 draws and the observed one, so it is never 0.
+    """
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (10_000, len(difference)))
+    far = np.abs(signs @ difference) >= np.abs(difference.sum()) * (1 - 1e-12)
+    return float((1 + far.sum()) / (1 + len(signs)))
+
+
+def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Comparisons with `p_holm`, the p-value that holds for all of them together.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    adjusted, least = [dict(c) for c in comparisons], 0.0
+    for rank, c in enumerate(sorted(adjusted, key=lambda c: c["p_value"])):
+        least = max(least, min(1.0, (len(adjusted) - rank) * c["p_value"]))
+        c["p_holm"] = least
+    return adjusted
 
 
 def track_metrics(
@@ -113,8 +159,12 @@ def mean_seen(values: np.ndarray) -> float:
 def score_rollouts(
     client: RewardClient, table: Table, stage: str, reader: str, rollouts: Sequence[Rollout]
 ) -> None:
-    """Score one seed's rollouts and record the metrics; a rollout without a score is NaN and counted."""
-    outcomes = client.score(rollouts)
+    """Score one seed's rollouts and record the metrics."""
+    record_scores(table, stage, reader, client.score(rollouts))
+
+
+def record_scores(table: Table, stage: str, reader: str, outcomes: Sequence[Outcome]) -> None:
+    """Record the service's metrics of one seed; a rollout without a score is NaN and counted."""
     failed = [o for o in outcomes if o.score is None]
     if len(failed) == len(outcomes):
         raise UserError(f"no rollout of {stage} ({reader}) was scored; first reason: {failed[0].result}")
@@ -157,15 +207,22 @@ def record_rgb(
     samples: Sequence[Sample],
     videos: Sequence[np.ndarray],
     true_tracks: Sequence[np.ndarray],
+    flows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
 ) -> None:
-    """Record what one seed's pixels say."""
-    from phys4d.models.estimators import DisFlow
+    """Record what one seed's pixels say.
+
+    Args:
+        flows: of each video there, back, and where it is trusted, if they are known already.
+    """
+    from phys4d.models.flow_estimators import DisFlow, checked_flow
 
     means, finals = track_metrics(videos, samples, true_tracks)
     table.add(stage, "rgb", TRACK, means)
     table.add(stage, "rgb", FINAL, finals)
-    flow = DisFlow()
-    values = [rgb_metrics(sample, video, flow) for sample, video in zip(samples, videos, strict=True)]
+    if flows is None:
+        dis = DisFlow()
+        flows = [checked_flow(dis, video) for video in videos]
+    values = [rgb_metrics(*video) for video in zip(samples, videos, flows, strict=True)]
     for metric in RGB_METRICS:
         table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
 
@@ -184,4 +241,5 @@ def print_published() -> None:
     print("published, not measured here (Physics-IQ's real videos):")
     for score in PUBLISHED:
         values = " -> ".join(filter(None, [score["before"], score["after"]]))
-        print(f"  {score['model']:24s} {score['metric']:22s} {values:14s} {score['source']}")
+        name = f"{score['model']} ({score['given']})"
+        print(f"  {name:38s} {score['metric']:20s} {values:14s} {score['source']}")

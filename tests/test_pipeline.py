@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import policy.evaluate
 import policy.train
 import pretrain.base
 import pretrain.train
 import sft.train
+from phys4d.data import open_dataset
 from phys4d.models.registry import TINY
 from phys4d.runtime import config as configs
 from phys4d.runtime.metrics import read_metrics
@@ -144,12 +146,17 @@ def test_a_trainer_killed_in_an_iteration_resumes_from_its_last_checkpoint(
     while not list(checkpoints.glob("step-000002")):
         assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.05)
+    second = program("policy.train", f"{flags[:-16]} --num-iterations 1", trained, check=False)
+    assert second.returncode == 2 and "is in use by another run (process" in second.stderr
     child.kill()
     child.wait()
-    done = program("policy.train", f"{flags[:-16]} --num-iterations 6", trained)
-    assert "resuming after iteration" in done.stdout
+    last = max(int(folder.name.removeprefix("step-")) for folder in checkpoints.glob("step-??????"))
+    done = program("policy.train", f"{flags[:-16]} --num-iterations {last + 2}", trained)
+    assert f"resuming after iteration {last}" in done.stdout
     steps = [row["step"] for row in read_metrics(trained / "runs/killed/stage3/metrics.jsonl")]
-    assert steps == sorted(set(steps)) and steps[-1] >= 6
+    assert steps == list(range(last + 3))
+    fewer = program("policy.train", f"{flags[:-16]} --num-iterations {last}", trained, check=False)
+    assert fewer.returncode == 2 and f"already has {last + 2}" in fewer.stderr
 
 
 def test_a_changed_setting_is_refused_at_resume(trained: Path, endpoint: str) -> None:
@@ -172,8 +179,12 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
     """A policy whose videos cannot be scored, here for lack of time, is not trained on anything."""
     run = copy_run(trained, "late")
     flags = f"{run} --reward.endpoint {endpoint} --reward.timeout-s 0.001 {STAGE3} --num-iterations 1"
-    done = program("policy.train", flags, trained, check=False)
+    seen = program("policy.train", flags, trained, check=False)
+    assert seen.returncode == 2
+    assert "pre-flight failed (reward: no score: INFRA" in seen.stderr
+    done = program("policy.train", f"{flags} --skip-preflight", trained, check=False)
     assert done.returncode == 2
+    assert "pre-flight skipped" in done.stdout
     assert "4 of 4 rollouts have no score" in done.stderr and "INFRA" in done.stderr
     assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
 
@@ -181,15 +192,20 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
 def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, endpoint: str) -> None:
     run = copy_run(trained, "whole-evaluated")
     service = f"--reward.endpoint {endpoint}"
-    program("policy.train", f"{run} {service} {STAGE3} --num-iterations 1", trained)
-    small = "--num-scenes 5 --num-seeds 2 --num-steps 3 --num-report-scenes 2"
-    program("policy.evaluate", f"{run} {service} {small}", trained)
+    program("policy.train", f"{run} {service} {STAGE3} --num-iterations 2", trained)
+    small = "--num-scenes 5 --num-seeds 2 --num-steps 3"
+    picked = program("policy.best_of_n", f"{run} {service} {small}", trained)
+    # 2 x 4 videos of about 9.7 calls pay for one more candidate of 4 calls for each of 10 videos.
+    assert "best of 2 candidates" in picked.stdout
+    program("policy.evaluate", f"{run} {service} {small} --num-report-scenes 2", trained)
     results = json.loads((trained / "runs/whole-evaluated/evaluation/results.json").read_text())
     rows = {(r["stage"], r["reader"], r["metric"]): r for r in results["rows"]}
     for stage in ("base", "stage1", "stage2", "stage3"):
         assert len(rows[stage, "rgb", "trajectory error"]["seeds"]) == 2
         assert rows[stage, "estimator", "4D Chamfer"]["num_scenes"] == 5
     assert ("base", "heads", "4D Chamfer") not in rows, "the base has no heads"
+    assert len(rows["best_of_n", "rgb", "trajectory error"]["seeds"]) == 2
+    assert rows["best_of_n", "heads", "reward"]["mean"] >= rows["stage2", "heads", "reward"]["mean"]
     assert rows["simulator", "heads", "4D Chamfer"]["mean"] < 0.02, "the simulator's own rollouts are right"
     assert rows["simulator", "rgb", "trajectory error"]["mean"] == 0.0
     assert rows["simulator", "heads", "flow EPE"]["mean"] == 0.0
@@ -202,6 +218,30 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
     page = (trained / "runs/whole-evaluated/report/index.html").read_text()
     assert page.count('class="cloud"') == 2
     assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+OTHER_STAGES = {
+    "tiny-cogvideox": (
+        "--motion-channels 2 --baseline",
+        "--motion-channels 2 --lora-layers 1 --warp-masks visible inside --optimiser.validate-every 2",
+    ),
+    "tiny-open-sora": (
+        "--videos {clips} --held-out data/rigid --held-out-split test",
+        "--warp-weight 0 --more-data data/rigid-mixed --optimiser.schedule constant",
+    ),
+}
+"""Settings of stages 1 and 2 that are no defaults, each in one of the runs."""
+
+
+def write_frames(folder: Path) -> Path:
+    """Twelve videos as folders of frames, and one that is none."""
+    for number, sample in enumerate(open_dataset("data/rigid-mixed", "train")[i] for i in range(12)):
+        target = folder / f"{number:02d}"
+        target.mkdir(parents=True, exist_ok=True)
+        for frame, image in enumerate(sample.rgb):
+            Image.fromarray(image).save(target / f"{frame:03d}.png")
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
 
 
 @pytest.mark.parametrize("preset", [name for name in TINY if name != "tiny-wan"])
@@ -220,8 +260,11 @@ def test_every_other_backbone_goes_through_all_stages(
     small_base = f"{SMALL_TRAINING['pretrain.base']} --num-layers 2"
     base = run(BaseConfig, "pretrain/presets/base", pretrain.base.train, small_base)
     assert base == Path(f"runs/{preset}/base/model")
-    run(StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, SMALL_TRAINING["pretrain.train"])
-    run(StageTwoConfig, "sft/presets", sft.train.train, SMALL_TRAINING["sft.train"])
+    first, second = OTHER_STAGES[preset]
+    clips = write_frames(trained / "clips")
+    first = f"{SMALL_TRAINING['pretrain.train']} {first.format(clips=clips)}"
+    run(StageOneConfig, "pretrain/presets/stage1", pretrain.train.train, first)
+    run(StageTwoConfig, "sft/presets", sft.train.train, f"{SMALL_TRAINING['sft.train']} {second}")
     small_rl = f"{STAGE3} {service} --num-iterations 2"
     run(TrainConfig, "policy/presets/train", policy.train.train, small_rl)
     rows = read_metrics(Path(f"runs/{preset}/stage3/metrics.jsonl"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.report.read import STAGES, Run, Scene
+from phys4d.report.read import MODELS, Run, Scene
 from phys4d.runtime.errors import one_line
 
 STEPS_PER_M = 1000
@@ -66,14 +66,14 @@ def _scene(scene: Scene) -> dict[str, Any]:
     truth = arrays["truth_m"]
     num_objects = int(arrays["object_index"].max()) + 1
     names = [name.removesuffix("_error_m") for name in arrays if name.endswith("_error_m")]
-    in_order = [n for n in STAGES if n in names] + [n for n in names if n not in STAGES]
+    in_order = [n for n in MODELS if n in names] + [n for n in names if n not in MODELS]
     clouds = {}
     for name in in_order:
         points, errors = arrays[f"{name}_m"], arrays[f"{name}_error_m"]
         if points.shape != truth.shape:
             raise ValueError(f"{name}_m has shape {points.shape}, truth_m {truth.shape}")
         clouds[name] = {
-            "title": STAGES.get(name, name),
+            "title": MODELS.get(name, name),
             "points": _millimetres(points),
             "present": _base64(arrays[f"{name}_present"].astype(np.uint8)),
             "errors": [[None if np.isnan(e) else round(float(e), 4) for e in row] for row in errors],

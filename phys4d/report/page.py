@@ -5,7 +5,7 @@ import html
 from importlib import resources
 from pathlib import Path
 
-from phys4d.report import clouds, curves, provenance, scenes, summary
+from phys4d.report import clouds, curves, monitors, provenance, scenes, summary
 from phys4d.report.read import Run, read_run
 from phys4d.runtime.files import atomic_write_text
 
@@ -63,7 +63,8 @@ def page(run: Run) -> str:
 {summary.tiles(run)}
 </header>
 <nav><div><a href="#results">Results</a><a href="#videos">Videos</a><a href="#clouds">Point clouds</a>
-<a href="#training">Training</a><a href="#provenance">Configuration and provenance</a></div></nav>
+<a href="#monitors">Monitors</a><a href="#training">Training</a>
+<a href="#provenance">Configuration and provenance</a></div></nav>
 <main>
 <section id="results">
 <h2>Held-out results</h2>
@@ -79,9 +80,14 @@ columns right of the line are references. Hover over a cell for the seeds.</p>
 </section>
 <section id="clouds">
 <h2>Point clouds over time</h2>
-<p>Every point seen on an object in the first frame, carried along the generated motion and lifted with the
-generated depth, and where the simulator takes it.</p>
+<p>Points seen on objects in the first frame, carried along the generated motion in the picture and in
+depth, and where the simulator takes them.</p>
 {clouds.section(run)}
+</section>
+<section id="monitors">
+<h2>Hacking monitors</h2>
+<p>A policy may find ways to raise its reward without moving things as the simulator does.</p>
+{monitors.section(run)}
 </section>
 <section id="training">
 <h2>Training</h2>

@@ -5,7 +5,7 @@ import html
 import numpy as np
 
 from phys4d.report.numbers import number
-from phys4d.report.read import STAGES, TRUTH, Run, Scene
+from phys4d.report.read import MODELS, TRUTH, Run, Scene
 from phys4d.report.videos import (
     Video,
     colour_depth,
@@ -57,7 +57,7 @@ def failures(run: Run) -> str:
         cards.append(_card(failure.scene, [TRUTH, failure.stage], note)[0])
     stage = run.failures[0].stage
     return (
-        f"<h3>Failures of {html.escape(STAGES.get(stage, stage).lower())}</h3>"
+        f"<h3>Failures of {html.escape(MODELS.get(stage, stage).lower())}</h3>"
         f"<p>The held-out scenes where its points end up furthest from the simulator's, worst first.</p>"
         f'<div class="scenes failures">{"".join(cards)}</div>'
     )
@@ -68,7 +68,7 @@ def _words(family: str) -> str:
 
 
 def _card(scene: Scene, files: list[str], note: str) -> tuple[str, int]:
-    names = [name for name in (TRUTH, *STAGES) if name in files]
+    names = [name for name in (TRUTH, *MODELS) if name in files]
     names += [name for name in files if name not in names]
     videos = {name: read_video(scene.files[name]) for name in names}
     in_order = [videos[name] for name in names]
@@ -87,7 +87,7 @@ def _card(scene: Scene, files: list[str], note: str) -> tuple[str, int]:
         ]
     head = "".join(
         f'<div class="head{" truth" if name == TRUTH else ""}">'
-        f"{'Simulator' if name == TRUTH else html.escape(STAGES.get(name, name))}</div>"
+        f"{'Simulator' if name == TRUTH else html.escape(MODELS.get(name, name))}</div>"
         for name in names
     )
     body = "".join(f"<div>{title}</div>{''.join(tiles)}" for title, tiles in rows.items())

@@ -12,7 +12,22 @@ import numpy as np
 from phys4d.runtime.run import RunFolder
 
 PUBLISHED = [
-    {"model": "A model", "metric": "Physics-IQ", "before": "1.0", "after": "2.0", "source": "a test"}
+    {
+        "model": "A model",
+        "given": "first frame",
+        "metric": "Physics-IQ Original",
+        "before": "1.0",
+        "after": "2.0",
+        "source": "a test",
+    },
+    {
+        "model": "Another",
+        "given": "first frame",
+        "metric": "Physics-IQ Verified",
+        "before": "31.8 ± 1.5",
+        "after": "",
+        "source": "a test",
+    },
 ]
 FAMILIES = ("drop", "collision", "ramp", "tower", "projectile", "drop")
 ERRORS = {"base": 0.231, "stage1": 0.231, "stage2": 0.142, "stage3": 0.104, "constant_velocity": 0.31}
@@ -138,7 +153,7 @@ def write_evaluation(folder: Path, num_scenes: int = 6) -> None:
                 rows.append(row | {"higher_is_better": scale < 0})
     comparisons = [
         {"before": "stage2", "after": "stage3", "reader": reader, "metric": "trajectory_error",
-         "mean_difference": -0.038, "ci95": ci95, "num_scenes": 64}
+         "mean_difference": -0.038, "ci95": ci95, "p_value": 0.001, "p_holm": 0.002, "num_scenes": 64}
         for reader, ci95 in (("heads", [-0.051, -0.024]), ("estimator", [-0.051, 0.004]))
     ]  # fmt: skip
     gravity = {"truth": 0.62, "base": 0.1, "stage1": 0.1, "stage2": 0.4, "stage3": 0.57}
@@ -166,6 +181,7 @@ def write_evaluation(folder: Path, num_scenes: int = 6) -> None:
                 "scenes": scenes,
                 "failures": failures,
                 "published": PUBLISHED,
+                "config": "num_scenes = 64\nnum_seeds = 3\n",
             }
         )
     )
