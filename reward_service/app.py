@@ -91,7 +91,7 @@ class Ingress:
         async for response in servicer.ScoreStream(request_iterator, grpc_context):
             yield response
         if grpc_context.code():
-            # Ray carries the status of a stream with its messages, or with an exception, and there may be none.
+            # Ray carries the status of a stream with its messages or an exception; there may be no message.
             raise StreamRefused(grpc_context.details())
 
     # grpc.health.v1.Health: serving once the scorers answer.
