@@ -40,16 +40,44 @@ class LimitSettings:
     """How much one call may carry."""
 
     max_request_bytes: int = 64 << 20
-    """Largest request in bytes."""
+    """Largest request in bytes, its rollouts unpacked."""
     max_rollouts: int = 256
-    """Most rollouts in a request."""
-    max_tensor_bytes: int = 32 << 20
-    """Largest single tensor in bytes."""
+    """Most rollouts in a request or a stream."""
+    max_tensor_bytes: int = 128 << 20
+    """Largest single tensor in bytes, unpacked."""
+    max_chunk_bytes: int = 2 << 20
+    """Largest chunk of a stream in bytes."""
+    max_stream_bytes: int = 256 << 20
+    """Bytes of rollouts one stream may have under way; it is read on when some are scored."""
+    max_buffered_bytes: int = 1 << 30
+    """Bytes of rollouts all calls together may have under way: streams wait, other calls are refused."""
+    max_calls: int = 64
+    """Score calls at the same time; more get RESOURCE_EXHAUSTED."""
+    stream_idle_s: float = 60.0
+    """A stream from which nothing comes for so long ends."""
 
     def __post_init__(self) -> None:
         for name, value in self.__dict__.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsSettings:
+    """Encryption of the plain server. Ray Serve has none: put a proxy in front of it."""
+
+    cert_file: Path | None = None
+    """PEM file of the server's certificate chain; none serves without TLS."""
+    key_file: Path | None = None
+    """PEM file of its private key."""
+    client_ca_file: Path | None = None
+    """PEM file of the authority whose certificates callers must show (mTLS); none asks for none."""
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("tls.cert_file and tls.key_file belong together; one of them is missing")
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("tls.client_ca_file needs tls.cert_file and tls.key_file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +104,21 @@ class ServiceConfig:
     """File with the bearer token that callers must show; none lets everybody in."""
     ready_file: Path | None = None
     """File to write `host:port` to once the service answers."""
+    cache_size: int = 4096
+    """Outcomes remembered, so that a rollout sent again is not scored again; 0 remembers none."""
+    drain_s: float = 10.0
+    """Seconds that calls under way get to end when the service is asked to stop."""
+    metrics_port: int | None = None
+    """Port of Prometheus metrics over HTTP, on `host`; 0 takes a free one, none serves none."""
+    log_format: Literal["json", "text"] = "json"
+    """How log lines look."""
+    log_level: Literal["DEBUG", "INFO", "WARNING"] = "INFO"
+    """What is logged; INFO is a line for each call."""
+    reflection: bool = False
+    """Let callers list the methods. It needs no token."""
     chamfer: ChamferSettings = field(default_factory=ChamferSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -85,6 +126,11 @@ class ServiceConfig:
         for name in ("num_replicas", "max_queued", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            raise ValueError(f"metrics_port must be in [0, 65535], got {self.metrics_port}")
+        for name in ("cache_size", "drain_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.object_store_mb < 80:
             raise ValueError(
                 f"object_store_mb must be at least 80, Ray's minimum, got {self.object_store_mb}"

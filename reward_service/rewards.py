@@ -32,6 +32,8 @@ class Offer:
 
     versions: dict[str, str]
     """Version of each reward by name; the first is the default."""
+    descriptions: dict[str, str] = field(default_factory=dict)
+    """One sentence on each reward by name: the first line of its docstring."""
     simulator: str = ""
     """Engine and version of rigid bodies; empty if nothing is simulated."""
     engines: dict[str, str] = field(default_factory=dict)
@@ -43,13 +45,20 @@ class Offer:
 def describe(config: ServiceConfig, rewards: Mapping[str, Reward]) -> Offer:
     """What a scorer with these rewards offers."""
     versions = {name: reward.version for name, reward in rewards.items()}
+    lines = {name: (type(reward).__doc__ or "").strip().splitlines() for name, reward in rewards.items()}
+    descriptions = {name: doc[0] for name, doc in lines.items() if doc}
     if not config.scene_chamfer:
-        return Offer(versions=versions)
+        return Offer(versions=versions, descriptions=descriptions)
     from phys4d.scenes import registry
 
     engines = {name: category.engine() for name, category in registry.CATEGORIES.items()}
-    families = registry.families()
-    return Offer(versions=versions, simulator=engines["rigid"], engines=engines, families=families)
+    return Offer(
+        versions=versions,
+        descriptions=descriptions,
+        simulator=engines["rigid"],
+        engines=engines,
+        families=registry.families(),
+    )
 
 
 def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Outcome:
@@ -68,7 +77,7 @@ def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Out
         message = f"reward {name}: {type(error).__name__}: {error}"
         return _failed(rollout, Failure(error_class="INFRA", reason="REWARD_RAISED", message=message[:1000]))
     seconds = time.perf_counter() - start
-    return Outcome(sample_id=rollout.sample_id, result=replace(score, scoring_s=seconds))
+    return Outcome(sample_id=rollout.sample_id, result=replace(score, scoring_s=seconds, seed=rollout.seed))
 
 
 def _failed(rollout: Rollout, failure: Failure) -> Outcome:

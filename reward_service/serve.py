@@ -30,6 +30,10 @@ START_TIMEOUT_S = 60.0
 
 def serve(config: ServiceConfig) -> None:
     """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE."""
+    if config.tls.cert_file is not None:
+        raise ValueError(
+            "Ray Serve has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
+        )
     port = config.port or free_port()
     check_port("127.0.0.1", port)
     for target in config.rewards:
@@ -51,7 +55,7 @@ def serve(config: ServiceConfig) -> None:
     import ray
     import ray.serve
 
-    from reward_service.app import GRPC_SERVICER_FUNCTION, build
+    from reward_service.app import GRPC_SERVICER_FUNCTIONS, build
 
     # Sockets lie in this folder, and their paths must stay below 108 characters.
     temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
@@ -74,8 +78,8 @@ def serve(config: ServiceConfig) -> None:
             http_options={"host": "127.0.0.1", "port": free_port()},
             grpc_options={
                 "port": port,
-                "grpc_servicer_functions": [GRPC_SERVICER_FUNCTION],
-                "enable_reflection": False,
+                "grpc_servicer_functions": GRPC_SERVICER_FUNCTIONS,
+                "enable_reflection": config.reflection,
             },
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )

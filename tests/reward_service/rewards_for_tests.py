@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from phys4d.types import Rollout, Score
 
 
@@ -90,3 +92,19 @@ class Crashing(Constant):
             else:
                 os._exit(1)
         return super().score(rollout)
+
+
+class Counting(Constant):
+    """Tells how often it was asked, and a checksum of what it got."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_asked = 0
+
+    def score(self, rollout: Rollout) -> Score:
+        self.num_asked += 1
+        sum_of_depth = float(np.sum(rollout.depth, dtype=np.float64))
+        components = {"num_asked": self.num_asked, "sum_of_depth": sum_of_depth}
+        return Score(value=1.0, components=components, scorer_version=self.version)

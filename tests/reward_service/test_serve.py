@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from phys4d.reward.client import RewardClient
 from phys4d.types import Failure, Rollout
@@ -66,6 +68,22 @@ def test_the_scores_are_those_of_the_pure_function(service, make_truth) -> None:
         assert outcome.score.value == score(rollout, ChamferSettings()).value
     failure = outcomes[3].result
     assert isinstance(failure, Failure) and failure.reason == "NON_POSITIVE_DEPTH"
+
+
+def test_streams_and_health_checks_work_through_ray(service, small_rollouts) -> None:
+    with connect(service, reward="constant", stream="always") as client:
+        outcomes = client.score(small_rollouts(6, text="streamed"))
+        assert all(o.score is not None and o.score.value == 1.0 for o in outcomes)
+        again = client.score(small_rollouts(6, text="streamed"))
+        assert all(o.score is not None and o.score.cached for o in again)
+    with connect(service, token="wrong", stream="always") as client, pytest.raises(PermissionError):
+        client.score(small_rollouts(1))
+    with grpc.insecure_channel(service[0]) as channel:
+        request = health_pb2.HealthCheckRequest()
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            request, timeout=30, metadata=[("application", "phys4d")]
+        )
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_a_wrong_token_is_told_as_such(service, small_rollouts) -> None:
