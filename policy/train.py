@@ -43,6 +43,10 @@ MAY_CHANGE = (
     "keep_checkpoints",
     "num_threads",
     "reward.endpoint",
+    "reward.token_file",
+    "reward.ca_file",
+    "reward.cert_file",
+    "reward.key_file",
 )
 """Settings that a resumed run may set anew, since they do not change what is learned."""
 
