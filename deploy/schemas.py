@@ -20,12 +20,16 @@ def check_core(manifests: list[Manifest]) -> int:
     """
     import kubernetes_validate
 
-    core = [m for m in manifests if "." not in m["apiVersion"].partition("/")[0] or "k8s.io" in m["apiVersion"]]
+    core = [
+        m for m in manifests if "." not in m["apiVersion"].partition("/")[0] or "k8s.io" in m["apiVersion"]
+    ]
     for manifest in core:
         try:
             kubernetes_validate.validate(manifest, KUBERNETES_VERSION, strict=True)
         except kubernetes_validate.ValidationError as error:
-            raise ValueError(f"{_name(manifest)}: {'.'.join(map(str, error.path))}: {error.message}") from None
+            raise ValueError(
+                f"{_name(manifest)}: {'.'.join(map(str, error.path))}: {error.message}"
+            ) from None
     return len(core)
 
 
@@ -121,7 +125,7 @@ def check_dashboard(path: Path) -> list[str]:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema with unknown fields refused wherever fields are listed, as `kubectl --validate=strict` does."""
+    """The schema with unknown fields refused wherever fields are listed, as Kubernetes does on request."""
     if isinstance(schema, list):
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):

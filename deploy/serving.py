@@ -44,12 +44,24 @@ def ray_serve(manifests: list[Manifest], folder: Path) -> Iterator[dict[str, int
         if entry["name"] != "HOME":
             os.environ[entry["name"]] = entry["value"]
     # A busy machine with two cores is slower than Ray expects of a cluster.
-    os.environ |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
+    os.environ |= {
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    }
     os.environ |= {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_niceness": "0"}
-    os.environ |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/h/haproxy.cfg"}
-    os.environ |= {"RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/h/admin.sock", "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}/h"}
+    os.environ |= {
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/h/haproxy.cfg",
+    }
+    os.environ |= {
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/h/admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}/h",
+    }
     os.environ |= {"RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/h/server-state"}
-    ports = {name: free_port() for name in ("http", "grpc", "metrics", "ray-metrics", "haproxy-metrics", "haproxy-stats")}
+    ports = {
+        name: free_port()
+        for name in ("http", "grpc", "metrics", "ray-metrics", "haproxy-metrics", "haproxy-stats")
+    }
     os.environ |= {"RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy-metrics"])}
     os.environ |= {"RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy-stats"])}
     import ray
@@ -100,7 +112,9 @@ def _wait_until_running(serve: Any) -> None:
         if status in ("DEPLOY_FAILED", "UNHEALTHY") or time.monotonic() > deadline:
             told = [application.message] if application else []
             told += [d.message for d in application.deployments.values()] if application else []
-            raise ValueError(f"serveConfigV2 does not start: {status}: {' | '.join(filter(None, told))[-2000:]}")
+            raise ValueError(
+                f"serveConfigV2 does not start: {status}: {' | '.join(filter(None, told))[-2000:]}"
+            )
         time.sleep(0.2)
 
 
@@ -122,7 +136,9 @@ def gateway(manifests: list[Manifest], ports: dict[str, int], folder: Path) -> I
     if there not in text:
         raise ValueError(f"envoy.yaml does not call the service of the RayService: no {there!r}")
     text = text.replace(there, f"address: 127.0.0.1, port_value: {ports['grpc']}")
-    text = text.replace("address: 0.0.0.0", "address: 127.0.0.1").replace("/etc/phys4d/tls", str(folder / "tls"))
+    text = text.replace("address: 0.0.0.0", "address: 127.0.0.1").replace(
+        "/etc/phys4d/tls", str(folder / "tls")
+    )
     text = text.replace("/etc/phys4d/token/token", str(folder / "token"))
     (folder / "envoy.yaml").write_text(text)
     (secret,) = [m for m in of_kind(manifests, "Secret") if m["type"] == "kubernetes.io/tls"]
@@ -203,7 +219,9 @@ def score_through(port: int, folder: Path, rewards: list[str]) -> list[str]:
     expected = score(rollout, ChamferSettings()).value
     if outcome.score is None or outcome.score.value != expected:
         raise ValueError(f"the rollout must score {expected} as in this process, got {outcome.result}")
-    with RewardClient(endpoint, token=TOKEN, tls=tls, timeout_s=120, stream="always", reward="smooth") as client:
+    with RewardClient(
+        endpoint, token=TOKEN, tls=tls, timeout_s=120, stream="always", reward="smooth"
+    ) as client:
         (streamed,) = client.score([rollout])
     if streamed.score is None or streamed.score.value != 1.0:
         raise ValueError(f"a still video is perfectly smooth, got {streamed.result}")
@@ -239,7 +257,10 @@ def main() -> None:
             for name, needed in (("metrics", "phys4d_calls_total"), ("ray-metrics", "ray_serve_deployment_")):
                 text = ""
                 while needed not in text and time.monotonic() < deadline:
-                    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}/metrics") as answer:
+                    with (
+                        contextlib.suppress(OSError),
+                        urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}/metrics") as answer,
+                    ):
                         text = answer.read().decode()
                     time.sleep(0.5)
                 texts.append(text)

@@ -5,6 +5,7 @@ waits until every rollout is scored, and updates. What it waits is lost; scoring
 """
 
 import math
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -155,9 +156,9 @@ def replicas_needed(
 
     if share(most) > max_wait_share:
         raise ValueError(
-            f"with any number of replicas trainers wait {share(most):.1%} of the time, more than max_wait_share "
-            f"{max_wait_share:.1%}: sending and scoring the last batch takes so long; send smaller batches "
-            "(num_batches), or score faster"
+            f"with any number of replicas trainers wait {share(most):.1%} of the time, more than "
+            f"max_wait_share {max_wait_share:.1%}: sending and scoring the last batch takes so long; "
+            "send smaller batches (num_batches), or score faster"
         )
     low, high = 0, 1
     while share(high) > max_wait_share:
@@ -200,6 +201,22 @@ def simulate(
     return _Simulation(costs, trainer, pool, num_trainers, num_iterations, seed).run()
 
 
+def _first_come_first_served(env: Any) -> Any:
+    """simpy's store with a deque: taking the first of a list of 100,000 would copy the rest."""
+    import simpy
+
+    class Queue(simpy.Store):
+        def __init__(self) -> None:
+            super().__init__(env)
+            self.items: Any = deque()
+
+        def _do_get(self, event: Any) -> None:
+            if self.items:
+                event.succeed(self.items.popleft())
+
+    return Queue()
+
+
 class _Iteration:
     """What one trainer has under way."""
 
@@ -221,7 +238,7 @@ class _Simulation:
         self._rng = np.random.default_rng(seed)
         self._env = simpy.Environment()
         self._interrupt = simpy.Interrupt
-        self._queue = simpy.Store(self._env)
+        self._queue = _first_come_first_served(self._env)
         self._draws = iter(())
         self._waits_s: list[float] = []
         self._cycles_s: list[float] = []
@@ -248,7 +265,7 @@ class _Simulation:
         )
 
     def _train(self) -> Generator[Any, Any, None]:
-        env, trainer, costs, pool = self._env, self._trainer, self._costs, self._pool
+        env, trainer = self._env, self._trainer
         # Runs are not in step with one another.
         yield env.timeout(self._rng.uniform(0.0, trainer.cycle_s))
         sizes = np.diff(np.linspace(0, trainer.num_rollouts, trainer.num_batches + 1).round().astype(int))
