@@ -57,7 +57,7 @@ def test_a_remote_reward_a_health_check_and_a_trainer_reach_a_server_with_token_
     token.write_text("open-sesame\n")
     wrong = tmp_path / "wrong"
     wrong.write_text("sesame")
-    flags = ["--scene-chamfer", "False", "--rewards", SMOOTH, f"{TESTS}:Raising", "--token-file", str(token)]
+    flags = ["--no-scene-chamfer", "--rewards", SMOOTH, f"{TESTS}:Raising", "--token-file", str(token)]
     flags += ["--tls.cert-file", str(pair.cert), "--tls.key-file", str(pair.key)]
     with run_service("plain", tmp_path, *flags) as (endpoint, _):
         security = {"token_file": str(token), "ca_file": str(authority.file)}
