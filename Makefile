@@ -29,9 +29,9 @@ VALUES ?=
 PORT ?= 9000
 # More flags for the program of the target named, e.g. make sft FLAGS="--lora-rank 8".
 FLAGS ?=
-# More flags for pytest, e.g. make test PYTEST_FLAGS="-m 'not slow' -x".
+# More flags for pytest, e.g. make test PYTEST_FLAGS="-m 'not slow' -x"; "-n 0" runs in one process.
 PYTEST_FLAGS ?=
-# Processes that render.
+# Processes that render, and that run tests.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 # Videos with mixed physics, for the base model.
 NUM_MIXED ?= 1536
@@ -79,7 +79,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate report serve conformance capacity test check deploy-check image-check lint fmt bench bench-gpu protos clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -137,7 +137,11 @@ data/all/held-out/index.json: | $(VENV)/.setup
 	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
 
 data/rigid/test/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000
+	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
+	  --second-take
+
+preview: $(VENV)/.setup ## Draw scenes of all nine categories with their annotations, on one page.
+	$(PY) -m phys4d.scenes.preview --out runs/$(RUN)/report/scenes $(FLAGS)
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup
@@ -163,6 +167,10 @@ $(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
 
+best-of-n: $(STAGE3) $(TEST) | $(VENV)/.setup ## Pick the best of N videos of stage 2 at the compute of stage 3, for the next `make evaluate`.
+	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,best-of-n)
+	rm -f $(EVALUATION)
+
 report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
 	$(PY) -m phys4d.report --run runs/$(RUN)
 
@@ -173,7 +181,7 @@ conformance: $(VENV)/.setup ## Tell which promises the reward server at ENDPOINT
 	$(PY) -m phys4d.reward.conformance $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(FLAGS)
 
 test: $(VENV)/.setup ## Run the tests.
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 lint: $(VENV)/.setup ## Style, types, import contracts, proto drift and breaks.
 	$(VENV)/bin/ruff check .

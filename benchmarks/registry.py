@@ -8,6 +8,13 @@ A file `benchmarks/bench_<topic>.py` registers comparisons:
         return ours, theirs
 
 Both functions do the same work on the same input; what they return is checked to agree before timing.
+
+What has no peer registers a rate:
+
+    @rate("granular, 64 x 64", unit="annotated frames")
+    def granular() -> tuple[Work, int]:
+        ...
+        return work, number_of_frames
 """
 
 from __future__ import annotations
@@ -47,7 +54,29 @@ class Timing:
     repeats: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How much one process gets done with one thread."""
+
+    name: str
+    unit: str
+    make: Callable[[], tuple[Work, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateTiming:
+    """What was done in a second."""
+
+    name: str
+    unit: str
+    per_s: float
+    """Units per second of one core; the median of the repeats."""
+    per_s_range: tuple[float, float]
+    repeats: int
+
+
 COMPARISONS: list[Comparison] = []
+RATES: list[Rate] = []
 
 
 def compare(
@@ -66,6 +95,32 @@ def compare(
         return make
 
     return register
+
+
+def rate(
+    name: str, *, unit: str
+) -> Callable[[Callable[[], tuple[Work, int]]], Callable[[], tuple[Work, int]]]:
+    """Register a function that prepares the input and returns (work, how many units a call of it does)."""
+
+    def register(make: Callable[[], tuple[Work, int]]) -> Callable[[], tuple[Work, int]]:
+        RATES.append(Rate(name=name, unit=unit, make=make))
+        return make
+
+    return register
+
+
+def measure_rate(item: Rate, *, repeats: int) -> RateTiming:
+    """Units per second, after one run that loads, compiles and fills caches."""
+    work, units = item.make()
+    _seconds(work, 1)
+    per_s = [units / _seconds(work, 1) for _ in range(repeats)]
+    return RateTiming(
+        name=item.name,
+        unit=item.unit,
+        per_s=statistics.median(per_s),
+        per_s_range=(min(per_s), max(per_s)),
+        repeats=repeats,
+    )
 
 
 def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Timing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +17,7 @@ from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.runtime.progress import progress
 from phys4d.runtime.run import RunFolder
 from phys4d.runtime.seeding import derive_seed
+from phys4d.runtime.threads import workers
 
 
 class Ema:
@@ -135,7 +135,7 @@ def fit(
         desc=desc,
         unit="step",
     )
-    with _workers(config.micro_batches, device) as in_order, warnings.catch_warnings():
+    with workers(config.micro_batches, device) as in_order, warnings.catch_warnings():
         # Norms keep float32 weights under autocast.
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
         for step, indices in enumerate(bar):
@@ -166,20 +166,6 @@ def fit(
                 scalars |= {"loss": sum(scalars.values()), "grad_norm": grad_norm.item()}
                 run.log(step, **{f"{log_prefix}{name}": value for name, value in scalars.items()})
     ema.copy_to_parameters()
-
-
-@contextmanager
-def _workers(count: int, device: str) -> Iterator[Callable[[Callable[..., Any], Sequence[Any]], list[Any]]]:
-    """A `map` that calls beside each other on a CPU, one thread each, and one after the other elsewhere."""
-    num_threads = torch.get_num_threads()
-    if device != "cpu" or min(count, num_threads) == 1:
-        yield lambda function, items: [function(item) for item in items]
-        return
-    with ThreadPoolExecutor(
-        min(count, num_threads), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield lambda function, items: list(pool.map(function, items))
-    torch.set_num_threads(num_threads)
 
 
 def _sum(gradients: list[Tensor]) -> Tensor | None:
@@ -214,8 +200,9 @@ def _optimisers(
         weight_decay=config.weight_decay,
     )
     shares = [matrices[first :: config.micro_batches] for first in range(config.micro_batches)]
-    return [adam] + [
+    muons = [
         torch.optim.Muon(share, config.muon_learning_rate, weight_decay=0.0, adjust_lr_fn="original")
         for share in shares
         if share
     ]
+    return [adam, *muons]

@@ -24,9 +24,11 @@ class ChamferSettings:
     """Object masks must overlap the simulator's by at least this."""
     max_points: int = 192
     """Points per object at most; the same pixels for every rollout of a scene and mask."""
+    fit_frames: int = 3
+    """Frames after frame 0 from which `rollout_chamfer` estimates the initial velocities."""
 
     def __post_init__(self) -> None:
-        for name in ("tau_m", "sigma_m", "max_points"):
+        for name in ("tau_m", "sigma_m", "max_points", "fit_frames"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.floor_m < 0:
@@ -53,6 +55,9 @@ class LimitSettings:
     """Bytes of rollouts all calls together may have under way: streams wait, other calls are refused."""
     max_calls: int = 64
     """Score calls at the same time; more get RESOURCE_EXHAUSTED."""
+    max_scoring_s: float = 120.0
+    """Seconds a reward may spend on one rollout. Then its process is ended and replaced, and the rollout
+    fails as DATA, reason SCORING_TOO_LONG."""
     stream_idle_s: float = 60.0
     """A stream from which nothing comes for so long ends."""
 
@@ -89,7 +94,12 @@ class ServiceConfig:
     port: int = 9000
     """Port of gRPC; 0 takes a free one."""
     num_replicas: int = 2
-    """Scorers that work at the same time."""
+    """Scorer processes that work at the same time; rewards with packages of their own have as many again."""
+    max_replicas: int | None = None
+    """Scorers that Ray may go up to while rollouts wait, and down from when they do not; none keeps
+    `num_replicas`."""
+    num_gpus: float = 0.0
+    """Share of a GPU that Ray sets aside for each scorer, e.g. 0.25."""
     max_queued: int = 1024
     """Rollouts waiting for a scorer at most; more are refused with INFRA, reason OVERLOADED."""
     num_threads: int = 1
@@ -97,9 +107,10 @@ class ServiceConfig:
     object_store_mb: int = 256
     """Shared memory in which Ray hands rollouts to scorers."""
     scene_chamfer: bool = True
-    """Offer the built-in reward `scene_chamfer`: re-simulation and 4D Chamfer distance."""
+    """Offer the built-in rewards, `scene_chamfer` and `rollout_chamfer`: re-simulation and 4D Chamfer."""
     rewards: tuple[str, ...] = ()
-    """Further rewards, each `package.module:Class` or `package.module:Class(option=literal)`."""
+    """Further rewards, each `package.module:Class` or `package.module:Class(option=literal)`; after it
+    ` @ requirements.txt` for packages that only this reward's processes get."""
     token_file: Path | None = None
     """File with the bearer token that callers must show; none lets everybody in."""
     ready_file: Path | None = None
@@ -126,6 +137,12 @@ class ServiceConfig:
         for name in ("num_replicas", "max_queued", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_replicas is not None and self.max_replicas < self.num_replicas:
+            raise ValueError(
+                f"max_replicas must be at least num_replicas, {self.num_replicas}, got {self.max_replicas}"
+            )
+        if self.num_gpus < 0:
+            raise ValueError(f"num_gpus must not be negative, got {self.num_gpus}")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ValueError(f"metrics_port must be in [0, 65535], got {self.metrics_port}")
         for name in ("cache_size", "drain_s"):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from phys4d.reward.plugin import DataError, Reward, load_reward
@@ -16,9 +16,10 @@ def make_rewards(config: ServiceConfig) -> dict[str, Reward]:
     """Make the configured rewards by name; the first is the default."""
     rewards: list[Reward] = []
     if config.scene_chamfer:
-        from reward_service.scoring import SceneChamfer
+        from reward_service.scoring import RolloutChamfer, SceneChamfer
 
         rewards.append(SceneChamfer(config.chamfer))
+        rewards.append(RolloutChamfer(config.chamfer, num_threads=config.num_threads))
     rewards += [load_reward(target) for target in config.rewards]
     names = [reward.name for reward in rewards]
     if len(set(names)) != len(names):
@@ -58,6 +59,24 @@ def describe(config: ServiceConfig, rewards: Mapping[str, Reward]) -> Offer:
         simulator=engines["rigid"],
         engines=engines,
         families=registry.families(),
+    )
+
+
+def merge(offers: Sequence[Offer]) -> Offer:
+    """What scorers offer together; the default is the first one's.
+
+    Raises:
+        ValueError: two rewards share a name.
+    """
+    names = [name for offer in offers for name in offer.versions]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two rewards share a name: {sorted(names)}")
+    return Offer(
+        versions={name: version for offer in offers for name, version in offer.versions.items()},
+        descriptions={name: line for offer in offers for name, line in offer.descriptions.items()},
+        simulator=next((offer.simulator for offer in offers if offer.simulator), ""),
+        engines={name: engine for offer in offers for name, engine in offer.engines.items()},
+        families={name: families for offer in offers for name, families in offer.families.items()},
     )
 
 

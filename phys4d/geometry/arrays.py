@@ -27,3 +27,8 @@ def like(values: Any, array: Any) -> Any:
 def whole(array: Any) -> Any:
     """As 64-bit integers, for indexing."""
     return array.astype(np.int64) if namespace(array) is np else array.long()
+
+
+def host(array: Any) -> np.ndarray:
+    """As a NumPy array in main memory, without its graph."""
+    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)

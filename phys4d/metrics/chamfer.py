@@ -30,8 +30,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from phys4d.geometry.arrays import namespace
+from phys4d.geometry.arrays import host, namespace
 from phys4d.metrics.nearest import BACKENDS, Backend, nn_d2
+from phys4d.metrics.resample import Method, equal_counts
 from phys4d.runtime.errors import UserError, run_main
 
 VECTOR_TOLERANCE = 1e-5
@@ -52,9 +53,9 @@ class ChamferTerms:
     fscore: Float64[np.ndarray, "B T O"]
     """1 if all points have a neighbour within the threshold, 0 if no generated one has or all are missing."""
     num_pred: Int64[np.ndarray, "B T O"]
-    """Generated points, without missing ones."""
+    """Generated points, without missing ones, before any are thinned out."""
     num_gt: Int64[np.ndarray, "B T O"]
-    """True points."""
+    """True points, likewise."""
     missing: Bool[np.ndarray, "B T O"]
     """True points but no generated one: acc and comp are tau."""
 
@@ -75,6 +76,8 @@ def chamfer4d(
     fscore_m: float | None = None,
     c_time_m: float | None = None,
     band_frames: int | None = None,
+    num_points: int | None = None,
+    resample: Method = "voxel",
     backend: Backend = "auto",
 ) -> ChamferTerms:
     """Compare labelled points; only points of the same sample and object, and frame, are neighbours.
@@ -92,12 +95,16 @@ def chamfer4d(
         c_time_m: None compares frame by frame. A number makes time a fourth axis, c_time_m metres per
             frame (the price of one frame of delay), and lets points of other frames be neighbours.
         band_frames: of at most so many frames earlier or later; None is all that can be nearer than tau_m.
+        num_points: thin each cloud to so many points first; those with fewer keep all. The distance of two
+            samples of one surface falls with their number, so equal numbers are needed to compare distances.
+            True clouds are never thinned to the number that was generated: one good point would do then.
+        resample: how clouds are thinned; see `phys4d.metrics.resample`.
         backend: see `phys4d.metrics.nearest`.
     """
     pred, gt = _float64(pred), _float64(gt)
     xp = namespace(pred)
     num_frames, num_cells = shape[1], math.prod(shape)
-    _check(gt, tau_m, fscore_m, c_time_m, band_frames)
+    _check(gt, tau_m, fscore_m, c_time_m, band_frames, num_points)
     threshold_m = tau_m if fscore_m is None else fscore_m
     band = _band(num_frames, max(tau_m, threshold_m), c_time_m, band_frames)
     pred_cell = _cells("pred", shape, pred_sample_id, pred_frame_id, pred_object_id, pred)
@@ -107,8 +114,9 @@ def chamfer4d(
         present = present & _like_ids(pred_valid, pred, bool)
 
     num_all = xp.bincount(pred_cell, minlength=num_cells)
-    x = _sort(pred[present], pred_cell[present], num_cells)
-    y = _sort(gt, gt_cell, num_cells)
+    num_found, num_gt = (xp.bincount(c, minlength=num_cells) for c in (pred_cell[present], gt_cell))
+    x = _sort(*_thinned(pred[present], pred_cell[present], num_points, resample), num_cells)
+    y = _sort(*_thinned(gt, gt_cell, num_points, resample), num_cells)
     clouds = []
     for cloud in (x, y):
         time_m = None if c_time_m is None else c_time_m * _float64(cloud.cell % num_frames)
@@ -116,26 +124,29 @@ def chamfer4d(
     d_x = nn_d2(clouds[0], clouds[1], x.offsets, _ranges(y.offsets, num_frames, band), backend=backend)
     d_y = nn_d2(clouds[1], clouds[0], y.offsets, _ranges(x.offsets, num_frames, band), backend=backend)
     d_x, d_y = (xp.sqrt(d) for d in (d_x, d_y))
-    near = [_host(_sums(_float64(xp.isfinite(d) & (d <= threshold_m)), c)) for d, c in ((d_x, x), (d_y, y))]
+    near = [host(_sums(_float64(xp.isfinite(d) & (d <= threshold_m)), c)) for d, c in ((d_x, x), (d_y, y))]
     d_x, d_y = (xp.clip(d, None, tau_m) for d in (d_x, d_y))
 
-    num_all, num_found, num_gt = (
-        _host(counts).astype(np.int64) for counts in (num_all, xp.diff(x.offsets), xp.diff(y.offsets))
+    num_all, num_found, num_gt, num_x, num_y = (
+        host(counts).astype(np.int64)
+        for counts in (num_all, num_found, num_gt, xp.diff(x.offsets), xp.diff(y.offsets))
     )
     num_missing, known, empty = num_all - num_found, num_gt > 0, num_all == 0
+    # Each point that is left stands for as many as there were; 1 where nothing is thinned.
+    stands_for = num_found / np.maximum(num_x, 1)
 
     def mean_pred(power: int) -> np.ndarray:
         """Mean over generated points; each missing one, and a cell without any, counts as tau."""
-        total = _host(_sums(d_x**power, x))
+        total = host(_sums(d_x**power, x)) * stands_for
         total[num_missing > 0] += num_missing[num_missing > 0] * tau_m**power
         total[empty] = tau_m**power
         return np.where(known, total / np.maximum(num_all, 1), np.nan)
 
     def mean_gt(power: int) -> np.ndarray:
-        return np.where(known, _host(_sums(d_y**power, y)) / np.maximum(num_gt, 1), np.nan)
+        return np.where(known, host(_sums(d_y**power, y)) / np.maximum(num_y, 1), np.nan)
 
     acc, comp = mean_pred(1), mean_gt(1)
-    precision, recall = near[0] / np.maximum(num_all, 1), near[1] / np.maximum(num_gt, 1)
+    precision, recall = near[0] * stands_for / np.maximum(num_all, 1), near[1] / np.maximum(num_y, 1)
     fscore = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     # Cells lie frame by frame within each object here, and object by object within each frame outside.
     num_samples, _, num_objects = shape
@@ -164,6 +175,16 @@ class _Cloud(NamedTuple):
     """Cell k holds points[offsets[k]:offsets[k+1]]."""
 
 
+def _thinned(points: Any, cell: Any, num_points: int | None, method: Method) -> tuple[Any, Any]:
+    """At most num_points of each cell."""
+    if num_points is None:
+        return points, cell
+    kept = equal_counts(host(points), host(cell), num_points, method=method)
+    if namespace(points) is not np:
+        kept = sys.modules["torch"].from_numpy(kept).to(points.device)
+    return points[kept], cell[kept]
+
+
 def _sort(points: Any, cell: Any, num_cells: int) -> _Cloud:
     xp = namespace(points)
     order = xp.argsort(cell, stable=True)
@@ -174,11 +195,11 @@ def _sort(points: Any, cell: Any, num_cells: int) -> _Cloud:
 
 def _ranges(offsets: Any, num_frames: int, band: int) -> Any:
     """First and end of the points within `band` frames of each cell; frames of an object are neighbours."""
-    host = _host(offsets)
-    cell = np.arange(len(host) - 1)
+    bounds = host(offsets)
+    cell = np.arange(len(bounds) - 1)
     frame = cell % num_frames
-    first = host[cell - np.minimum(frame, band)]
-    return np.stack([first, host[cell + np.minimum(num_frames - 1 - frame, band) + 1]], -1)
+    first = bounds[cell - np.minimum(frame, band)]
+    return np.stack([first, bounds[cell + np.minimum(num_frames - 1 - frame, band) + 1]], -1)
 
 
 def _sums(values: Any, cloud: _Cloud) -> Any:
@@ -200,7 +221,12 @@ def _band(num_frames: int, reach_m: float, c_time_m: float | None, band_frames: 
 
 
 def _check(
-    gt: Any, tau_m: float, fscore_m: float | None, c_time_m: float | None, band_frames: int | None
+    gt: Any,
+    tau_m: float,
+    fscore_m: float | None,
+    c_time_m: float | None,
+    band_frames: int | None,
+    num_points: int | None,
 ) -> None:
     if not bool(namespace(gt).isfinite(gt).all()):
         raise ValueError("gt must be finite")
@@ -211,6 +237,8 @@ def _check(
         raise ValueError(f"c_time_m must be finite and at least 0, got {c_time_m}")
     if band_frames is not None and (c_time_m is None or band_frames < 0):
         raise ValueError(f"band_frames must be at least 0 and needs c_time_m, got {band_frames}, {c_time_m}")
+    if num_points is not None and num_points < 1:
+        raise ValueError(f"num_points must be at least 1, got {num_points}")
 
 
 def _cells(name: str, shape: tuple[int, int, int], sample: Any, frame: Any, obj: Any, points: Any) -> Any:
@@ -242,13 +270,9 @@ def _float64(array: Any) -> Any:
 def _like_ids(ids: Any, points: Any, dtype: type) -> Any:
     """Labels beside the points, on their device."""
     if namespace(points) is np:
-        return np.asarray(_host(ids), dtype)
+        return np.asarray(host(ids), dtype)
     torch = sys.modules["torch"]
     return torch.as_tensor(ids, device=points.device).to(torch.bool if dtype is bool else torch.int64)
-
-
-def _host(array: Any) -> np.ndarray:
-    return array.cpu().numpy() if hasattr(array, "cpu") else np.asarray(array)
 
 
 def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from phys4d.geometry.arrays import namespace
+from phys4d.geometry.arrays import host, namespace
 
 Backend = Literal["auto", "cpu", "triton", "pytorch3d"]
 BACKENDS = ("auto", "cpu", "triton", "pytorch3d")
@@ -46,7 +46,7 @@ def nn_d2(
     Returns:
         float64 of the library and device of x. Where a segment of y is empty the distance is +inf.
     """
-    library, host_x_offsets, ranges = namespace(x), _host(x_offsets), _host(y_offsets)
+    library, host_x_offsets, ranges = namespace(x), host(x_offsets), host(y_offsets)
     if ranges.ndim == 1:
         ranges = np.stack([ranges[:-1], ranges[1:]], -1)
         last_y = ranges[-1, 1] if len(ranges) else 0
@@ -56,7 +56,7 @@ def nn_d2(
     chosen = choose_backend(backend, x)
     if chosen == "cpu":
         d2 = _nn_d2_cpu(
-            np.asarray(_host(x), np.float64), np.asarray(_host(y), np.float64), host_x_offsets, ranges
+            np.asarray(host(x), np.float64), np.asarray(host(y), np.float64), host_x_offsets, ranges
         )
         return d2 if library is np else library.from_numpy(d2).to(x.device)
 
@@ -97,10 +97,6 @@ def choose_backend(backend: str, points: Any) -> str:
         if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError("backend 'triton' needs an NVIDIA GPU, and there is none; take backend='cpu'")
     return backend
-
-
-def _host(array: Any) -> np.ndarray:
-    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
 
 
 def _check(x: Any, y: Any, x_offsets: np.ndarray, ranges: np.ndarray, last_y: int) -> None:

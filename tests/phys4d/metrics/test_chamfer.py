@@ -285,3 +285,42 @@ def test_a_file_without_a_value_is_refused_by_the_name_of_the_case(tmp_path: Pat
     lacking.write_text(VECTORS.read_text().replace('"acc"', '"ack"'))
     with pytest.raises(ValueError, match="case 'a' lacks acc"):
         largest_deviation(lacking)
+
+
+@pytest.mark.parametrize("method", ["voxel", "farthest"])
+def test_clouds_of_equal_numbers_can_be_compared_with_each_other(method: str) -> None:
+    """Two draws of a square are closer the more points they have: 4 times at 16 times as many. Thinned to one
+    number they are alike, but for farthest points of a dense draw, which come to lie in the same places."""
+    draws = np.random.default_rng(0)
+
+    def distance(drawn: int, **options) -> float:
+        square = np.concatenate([draws.uniform(0, 2, (2, 1, drawn, 2)), np.zeros((2, 1, drawn, 1))], -1)
+        return one_object(*square, **options).cd1_m.item()
+
+    many, few = distance(4096), distance(256)
+    assert few > 3 * many
+    many, few = (distance(n, num_points=128, resample=method) for n in (4096, 256))
+    assert 0.7 < few / many < (1.4 if method == "voxel" else 2.1)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_thinned_clouds_still_count_what_is_missing(tensors: bool) -> None:
+    """40 of 100 points are missing: thinned or not, acc is 0.4 tau on coinciding clouds; comp sees all gt."""
+    gt = np.random.default_rng(0).normal(size=(1, 100, 3))
+    pred, ids = gt[0].copy(), np.zeros(100, int)
+    pred[::5] = pred[1::5] = np.nan
+    points = [pred, gt[0]]
+    if tensors:
+        import torch
+
+        points = [torch.from_numpy(p) for p in points]
+    labels = {f"{side}_{name}_id": ids for side in ("pred", "gt") for name in ("frame", "object")}
+    terms = chamfer4d(*points, **labels, shape=(1, 1, 1), tau_m=1.0, num_points=20)
+    assert terms.num_pred.item() == 60 and terms.num_gt.item() == 100
+    assert 0.4 <= terms.acc_m.item() < 0.4 + 0.6 * 0.7
+    whole = chamfer4d(*points, **labels, shape=(1, 1, 1), tau_m=1.0, num_points=100)
+    assert whole.acc_m.item() == pytest.approx(0.4)
+    copies = gt[:, :1].repeat(100, axis=1)
+    assert one_object(copies, gt, tau_m=1.0, num_points=20).comp_m.item() > 0.7
+    with pytest.raises(ValueError, match="num_points must be at least 1, got 0"):
+        one_object(gt, gt, num_points=0)
