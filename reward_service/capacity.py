@@ -133,7 +133,7 @@ def measure_costs(num_rollouts: int, base: Costs) -> Costs:
     from reward_service.config import ChamferSettings
     from reward_service.scoring import score
 
-    families = sorted(scenes.registry.families()["rigid"])
+    families = sorted(scenes.registry.families()["rigid"])[:num_rollouts]
     seconds = []
     for number in progress(range(-len(families), num_rollouts), desc="scoring", unit="rollout"):
         spec = scenes.sample_spec("rigid", families[number % len(families)], number % 2**31)
