@@ -198,13 +198,16 @@ def _rollouts_fit_into_pods(manifests: list[Manifest], config: dict[str, Any]) -
     (service,) = of_kind(manifests, "RayService")
     groups = {g["groupName"]: g for g in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
     deployments = {d["name"]: d for d in config["applications"][0]["deployments"]}
+    nodes = what_the_autoscaler_reads(service)
     faults = []
     for group_name, deployment_name in (("ingress", "Ingress"), ("scorers", "Scorer")):
         group, deployment = groups[group_name], deployments[deployment_name]
         (container,) = group["template"]["spec"]["containers"]
         limits, asked = container["resources"]["limits"], deployment["ray_actor_options"]
-        offered = yaml.safe_load(yaml.safe_load(group["rayStartParams"]["resources"]))
-        room = [float(limits["cpu"]) / asked["num_cpus"]]
+        offered = nodes[group_name]["resources"]
+        if not {"CPU": int(limits["cpu"])}.items() <= offered.items():
+            faults.append(f"group {group_name}: Ray reads {offered}, the pod has {limits['cpu']} CPUs")
+        room = [offered["CPU"] / asked["num_cpus"]]
         gpus = sum(float(v) for k, v in limits.items() if "gpu" in k)
         if asked.get("num_gpus"):
             room.append(gpus / asked["num_gpus"])
@@ -215,12 +218,26 @@ def _rollouts_fit_into_pods(manifests: list[Manifest], config: dict[str, Any]) -
         if int(min(room)) * group["minReplicas"] < deployment["autoscaling_config"]["min_replicas"]:
             # Not a fault where the autoscaler may add pods.
             assert service["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"]
-        if float(group["rayStartParams"]["num-gpus"]) != gpus:
+        if offered.get("GPU", 0) != gpus:
             faults.append(f"group {group_name}: Ray is told another number of GPUs than the pod has")
         drain = deployment["graceful_shutdown_timeout_s"]
         if group["template"]["spec"]["terminationGracePeriodSeconds"] <= drain:
             faults.append(f"group {group_name}: pods end before {deployment_name} has drained ({drain} s)")
     return faults
+
+
+def what_the_autoscaler_reads(service: Manifest) -> dict[str, Any]:
+    """Groups of a RayService's cluster with their resources, as Ray's own autoscaler understands them.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    metadata = {"name": "check", "namespace": "check"}
+    cluster = {"metadata": metadata, "spec": service["spec"]["rayClusterConfig"]}
+    read = autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster)
+    return read["available_node_types"]
 
 
 def _settings_are_those_of_the_service(_: list[Manifest], config: dict[str, Any]) -> list[str]:

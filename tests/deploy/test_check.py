@@ -121,6 +121,11 @@ def break_gpus(manifests):
     groups[1]["rayStartParams"]["num-gpus"] = "2"
 
 
+def break_room(manifests):
+    groups = one(manifests, "RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    groups[1]["rayStartParams"]["resources"] = """'{"phys4d_scorer": 2}'"""
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -132,6 +137,7 @@ def break_gpus(manifests):
         (break_envoy, "KubeRay makes check-phys4d-serve-svc:9000"),
         (break_trainer, "a port that service has not"),
         (break_gpus, "another number of GPUs"),
+        (break_room, "Scorer: 64 replicas do not fit into 16 pods"),
     ],
 )
 def test_objects_that_do_not_fit_one_another_are_told(manifests, fault, told: str) -> None:

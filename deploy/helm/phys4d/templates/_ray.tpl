@@ -2,6 +2,10 @@
 {{- define "phys4d.rayEnv" -}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: {{ ternary "1" "0" .root.Values.ray.haproxy | quote }}}
+{{- if ne .root.Values.ray.auth "token" }}
+# This Ray asks for a token unless it is told not to.
+- {name: RAY_AUTH_MODE, value: disabled}
+{{- end }}
 # Streams get flow control only where handlers run in the loop that reads them.
 - {name: RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD, value: "0"}
 - {name: RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S, value: "1.0"}
