@@ -11,6 +11,7 @@ import base64
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def ray_serve(manifests: list[Manifest], folder: Path) -> Iterator[dict[str, int
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     }
     os.environ |= {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_niceness": "0"}
+    # Else Ray would leave a token in the home folder.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ |= {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/h/haproxy.cfg",
