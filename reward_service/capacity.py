@@ -189,16 +189,12 @@ def run(config: CapacityConfig) -> dict[str, Any]:
 def _cases(config: CapacityConfig, costs: Costs, named: int) -> list[dict[str, Any]]:
     """Pools to simulate: around the named one; with ever more trainers; with pods that fail more often."""
     base = {"num_trainers": config.num_trainers, "pod_mtbf_h": config.pod_mtbf_h}
-    sizes = sorted({max(1, round(named * factor)) for factor in SWEEP})
+    sizes = sorted({1} | {max(1, round(named * factor)) for factor in SWEEP})
     cases = [
         {"sweep": "size", "num_replicas": n, "num_iterations": config.num_iterations, **base} for n in sizes
     ]
-    num_trainers = 1
-    while True:
-        needed = replicas_needed(costs, config.trainer, config.pool, config.max_wait_share, num_trainers)
-        if needed > config.max_replicas:
-            break
-        # The same number of rollouts in each, at least two iterations.
+    for num_trainers, needed in _growing(config, costs):
+        # About the same number of rollouts in each, and at least two iterations.
         iterations = max(2, min(config.num_iterations, 1 + 8 * config.num_iterations // num_trainers))
         cases.append(
             {
@@ -209,7 +205,6 @@ def _cases(config: CapacityConfig, costs: Costs, named: int) -> list[dict[str, A
                 "pod_mtbf_h": config.pod_mtbf_h,
             }
         )
-        num_trainers *= 4
     for hours in FAILURE_SWEEP_H:
         cases.append(
             {
@@ -221,6 +216,25 @@ def _cases(config: CapacityConfig, costs: Costs, named: int) -> list[dict[str, A
             }
         )
     return cases
+
+
+def _growing(config: CapacityConfig, costs: Costs) -> list[tuple[int, int]]:
+    """(trainers, replicas they need): 1, 4, 16, ... trainers, then as many as `max_replicas` serve."""
+
+    def needed(num_trainers: int) -> int:
+        return replicas_needed(costs, config.trainer, config.pool, config.max_wait_share, num_trainers)
+
+    found, most = [], 1
+    while needed(most) <= config.max_replicas:
+        found.append((most, needed(most)))
+        most *= 4
+    low, high = most // 4, most
+    while high - low > 1 and low > 0:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= config.max_replicas else (low, middle)
+    if low > 0 and low != found[-1][0]:
+        found.append((low, needed(low)))
+    return found
 
 
 def told(config: CapacityConfig, result: dict[str, Any]) -> str:
@@ -246,12 +260,12 @@ def plot(config: CapacityConfig, result: dict[str, Any]) -> Path:
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     panels = (
-        ("size", "num_replicas", "Scorer replicas", f"Pool size, {config.num_trainers} trainer(s)"),
+        ("size", "num_replicas", "Scorer replicas", "Pool size"),
         (
             "trainers",
             "num_replicas",
             "Scorer replicas, as many as the formula names",
-            "More trainers, larger pools",
+            "More trainers (numbers), larger pools",
         ),
         ("failures", "pod_mtbf_h", "Mean hours between failures of one pod", "Failing pods"),
     )
@@ -261,9 +275,12 @@ def plot(config: CapacityConfig, result: dict[str, Any]) -> Path:
         axis.plot(x, [100 * r["predicted_wait_share"] for r in rows], color="0.45", label="formula")
         axis.plot(x, [100 * r["wait_share"] for r in rows], "o", color="C0", label="simulation")
         axis.axhline(100 * config.max_wait_share, color="C3", linestyle="--", linewidth=1, label="asked")
-        axis.set(
-            xscale="log", xlabel=label, ylabel="Trainer waits, % of its time", title=title, ylim=(0, None)
-        )
+        shares = [
+            config.max_wait_share,
+            *(r[k] for r in rows for k in ("wait_share", "predicted_wait_share")),
+        ]
+        axis.set(xscale="log", xlabel=label, ylabel="Trainer waits, % of its time", title=title)
+        axis.set_ylim(0, 130 * max(shares))
         if sweep == "trainers":
             for row in rows:
                 share = 100 * row["wait_share"]
@@ -274,7 +291,6 @@ def plot(config: CapacityConfig, result: dict[str, Any]) -> Path:
                     xytext=(0, 7),
                     ha="center",
                 )
-            axis.text(0.98, 0.03, "numbers: trainers", transform=axis.transAxes, ha="right", color="0.4")
         axis.grid(alpha=0.25)
         axis.legend(loc="upper right")
     path = config.out / "capacity.png"

@@ -100,7 +100,7 @@ class Pool:
 
 
 def predicted_wait_s(costs: Costs, trainer: Trainer, pool: Pool, num_trainers: int = 1) -> float:
-    """Seconds that each of several trainers waits per iteration; infinite where the pool cannot keep up.
+    """Seconds that each of several trainers waits per iteration.
 
     Other trainers leave a share 1 - rho of the scorers, rho = (n - 1) R S / (N cycle). What of the R rollouts
     is not scored when the last batch of b is sent is B = max(b, R - N (1 - rho) / S * time since the first),
@@ -110,24 +110,26 @@ def predicted_wait_s(costs: Costs, trainer: Trainer, pool: Pool, num_trainers: i
     up = pool.num_replicas * pool.availability
     batch = trainer.num_rollouts / trainer.num_batches
     delivery_s = batch * (costs.upload_s + costs.ingress_s / pool.num_ingress_cores)
-    wait_s = 0.0
-    # Waiting makes iterations longer and the others' load lower: a fixed point, found from below.
-    for _ in range(200):
-        cycle_s = trainer.cycle_s + wait_s
+    sending_s = trainer.sample_s * (trainer.num_batches - 1) / trainer.num_batches
+    log_mean, log_std = costs.log_mean_std
+    quantile = 1.0 - 1.0 / (min(batch, up) + 1.0)
+    slowest_s = math.exp(log_mean + log_std * NormalDist().inv_cdf(quantile))
+
+    def wait_when(others_wait_s: float) -> float:
+        cycle_s = trainer.cycle_s + others_wait_s
         others = (num_trainers - 1) * trainer.num_rollouts * costs.score_s / (up * cycle_s)
         free = up * max(1.0 / num_trainers, 1.0 - others)
-        sending_s = trainer.sample_s * (trainer.num_batches - 1) / trainer.num_batches
         backlog = max(batch, trainer.num_rollouts - free / costs.score_s * sending_s)
-        log_mean, log_std = costs.log_mean_std
-        quantile = 1.0 - 1.0 / (min(batch, up) + 1.0)
-        slowest_s = math.exp(log_mean + log_std * NormalDist().inv_cdf(quantile))
         # The last ones are scored side by side: one scoring time of the drain is that of the slowest.
-        drain_s = max(0.0, backlog / free - 1.0) * costs.score_s
-        new_s = delivery_s + drain_s + slowest_s
-        if abs(new_s - wait_s) < 1e-6:
-            break
-        wait_s = 0.5 * (wait_s + new_s)
-    return wait_s
+        return delivery_s + max(0.0, backlog / free - 1.0) * costs.score_s + slowest_s
+
+    # Waiting makes iterations longer and the load of the others lower: the more they wait, the less we do. So
+    # there is one wait that is everybody's, and it lies between these.
+    low, high = 0.0, wait_when(0.0)
+    while high - low > 1e-9 * (1.0 + high):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if wait_when(middle) > middle else (low, middle)
+    return high
 
 
 def wait_share(wait_s: float, trainer: Trainer) -> float:
