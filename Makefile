@@ -19,6 +19,8 @@ PRESET ?= tiny-wan
 RUN ?= $(PRESET)
 # host:port of a running reward service; empty starts one while it is needed.
 REWARD_ENDPOINT ?=
+# host:port of the server that `make conformance` checks.
+ENDPOINT ?=
 # Port of `make serve`.
 PORT ?= 9000
 # More flags for the program of the target named, e.g. make sft FLAGS="--lora-rank 8".
@@ -45,7 +47,7 @@ PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
-ENDPOINT := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
+REWARD_FLAGS := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
 # The tiny model gets plain surfaces, few pixels and five families, so that it has less to learn.
 RENDER_TINY := $(RENDER) --look plain --width 64 --height 48 --families drop,collision,ramp,tower,projectile
@@ -73,7 +75,7 @@ export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup data base pretrain sft rl-train evaluate report serve test check lint fmt bench bench-gpu protos clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
@@ -131,7 +133,11 @@ data/all/held-out/index.json: | $(VENV)/.setup
 	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
 
 data/rigid/test/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000
+	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
+	  --second-take
+
+preview: $(VENV)/.setup ## Draw scenes of all nine categories with their annotations, on one page.
+	$(PY) -m phys4d.scenes.preview --out runs/$(RUN)/report/scenes $(FLAGS)
 
 base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
 $(BASE): $(MIXED) | $(VENV)/.setup
@@ -148,14 +154,18 @@ $(STAGE2): $(STAGE1) | $(VENV)/.setup
 rl-train: $(REPORT) ## Stage 3: reinforcement learning against the simulator; then evaluate and report.
 	@printf '\nreport: file://%s\n' "$(abspath $(REPORT))"
 $(STAGE3): $(STAGE2) | $(VENV)/.setup
-	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,rl-train)
+	$(PY) -m policy.train --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,rl-train)
 
 evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
 $(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
-	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,evaluate)
+	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,evaluate)
 
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
+
+best-of-n: $(STAGE3) $(TEST) | $(VENV)/.setup ## Pick the best of N videos of stage 2 at the compute of stage 3, for the next `make evaluate`.
+	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,best-of-n)
+	rm -f $(EVALUATION)
 
 report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
 	$(PY) -m phys4d.report --run runs/$(RUN)
@@ -163,10 +173,13 @@ report: $(VENV)/.setup ## Write the report of what is there, also of an unfinish
 serve: $(VENV)/.setup ## Start the reward service on Ray Serve.
 	$(PY) -m reward_service.serve --preset tiny --port $(PORT) $(FLAGS)
 
+conformance: $(VENV)/.setup ## Tell which promises the reward server at ENDPOINT keeps.
+	$(PY) -m phys4d.reward.conformance $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(FLAGS)
+
 test: $(VENV)/.setup ## Run the tests.
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
-lint: $(VENV)/.setup ## Style, types, import contracts, proto drift.
+lint: $(VENV)/.setup ## Style, types, import contracts, proto drift and breaks.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright --pythonpath $(PY)

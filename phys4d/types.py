@@ -152,6 +152,8 @@ class Rollout:
     """Decoded video, for rewards that look at pixels."""
     text: str = ""
     """The prompt."""
+    seed: int = 0
+    """Seed of random choices of the reward; the score is a function of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,12 @@ class Score:
     """Engine and version, e.g. `mujoco 4.0.1`."""
     scoring_s: float = 0.0
     """Seconds the scorer took."""
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of named phases of scoring."""
+    cached: bool = False
+    """Whether the service answered from memory."""
+    seed: int = 0
+    """The rollout's seed."""
 
     def __post_init__(self) -> None:
         bad = {k: v for k, v in {"value": self.value, **self.components}.items() if not math.isfinite(v)}

@@ -29,6 +29,18 @@ class RolloutConfig:
     """Consecutive stochastic, trained steps per prompt batch."""
     window_end: int = 4
     """The window lies within positions [0, window_end): the noisy part, which decides the motion."""
+    window: Literal["random", "fixed", "sliding"] = "random"
+    """Where the window starts: drawn for each batch of groups, at `window_start`, or moving on from there."""
+    window_start: int = 0
+    """Where a fixed window starts and a sliding one begins."""
+    window_interval: int = 5
+    """Iterations after which a sliding window moves on by one position, until it reaches `window_end`."""
+    shared_prefix: bool = False
+    """Fast mode: siblings start from one noise, so that their steps before the window are taken once."""
+    storage: Literal["float32", "bfloat16"] = "float32"
+    """What the latents of the window are kept in; they are rounded before log-probabilities are taken."""
+    prompt_order: Literal["random", "epochs"] = "random"
+    """Prompts drawn anew in each iteration, or every prompt once an epoch with TRL's RepeatSampler."""
 
     def __post_init__(self) -> None:
         if self.group_size < 2:
@@ -44,11 +56,18 @@ class RolloutConfig:
                 "a window needs 1 <= window_size <= window_end < num_steps (the last step is the ODE), got "
                 f"{self.window_size}, {self.window_end}, {self.num_steps}"
             )
+        if not 0 <= self.window_start <= self.window_end - self.window_size:
+            raise ValueError(
+                "window_start must be in [0, window_end - window_size], here at most "
+                f"{self.window_end - self.window_size}, got {self.window_start}"
+            )
+        if self.window_interval < 1:
+            raise ValueError(f"window_interval must be at least 1 iteration, got {self.window_interval}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """GRPO: group advantages, clipped importance ratio, KL to the adapter-disabled reference."""
+    """How scored rollouts change the policy; the reference is the policy with its adapter off."""
 
     learning_rate: float = 1e-3
     lora_rank: int = 16
@@ -65,6 +84,32 @@ class AlgorithmConfig:
     """What the advantage's standard deviation is taken over."""
     ema_decay: float = 0.9
     """Averaging of the adapter that is evaluated and saved, per optimiser step."""
+    name: Literal["grpo", "ddpo", "grpo_guard", "diffusion_nft"] = "grpo"
+    """`grpo` compares siblings, `ddpo` the whole batch; `grpo_guard` regulates the ratio of each step;
+    `diffusion_nft` needs no recorded steps, only finished videos."""
+    inner_epochs: int = 1
+    """Passes over the rollouts of an iteration; only the first update of the first is on-policy."""
+    step_weight: Literal["none", "longcat"] = "none"
+    """`longcat` weighs steps by sqrt(s / (1 - s)) / sqrt|dt|, so that each moves the velocity alike."""
+    nft_strength: float = 1.0
+    """DiffusionNFT's beta: how far its positive and negative policies lie from the old one."""
+    nft_levels: int = 2
+    """Noise levels at which DiffusionNFT trains each video."""
+    nft_old_rate: float = 0.001
+    """DiffusionNFT's sampling policy keeps min(rate x iteration, `nft_old_limit`) of itself each time."""
+    nft_old_limit: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.nft_strength <= 1:
+            raise ValueError(f"nft_strength must be in (0, 1], got {self.nft_strength}")
+        if not (self.nft_old_rate >= 0 and 0 <= self.nft_old_limit < 1):
+            raise ValueError(
+                "nft_old_rate must not be negative and nft_old_limit in [0, 1), got "
+                f"{self.nft_old_rate}, {self.nft_old_limit}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +132,84 @@ class RewardConfig:
     """An iteration in which more rollouts than this have no score stops the run with the reasons."""
     reader: Literal["heads", "estimator"] = "heads"
     """What reads depth and motion: the heads on the reference's features, or estimators on decoded RGB."""
+    sources: dict[str, float] = field(default_factory=dict)
+    """Rewards and their weights, if it is not one of one service: `NAME` on `endpoint`, `NAME@HOST:PORT` on
+    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos."""
+    aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Several rewards: advantages of their weighted sum, or the sum of their advantages."""
+    send_rgb: bool = False
+    """Decode videos and send them along, for rewards that look at pixels."""
+    outage_s: float = 300.0
+    """How long a service that has gone away may take to come back; what was under way is sent again."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction < 1:
             raise ValueError(f"max_failed_fraction must be in [0, 1), got {self.max_failed_fraction}")
+        if self.sources and self.name:
+            raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
+        if self.outage_s < 0:
+            raise ValueError(f"outage_s must not be negative, got {self.outage_s}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """Thresholds on what the trained reward does not see, against iteration 0, at every evaluation."""
+
+    enabled: bool = True
+    num_videos: int = 8
+    """Held-out videos that are decoded and looked at."""
+    max_ratio: float = 3.0
+    """Motion energy, edges and flicker of the pixels stay within this factor, up and down."""
+    max_luminance_change: float = 0.15
+    """Change of the mean grey value, which is in [0, 1]."""
+    min_share: float = 0.5
+    """Shares of unique and of visible carried points stay above this part of their first values."""
+    max_held_out_drop: float = 0.1
+    """The reward that is never trained on falls by less than this while the trained one rises."""
+    max_kl_joint_nats: float = 100.0
+    """KL to the reference of all trained steps of a video together."""
+
+    def __post_init__(self) -> None:
+        if self.num_videos < 1:
+            raise ValueError(f"num_videos must be at least 1, got {self.num_videos}")
+        if not self.max_ratio > 1:
+            raise ValueError(f"max_ratio must be above 1, got {self.max_ratio}")
+        if not 0 <= self.min_share <= 1:
+            raise ValueError(f"min_share must be in [0, 1], got {self.min_share}")
+        for name in ("max_luminance_change", "max_held_out_drop", "max_kl_joint_nats"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """What is kept where, for models that fill a GPU."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of transformer and text encoder; the adapter is float32."""
+    gradient_checkpointing: bool = False
+    """Recompute blocks in the backward pass instead of keeping their activations."""
+    offload: bool = False
+    """Keep text encoder and autoencoder in the host's memory while they are not used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """What a dry run assumes."""
+
+    gpu_gib: float = 80.0
+    """Memory of one GPU."""
+    num_gpus: int = 8
+    tflops: float = 400.0
+    """TFLOP/s that one GPU reaches in practice; half of an H100's peak in bfloat16."""
+    scoring_s: float = 1.0
+    """Seconds that one scorer takes for one rollout."""
+    num_scorers: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_gib", "num_gpus", "tflops", "scoring_s", "num_scorers"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +232,15 @@ class TrainConfig:
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    skip_preflight: bool = False
+    """Train without looking first whether ratio, replay, gradients, rewards and memory are right."""
+    dry_run: bool = False
+    """Print memory, FLOPs, payload and reward time of an iteration and whether it fits, and stop."""
+    model: str = "tiny-wan"
+    """Model of a dry run, a preset of `phys4d.models.registry`; a run has its own in `base/`."""
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
         for name in (
@@ -144,6 +272,12 @@ class EvaluateConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
+    num_failures: int = 4
+    """Scenes that the last stage gets most wrong, which go into the report too."""
+    videos: Path | None = None
+    """Measure the videos of this folder, one `<key>.mp4` per scene, instead of the run's stages."""
+    partial: bool = False
+    """With `videos`: measure those that are there where some are missing."""
     seed: int = 1000
     num_threads: int = 2
 
@@ -151,6 +285,33 @@ class EvaluateConfig:
         for name in ("num_scenes", "num_seeds", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfNConfig:
+    """Pick the best of N videos of stage 2 for each held-out prompt, by the reward of stage 3."""
+
+    run: Path = Path("runs/tiny-wan")
+    """Run folder: reads `base/`, `stage2/` and `stage3/config.toml`, writes `best_of_n/`."""
+    data: Path = Path("data/rigid")
+    split: str = "test"
+    num_candidates: int = 0
+    """N; 0 spends on the evaluated videos what stage 3 spent on its training."""
+    num_scenes: int = EvaluateConfig.num_scenes
+    """This and the next four are those of the evaluation, which measures the picked videos."""
+    num_seeds: int = EvaluateConfig.num_seeds
+    num_steps: int = EvaluateConfig.num_steps
+    shift: float = EvaluateConfig.shift
+    seed: int = EvaluateConfig.seed
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_scenes", "num_seeds", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_candidates < 0:
+            raise ValueError(f"num_candidates must not be negative, got {self.num_candidates}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +354,53 @@ class SampleConfig:
                 f"text and first_frame belong together, got {self.text!r} and {self.first_frame}; give both, "
                 "or neither to take prompts from a dataset"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicsIqConfig:
+    """Generate the videos that Physics-IQ scores: one for each text and first frame of the benchmark."""
+
+    run: Path = Path("runs/tiny-wan")
+    """Run folder whose stage generates."""
+    stage: Literal["last", "base", "stage1", "stage2", "stage3"] = "last"
+    """Which stage generates; `last` is the last that is finished."""
+    model: str = ""
+    """Generate with this model instead: a folder in diffusers' layout, or a hub id."""
+    descriptions: Path = Path()
+    """CSV file of texts, descriptions/*.csv of the benchmark's code."""
+    switch_frames: Path = Path()
+    """Folder of first frames, switch-frames of the benchmark's data."""
+    fps: int = 8
+    """Frames per second that the model makes; the score is of this rate."""
+    width: int = 64
+    """Pixels of the videos; first frames are stretched to this size."""
+    height: int = 48
+    num_frames: int = 0
+    """Frames that the model makes, of which 5 s are kept; 0 is one more than those."""
+    num_runs: int = 1
+    """Runs with other noise, one folder each; a claim needs 4."""
+    num_steps: int = 8
+    """Steps of the deterministic sampler, without guidance."""
+    shift: float = 3.0
+    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    out: Path | None = None
+    """Folder of the run folders; none is `physics_iq/<stage>` of the run."""
+    partial: bool = False
+    """Accept descriptions of fewer than the benchmark's 198 videos."""
+    seed: int = 0
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_runs", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.fps <= 60:
+            raise ValueError(f"fps must be in 1 to 60, got {self.fps}")
+        if self.num_frames and self.num_frames < 5 * self.fps:
+            raise ValueError(
+                f"num_frames must be at least {5 * self.fps}, 5 s at {self.fps} fps, got {self.num_frames}"
+            )
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if size < 16 or size % 2:
+                raise ValueError(f"{name} must be even and at least 16 pixels, got {size}")

@@ -28,7 +28,9 @@ class Panel:
     frames: UInt8[np.ndarray, "frames height width 3"]
 
 
-def panels(video: Video, truth: Video | None) -> list[list[Panel]]:
+def panels(
+    video: Video, truth: Video | None, names: tuple[str, str] = ("generated", "simulated")
+) -> list[list[Panel]]:
     """RGB, depth and motion in a row, as far as they are there; the simulator's in a second row.
 
     Both rows have the simulator's colour scales, or the video's own if there is no simulator.
@@ -36,7 +38,7 @@ def panels(video: Video, truth: Video | None) -> list[list[Panel]]:
     scale = [v for v in (truth, video) if v is not None]
     low, high = depth_range(scale)
     longest = motion_scale(scale)
-    rows = [("generated", video)] + ([("simulated", truth)] if truth is not None else [])
+    rows = [(names[0], video)] + ([(names[1], truth)] if truth is not None else [])
     shown = []
     for name, part in rows:
         assert part.rgb is not None, "a video to show has frames"

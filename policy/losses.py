@@ -1,4 +1,4 @@
-"""The clipped policy-gradient loss of DDPO and GRPO.
+"""The losses: clipped policy gradients of DDPO and GRPO, the ratio of GRPO-Guard, and DiffusionNFT.
 
     rho = exp(logp - logp_old)
     L   = max(-A rho, -A clip(rho, 1 - eps, 1 + eps)) w + beta KL
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from policy.samplers import masked_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +122,66 @@ def clipped_policy_loss(
             clip_fraction=((seen - 1.0).abs() > clip_range).double().mean().item(),
         ),
     )
+
+
+def guarded_log_ratio(
+    log_prob: Float[Tensor, " terms"],
+    log_prob_old: Float[Tensor, " terms"],
+    mean_shift: Float[Tensor, " terms"],
+    std: float,
+) -> Float[Tensor, " terms"]:
+    """The log-ratio of GRPO-Guard: S (log rho + |mu - mu_old|^2 / (2 S^2)).
+
+    log rho has mean -|mu - mu_old|^2 / (2 S^2) over the noise, and a spread of |mu - mu_old| / S. Added and
+    multiplied away, what remains is noise . (mu - mu_old): centred on 0 and of one size at every step, so
+    that the clip acts alike on too likely and too unlikely samples and on early and late steps.
+
+    Args:
+        mean_shift: (mu - mu_old)^2, mean over generated dims, with gradient.
+
+    Source: Wang et al. 2025 (GRPO-Guard, arXiv 2510.22319), equation 8.
+    """
+    return std * (log_prob - log_prob_old.detach() + mean_shift / (2.0 * std * std))
+
+
+def negative_aware_terms(
+    velocity: Float[Tensor, "terms *dims"],
+    velocity_old: Float[Tensor, "terms *dims"],
+    noised: Float[Tensor, "terms *dims"],
+    latents: Float[Tensor, "terms *dims"],
+    advantages: Float[Tensor, " terms"],
+    *,
+    on_x: Float[Tensor, " terms"],
+    on_velocity: Float[Tensor, " terms"],
+    strength: float,
+    advantage_clip: float,
+    generated: Bool[Tensor, "terms *dims"] | None = None,
+) -> Float[Tensor, " terms"]:
+    """DiffusionNFT: pull the velocity towards good videos and push its mirror image away from bad ones.
+
+        v+ = (1 - b) v_old + b v        v- = (1 + b) v_old - b v        r = 1/2 + A / (2 A_max)
+        L  = A_max / b [ r D(x0_hat(v+), x_0) + (1 - r) D(x0_hat(v-), x_0) ]
+
+    with x0_hat(v) = on_x x + on_velocity v and D the squared distance over its own mean absolute value,
+    which carries no gradient. At v = v_old the gradient is that of A D, whatever b is.
+
+    Args:
+        velocity: of the policy, with gradient; `velocity_old` of the one that made the videos.
+        noised: x_s made from `latents`, the finished videos.
+        advantages: within [-advantage_clip, advantage_clip], else they are clipped.
+
+    Source: Zheng et al. 2025 (DiffusionNFT, arXiv 2509.16117).
+    """
+    shape = (-1, *[1] * (latents.ndim - 1))
+    to_data, from_velocity = on_x.view(shape), on_velocity.view(shape)
+    share = 0.5 + 0.5 * (advantages / advantage_clip).clamp(-1.0, 1.0)
+    velocity_old = velocity_old.detach()
+
+    def distance(guess: Tensor) -> Tensor:
+        error = to_data * noised + from_velocity * guess - latents
+        scale = masked_mean(error.detach().abs(), generated).clamp(min=1e-5)
+        return masked_mean(error.square(), generated) / scale
+
+    positive = distance((1.0 - strength) * velocity_old + strength * velocity)
+    negative = distance((1.0 + strength) * velocity_old - strength * velocity)
+    return advantage_clip / strength * (share * positive + (1.0 - share) * negative)

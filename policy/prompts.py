@@ -65,5 +65,5 @@ def num_latent_frames(model: VideoModel, prompts: Sequence[Prompt]) -> int:
 def encode_prompts(model: VideoModel, prompts: Sequence[Prompt]) -> Conditioning:
     """Text embeddings and first-frame latents."""
     frames = torch.from_numpy(np.stack([p.first_frame for p in prompts])).unsqueeze(1)
-    first = model.encode_video(to_model_range(frames)).float()[:, :, 0]
+    first = model.encode_video(to_model_range(frames.to(model.transformer.device))).float()[:, :, 0]
     return Conditioning(model.encode_text([p.text for p in prompts]), first)

@@ -49,11 +49,18 @@ class Reader:
         return read_with_estimators(self.estimator, self.decode(latents_BCThw))[0]
 
     def rollouts(
-        self, latents_BCThw: Tensor, conditioning: Conditioning, prompts: Sequence[Prompt], ids: Sequence[str]
+        self,
+        latents_BCThw: Tensor,
+        conditioning: Conditioning,
+        prompts: Sequence[Prompt],
+        ids: Sequence[str],
+        *,
+        rgb: bool = False,
     ) -> list[Rollout]:
-        """One rollout per video; `prompts` and `ids` have one entry per video."""
+        """One rollout per video; `prompts` and `ids` have one entry per video; `rgb` decodes videos too."""
         depth, motion = to_numpy(self.geometry(latents_BCThw, conditioning))
+        videos = list(self.decode(latents_BCThw).cpu().numpy()) if rgb else [None] * len(prompts)
         return [
-            prompt.rollout(sample_id, np.ascontiguousarray(d), np.ascontiguousarray(m))
-            for prompt, sample_id, d, m in zip(prompts, ids, depth, motion, strict=True)
+            prompt.rollout(sample_id, np.ascontiguousarray(d), np.ascontiguousarray(m), video)
+            for prompt, sample_id, d, m, video in zip(prompts, ids, depth, motion, videos, strict=True)
         ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from phys4d.models.protocol import Conditioning, VideoModel
 from policy.samplers import STD_CAP, Generators, Mode, Sampler, StepOut, step
 from policy.schedules import Schedule, model_schedule
-from policy.step_rules import step_coefficients
+from policy.step_rules import StepCoefficients, step_coefficients
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +26,18 @@ class SamplingRule:
     sampler: Sampler
     noise_level: float
     std_cap: float | None = STD_CAP
+    storage_dtype: torch.dtype | None = None
+    """What recorded latents are kept in; None is that of the maths."""
+
+    def coefficients(self, i: int) -> StepCoefficients:
+        """Mean and std of the stochastic step at position `i`."""
+        return step_coefficients(
+            i,
+            schedule=self.schedule,
+            sampler=self.sampler,
+            noise_level=self.noise_level,
+            std_cap=self.std_cap,
+        )
 
     def take(
         self,
@@ -52,6 +64,7 @@ class SamplingRule:
             x_next=x_next,
             mask=model.generated_mask(latents_BCThw),
             generator=generator,
+            storage_dtype=self.storage_dtype if mode == "sde" else None,
         )
 
 
@@ -62,6 +75,7 @@ def sampling_rule(
     shift: float,
     sampler: Sampler | None = None,
     noise_level: float = 0.0,
+    storage_dtype: torch.dtype | None = None,
 ) -> SamplingRule:
     """The rule for a model: a schedule of its noising, and a sampler of the same family.
 
@@ -75,7 +89,9 @@ def sampling_rule(
     if sampler is None:
         sampler = "ode" if schedule.family == "flow" else "ddim_v"
     step_coefficients(0, schedule=schedule, sampler=sampler, noise_level=noise_level)
-    return SamplingRule(schedule=schedule, sampler=sampler, noise_level=noise_level)
+    return SamplingRule(
+        schedule=schedule, sampler=sampler, noise_level=noise_level, storage_dtype=storage_dtype
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +104,8 @@ class RecordedStep:
     x_next_BCThw: Float[Tensor, "batch channels frames h w"]
     log_prob_B: Float[Tensor, " batch"]
     """Mean over generated dims, under the policy that took the step."""
+    mean_BCThw: Float[Tensor, "batch channels frames h w"] | None = None
+    """Mean of the step, for algorithms that compare it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +117,8 @@ class Rollouts:
     steps: tuple[RecordedStep, ...]
     digests: tuple[str, ...]
     """Conditioning hash of each video when it was sampled."""
+    seeds: tuple[int, ...] = ()
+    """Of each video."""
 
 
 @torch.no_grad()
@@ -110,6 +130,8 @@ def sample(
     num_frames: int,
     window: Sequence[int] = (),
     seeds: Sequence[int],
+    groups: Sequence[int] | None = None,
+    keep_means: bool = False,
 ) -> Rollouts:
     """Denoise from pure noise: stochastic at the positions in `window`, the ODE elsewhere.
 
@@ -118,6 +140,9 @@ def sample(
         num_frames: latent frames T.
         window: positions whose steps are stochastic and recorded. The last position is always the ODE.
         seeds: one per video, so that a video does not depend on its batch.
+        groups: the fast mode: a seed per video, equal for siblings. They start from that seed's noise, and
+            the steps before the window are taken once for all of them.
+        keep_means: record the means of stochastic steps too.
     """
     if len(seeds) != len(conditioning):
         raise ValueError(f"one seed per video is needed: {len(conditioning)} videos, got {len(seeds)} seeds")
@@ -126,18 +151,49 @@ def sample(
         raise ValueError(
             f"window positions must be in [0, {last}) (the last step is the ODE), got {tuple(window)}"
         )
-    first = conditioning.first_frame_BChw
+    if groups is not None and (len(groups) != len(seeds) or not window):
+        raise ValueError(
+            f"groups need a window and one entry per video, {len(seeds)}, got window {tuple(window)} and "
+            f"{len(groups)} groups"
+        )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = (first.shape[1], num_frames, *first.shape[2:])
-    x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
-    mask = model.generated_mask(x)
-    x = mask * x + (1 - mask) * first.unsqueeze(2)
+    if groups is None:
+        x = _noise(model, conditioning, generators, num_frames)
+        start = 0
+    else:
+        distinct = list(dict.fromkeys(groups))
+        one_of_each = torch.tensor([list(groups).index(group) for group in distinct])
+        prompts = conditioning.select(one_of_each)
+        x = _noise(model, prompts, [torch.Generator().manual_seed(g) for g in distinct], num_frames)
+        start = min(window)
+        for i in range(start):
+            x = rule.take(model, x, i, prompts, mode="ode").x_next
+        x = x[torch.tensor([distinct.index(group) for group in groups])]
     recorded = []
-    for i in range(rule.schedule.num_steps):
+    for i in range(start, rule.schedule.num_steps):
         stochastic = i in window
+        if stochastic and rule.storage_dtype is not None:
+            # Replay starts from what was kept.
+            x = x.to(rule.storage_dtype).to(x.dtype)
         out = rule.take(model, x, i, conditioning, mode="sde" if stochastic else "ode", generator=generators)
         if stochastic:
             assert out.log_prob is not None
-            recorded.append(RecordedStep(i, x, out.x_next, out.log_prob))
+            kept = (
+                [x, out.x_next]
+                if rule.storage_dtype is None
+                else [x.to(rule.storage_dtype), out.x_next.to(rule.storage_dtype)]
+            )
+            recorded.append(RecordedStep(i, *kept, out.log_prob, out.mean if keep_means else None))
         x = out.x_next
-    return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()))
+    return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
+
+
+def _noise(
+    model: VideoModel, conditioning: Conditioning, generators: Sequence[torch.Generator], num_frames: int
+) -> Tensor:
+    """Where sampling starts: noise, and the condition where a model holds it in its latents."""
+    first = conditioning.first_frame_BChw
+    shape = (first.shape[1], num_frames, *first.shape[2:])
+    x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
+    mask = model.generated_mask(x)
+    return mask * x + (1 - mask) * first.unsqueeze(2)

@@ -72,6 +72,13 @@ class Schedule:
         timestep = self.timestep(i)
         return timestep / 1000.0 if self.family == "flow" else (timestep + 1.0) / 1000.0
 
+    def data_from_velocity(self, i: int) -> tuple[float, float]:
+        """(a, b) of x0_hat = a x + b v at position `i`."""
+        level, _ = self.step_levels(i)
+        if self.family == "flow":
+            return 1.0, -level
+        return math.sqrt(level), -math.sqrt(1.0 - level)
+
     def describe(self) -> str:
         """One line with every level, for the run log."""
         symbol = "sigma" if self.family == "flow" else "alpha_bar"

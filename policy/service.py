@@ -18,31 +18,32 @@ from policy.config import RewardConfig
 START_TIMEOUT_S = 180.0
 
 
-@contextmanager
-def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
-    """A client of a service that answers. A service started here ends with the block.
+class LocalService:
+    """A reward service as a child process, which may be started again on its port."""
 
-    Raises:
-        ConnectionError: nothing answers at the endpoint, or the child died while starting; says what to do.
-    """
-    if config.endpoint:
-        yield _connect(config.endpoint, config, timeout_s=10.0)
-        return
-    with tempfile.TemporaryDirectory(prefix="phys4d-reward-") as folder:
-        ready_file, log_file = Path(folder) / "endpoint", Path(folder) / "service.log"
-        command = [sys.executable, "-m", "reward_service.serve", "--preset", config.preset]
-        command += [
-            "--num-replicas",
-            str(config.num_replicas),
-            "--port",
-            "0",
-            "--ready-file",
-            str(ready_file),
-        ]
-        print(f"starting the reward service: {' '.join(command[1:])}", flush=True)
-        with log_file.open("wb") as log:
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
+    def __init__(self, config: RewardConfig) -> None:
+        self.config = config
+        self.endpoint = ""
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it has a port; after the first time on that same port.
+
+        Raises:
+            ConnectionError: it did not start; says why and what to do.
+        """
+        port = self.endpoint.rpartition(":")[2] or "0"
+        with tempfile.TemporaryDirectory(prefix="phys4d-reward-") as folder:
+            ready_file, log_file = Path(folder) / "endpoint", Path(folder) / "service.log"
+            command = [sys.executable, "-m", "reward_service.serve", "--preset", self.config.preset]
+            command += ["--num-replicas", str(self.config.num_replicas), "--port", port]
+            command += ["--ready-file", str(ready_file)]
+            print(f"starting the reward service: {' '.join(command[1:])}", flush=True)
+            with log_file.open("wb") as log:
+                child = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            self._child = child
             deadline = time.monotonic() + START_TIMEOUT_S
             while not ready_file.exists():
                 if child.poll() is not None or time.monotonic() > deadline:
@@ -52,27 +53,56 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
                         "run `make serve` to see why, or give --reward.endpoint of a running one"
                     )
                 time.sleep(0.1)
-            yield _connect(ready_file.read_text().strip(), config, timeout_s=30.0)
-        finally:
-            _stop(child)
+            self.endpoint = ready_file.read_text().strip()
+
+    def restart_if_dead(self) -> None:
+        """Start it again if its process has ended."""
+        if self._child is not None and self._child.poll() is not None:
+            print(f"the reward service ended (exit code {self._child.poll()})", flush=True)
+            self.start()
+
+    def stop(self, grace_s: float = 20.0) -> None:
+        """Ask the child to end, then end its process group."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._child.pid, signal.SIGKILL)
+                self._child.wait()
 
 
-def _connect(endpoint: str, config: RewardConfig, timeout_s: float) -> RewardClient:
+@contextmanager
+def reward_service(config: RewardConfig) -> Iterator[tuple[str, LocalService | None]]:
+    """An endpoint, and the service if it was started here, which ends with the block."""
+    if config.endpoint:
+        yield config.endpoint, None
+        return
+    service = LocalService(config)
+    try:
+        service.start()
+        yield service.endpoint, service
+    finally:
+        service.stop()
+
+
+@contextmanager
+def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
+    """A client of a service that answers. A service started here ends with the block.
+
+    Raises:
+        ConnectionError: nothing answers at the endpoint, or the child died while starting; says what to do.
+    """
+    with reward_service(config) as (endpoint, service):
+        yield connect(endpoint, config, reward=config.name, timeout_s=10.0 if service is None else 30.0)
+
+
+def connect(endpoint: str, config: RewardConfig, *, reward: str, timeout_s: float) -> RewardClient:
+    """A client of one reward of a service that answers."""
     client = RewardClient(
-        endpoint, timeout_s=config.timeout_s, max_attempts=config.max_attempts, reward=config.name
+        endpoint, timeout_s=config.timeout_s, max_attempts=config.max_attempts, reward=reward
     )
     info = client.wait_ready(timeout_s)
     rewards = ", ".join(f"{reward.name} {reward.version}" for reward in info.rewards)
     print(f"reward service at {endpoint}: {rewards}", flush=True)
     return client
-
-
-def _stop(child: subprocess.Popen[bytes], grace_s: float = 20.0) -> None:
-    """Ask the child's process group to end, then end it."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import load_lora, merge_lora
 from phys4d.models.protocol import VideoModel
 from phys4d.models.registry import load_model
 
-Stage = Literal["base", "stage1", "stage2", "stage3"]
+if TYPE_CHECKING:
+    import torch
+
+Stage = Literal["base", "stage1", "stage2", "stage3", "best_of_n"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
 POLICY = "policy"
 """Name of stage 3's adapter."""
@@ -21,6 +24,7 @@ _LAST_WRITTEN: dict[Stage, str] = {
     "stage1": "heads.safetensors",
     "stage2": "heads.safetensors",
     "stage3": "lora/pytorch_lora_weights.safetensors",
+    "best_of_n": "latents.safetensors",
 }
 
 
@@ -34,14 +38,26 @@ def finished_stages(run: Path) -> list[Stage]:
     return [stage for stage in STAGES if is_finished(run, stage)]
 
 
-def load_stage(run: Path, stage: Stage) -> tuple[VideoModel, GeometryHeads | None]:
+def measured_stages(run: Path) -> list[Stage]:
+    """The stages that a run has, and the best of N videos of stage 2 if they were picked."""
+    return finished_stages(run) + (["best_of_n"] if is_finished(run, "best_of_n") else [])
+
+
+def load_stage(
+    run: Path, stage: Stage, *, dtype: torch.dtype | None = None
+) -> tuple[VideoModel, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
+
+    That of `best_of_n` is stage 2.
+
+    Args:
+        dtype: of transformer and text encoder; float32 if None.
 
     Raises:
         FileNotFoundError: a stage has not been run; says which target makes it.
     """
-    model = load_model(run / "base" / "model")
-    if stage in ("stage2", "stage3"):
+    model = load_model(run / "base" / "model", dtype=dtype)
+    if stage in ("stage2", "stage3", "best_of_n"):
         load_lora(model.transformer, "sft", run / "stage2" / "lora")
         merge_lora(model.transformer, "sft")
     if stage == "stage3":

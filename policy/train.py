@@ -1,40 +1,23 @@
-"""Stage 3: GRPO on a reward service: `python -m policy.train --preset tiny-wan`.
+"""Stage 3: reinforcement learning against a reward service: `python -m policy.train --preset tiny-wan`.
 
-One iteration samples a batch of prompt groups after the other, sends each to the reward service as soon as it
-is there and goes on sampling, gathers the outcomes, and updates the policy.
+One iteration samples a batch of prompt groups after the other, sends each to the rewards as soon as it is
+there and goes on sampling, and updates the policy with each batch as its rewards come in. With
+`accelerate launch -m policy.train ...` the videos of a batch are shared by several processes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import random
-import time
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
-from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from phys4d.types import Failure, Outcome
-from policy.config import TrainConfig
+from policy.config import HardwareConfig, MonitorConfig, TrainConfig
 
 if TYPE_CHECKING:
-    import torch
-
-    from phys4d.data import Dataset
-    from phys4d.models.protocol import VideoModel
-    from phys4d.reward.client import RewardClient
-    from phys4d.runtime.run import RunFolder
-    from phys4d.training import Ema
-    from policy.prompts import Prompt
-    from policy.reading import Reader
-    from policy.rollout import Rollouts, SamplingRule
-    from policy.update import UpdateStats
+    from policy.ranks import Ranks
+    from policy.trainer import Trainer
 
 MAY_CHANGE = (
     "num_iterations",
@@ -43,300 +26,203 @@ MAY_CHANGE = (
     "keep_checkpoints",
     "num_threads",
     "reward.endpoint",
+    "reward.outage_s",
+    "skip_preflight",
+    "dry_run",
+    "model",
+    *(f"hardware.{name}" for name in HardwareConfig.__dataclass_fields__),
+    *(f"monitor.{name}" for name in MonitorConfig.__dataclass_fields__),
 )
 """Settings that a resumed run may set anew, since they do not change what is learned."""
 
 
-@dataclass
-class _Trainer:
-    """What one run of stage 3 holds."""
-
-    config: TrainConfig
-    model: VideoModel
-    reader: Reader
-    client: RewardClient
-    dataset: Dataset
-    held_out: Sequence[Prompt]
-    rule: SamplingRule
-    parameters: list[torch.nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    ema: Ema
-    run: RunFolder
-
-    def iterate(self, iteration: int) -> dict[str, float]:
-        """Sample, score and update once; returns what is logged."""
-        from policy.update import update_policy
-
-        start = time.monotonic()
-        batches, futures = self._sample(iteration)
-        sampled = time.monotonic()
-        outcomes = [outcome for future in futures for outcome in future.result()]
-        waited = time.monotonic()
-        self._refuse_failures(outcomes, iteration)
-        scored = self._with_advantages(batches, outcomes)
-        num_updates = self.config.algorithm.updates_per_iteration
-        updates = []
-        for u in range(num_updates):
-            updates.append(
-                update_policy(
-                    self.model,
-                    self.rule,
-                    [scored[i] for i in range(u, len(scored), num_updates)],
-                    self.parameters,
-                    self.optimiser,
-                    self.config.algorithm,
-                    on_policy=u == 0,
-                )
-            )
-            if not updates[-1].skipped:
-                self.ema.update()
-        end = time.monotonic()
-        return {
-            **_reward_scalars(outcomes, self.config.rollout.group_size),
-            **_update_scalars(updates),
-            "dropped_groups": float(sum(a.num_dropped_groups for _, a in scored)),
-            "sample_s": sampled - start,
-            "wait_s": waited - sampled,
-            "update_s": end - waited,
-            "iteration_s": end - start,
-        }
-
-    def _sample(self, iteration: int) -> tuple[list[Rollouts], list[Future[list[Outcome]]]]:
-        """Sample all prompt batches, each sent for scoring while the next is sampled."""
-        from policy.prompts import encode_prompts, load_prompts, num_latent_frames
-        from policy.rollout import sample
-
-        config = self.config.rollout
-        rng = random.Random(derive_seed(self.config.seed, "prompts", iteration))
-        chosen = rng.sample(range(len(self.dataset)), config.num_prompts)
-        batches, futures = [], []
-        for b in range(0, config.num_prompts, config.prompts_per_batch):
-            prompts = load_prompts(self.dataset, chosen[b : b + config.prompts_per_batch])
-            siblings = [prompt for prompt in prompts for _ in range(config.group_size)]
-            first = rng.randint(0, config.window_end - config.window_size)
-            videos = range(b * config.group_size, b * config.group_size + len(siblings))
-            rollouts = sample(
-                self.model,
-                encode_prompts(self.model, prompts).repeat(config.group_size),
-                self.rule,
-                num_frames=num_latent_frames(self.model, siblings),
-                window=range(first, first + config.window_size),
-                seeds=[derive_seed(self.config.seed, "noise", iteration, video) for video in videos],
-            )
-            ids = [
-                f"iteration-{iteration}/prompt-{v // config.group_size}/sibling-{v % config.group_size}"
-                for v in videos
-            ]
-            sent = self.reader.rollouts(rollouts.latents_BCThw, rollouts.conditioning, siblings, ids)
-            futures.append(self.client.submit(sent))
-            batches.append(rollouts)
-        return batches, futures
-
-    def _with_advantages(
-        self, batches: list[Rollouts], outcomes: list[Outcome]
-    ) -> list[tuple[Rollouts, Any]]:
-        """Advantages within each group, batch by batch."""
-        from policy.advantages import compute_advantages, rewards_or_nan
-
-        config, algorithm = self.config.rollout, self.config.algorithm
-        size = config.prompts_per_batch * config.group_size
-        scored = []
-        for b, rollouts in enumerate(batches):
-            values = [o.score.value if o.score else None for o in outcomes[b * size : (b + 1) * size]]
-            groups = [video // config.group_size for video in range(size)]
-            advantages = compute_advantages(
-                rewards_or_nan(values), groups, scale=algorithm.std_scope, clip=algorithm.advantage_clip
-            )
-            scored.append((rollouts, advantages))
-        return scored
-
-    def _refuse_failures(self, outcomes: list[Outcome], iteration: int) -> None:
-        failures = [o.result for o in outcomes if isinstance(o.result, Failure)]
-        if len(failures) > self.config.reward.max_failed_fraction * len(outcomes):
-            reasons = Counter(f"{f.error_class} {f.reason}" for f in failures).most_common(3)
-            listed = ", ".join(f"{count}x {reason}" for reason, count in reasons)
-            raise UserError(
-                f"iteration {iteration}: {len(failures)} of {len(outcomes)} rollouts have no score "
-                f"({listed}; first: {failures[0].message}); mend the reward service, then run again to resume"
-            )
-
-    def evaluate(self) -> dict[str, float]:
-        """Mean reward of the averaged policy on held-out prompts, deterministic sampler, fixed noise."""
-        from policy.prompts import encode_prompts, num_latent_frames
-        from policy.rollout import sample
-
-        conditioning = encode_prompts(self.model, self.held_out)
-        seeds = [derive_seed("eval", i) for i in range(len(self.held_out))]
-        with self.ema.applied():
-            videos = sample(
-                self.model,
-                conditioning,
-                self.rule,
-                num_frames=num_latent_frames(self.model, self.held_out),
-                seeds=seeds,
-            )
-        ids = [f"eval/{prompt.key}" for prompt in self.held_out]
-        outcomes = self.client.score(
-            self.reader.rollouts(videos.latents_BCThw, conditioning, self.held_out, ids)
-        )
-        scores = [o.score for o in outcomes if o.score is not None]
-        if not scores:
-            return {"val_failed_fraction": 1.0}
-        return {
-            "val_reward": sum(s.value for s in scores) / len(scores),
-            "val_failed_fraction": 1 - len(scores) / len(outcomes),
-            **{f"val_component_{k}": v for k, v in _mean_components([s.components for s in scores]).items()},
-        }
-
-
-def _mean_components(components: Sequence[Any]) -> dict[str, float]:
-    names = sorted(set.intersection(*(set(c) for c in components)))
-    return {name: sum(c[name] for c in components) / len(components) for name in names}
-
-
-def _reward_scalars(outcomes: list[Outcome], group_size: int) -> dict[str, float]:
-    import torch
-
-    scores = [o.score for o in outcomes if o.score is not None]
-    scalars = {"failed_fraction": 1 - len(scores) / len(outcomes)}
-    if scores:
-        values = torch.tensor([o.score.value if o.score else torch.nan for o in outcomes]).view(
-            -1, group_size
-        )
-        spread = values.std(dim=1)
-        scalars["reward_mean"] = sum(s.value for s in scores) / len(scores)
-        scalars["reward_group_std"] = (
-            float(spread[spread.isfinite()].mean()) if spread.isfinite().any() else 0.0
-        )
-        scalars |= {
-            f"reward_component_{k}": v for k, v in _mean_components([s.components for s in scores]).items()
-        }
-    return scalars
-
-
-def _update_scalars(updates: Sequence[UpdateStats]) -> dict[str, float]:
-    mean = {
-        field.name: sum(float(getattr(u, field.name)) for u in updates) / len(updates)
-        for field in dataclasses.fields(updates[0])
-    }
-    return {
-        **mean,
-        "ratio_max": max(u.ratio_max for u in updates),
-        "skipped_updates": sum(u.skipped for u in updates),
-    }
-
-
 def train(config: TrainConfig) -> Path:
     """Run stage 3, from the last checkpoint if there is one; returns the stage's folder."""
+    import contextlib
+
+    from phys4d.models.lora import save_lora
+    from phys4d.runtime.checkpoint import latest, new_checkpoint, step_of
+    from phys4d.runtime.progress import progress
+    from phys4d.runtime.run import RunFolder
+    from policy.monitors import Monitors
+    from policy.ranks import Ranks
+    from policy.rewards import Rewards
+    from policy.service import reward_service
+    from policy.stages import POLICY
+    from policy.trainer import Trainer
+
+    limit_threads(config.num_threads)
+    ranks = Ranks.launched()
+    ranks.share(config.rollout.prompts_per_batch * config.rollout.group_size)
+    parts = load_parts(config, ranks)
+    stage = config.run / "stage3"
+    with contextlib.ExitStack() as stack:
+        run = None
+        if ranks.is_first:
+            run = stack.enter_context(
+                RunFolder.open(stage, configs.to_toml(config), resume=True, may_change=MAY_CHANGE)
+            )
+        service = None
+        endpoint = ""
+        if ranks.is_first:
+            endpoint, service = stack.enter_context(reward_service(config.reward))
+        endpoint = ranks.tell(endpoint)
+        revive = (lambda: None) if service is None else service.restart_if_dead
+        rewards = stack.enter_context(Rewards(config.reward, endpoint, revive=revive))
+        trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
+        checkpoint = latest(stage / "checkpoints")
+        start = 0
+        if checkpoint is not None:
+            start = step_of(checkpoint)
+            trainer.restore(checkpoint)
+            if run is not None:
+                print(f"resuming after iteration {start} from {checkpoint}", flush=True)
+        if run is not None:
+            run.rewind(start - 1 if start else -1)
+        _look_first(trainer, stage)
+        monitors = Monitors(config.monitor, stage)
+
+        def measure(iteration: int) -> dict[str, float]:
+            """Held-out rewards and monitors; all ranks stop where the first one raises an alarm."""
+            videos = trainer.held_out_videos()
+            scalars = trainer.evaluate(videos)
+            fault = None
+            if ranks.is_first and config.monitor.enabled:
+                seen = trainer.watch(videos)
+                scalars |= {f"monitor_{name}": value for name, value in seen.items()}
+                now = seen | {name: scalars[name] for name in ("val_reward",) if name in scalars}
+                if trainer.kl_joint_nats is not None:
+                    now["kl_joint_nats"] = trainer.kl_joint_nats
+                try:
+                    monitors.check(iteration, now, picture=lambda path: trainer.write_picture(path, videos))
+                except UserError as error:
+                    fault = error
+                    if run is not None:
+                        run.log(iteration, **scalars)
+            fault = ranks.tell(fault)
+            if fault is not None:
+                raise fault
+            return scalars
+
+        bar = range(start, config.num_iterations)
+        if run is not None:
+            total = config.num_iterations - start
+            bar = progress(bar, total=total, desc="stage 3", unit="iteration")
+        for iteration in bar:
+            scalars = {}
+            if iteration % config.eval_every == 0:
+                scalars |= measure(iteration)
+            scalars |= trainer.iterate(iteration)
+            done = iteration + 1
+            if run is None:
+                continue
+            run.log(iteration, **scalars)
+            if "reward_mean" in scalars:
+                bar.set_postfix_str(f"reward {scalars['reward_mean']:.3f}", refresh=False)
+            if done % config.checkpoint_every == 0 or done == config.num_iterations:
+                with new_checkpoint(stage / "checkpoints", done, keep=config.keep_checkpoints) as folder:
+                    trainer.save(folder)
+        scalars = measure(config.num_iterations)
+        if run is not None:
+            run.log(config.num_iterations, **scalars)
+            with trainer.ema.applied():
+                save_lora(trainer.model.transformer, POLICY, stage / "lora")
+        ranks.wait()
+    return stage
+
+
+def _look_first(trainer: Trainer, stage: Path) -> None:
+    """Pre-flight on the first rank; the others hear of it."""
+    from policy.preflight import note_skipped, preflight
+
+    fault = None
+    if trainer.ranks.is_first:
+        if trainer.config.skip_preflight:
+            note_skipped(stage)
+        else:
+            try:
+                preflight(trainer, stage)
+            except UserError as error:
+                fault = error
+    fault = trainer.ranks.tell(fault)
+    if fault is not None:
+        raise fault
+
+
+def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+    """Model, readers, data and optimiser of a run, as `Trainer` takes them."""
+    from typing import cast
+
     import torch
 
     from phys4d.data import open_dataset
     from phys4d.models.estimators import load_depth_estimator
-    from phys4d.models.lora import add_lora, save_lora
-    from phys4d.runtime.checkpoint import latest, new_checkpoint, step_of
-    from phys4d.runtime.progress import progress
-    from phys4d.runtime.run import RunFolder
+    from phys4d.models.lora import add_lora
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import Ema
+    from policy.algorithms import ALGORITHMS
+    from policy.placement import keep_encoders_on_host
     from policy.prompts import load_prompts
     from policy.reading import Reader
     from policy.rollout import sampling_rule
-    from policy.service import reward_client
     from policy.stages import POLICY, load_stage
+    from policy.trainer import OldPolicy
 
-    limit_threads(config.num_threads)
     seed_everything(config.seed)
     dataset, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    model, heads = load_stage(config.run, "stage2")
-    parameters = add_lora(
-        model.transformer, POLICY, rank=config.algorithm.lora_rank, targets=model.lora_targets
+    rollout, algorithm = config.rollout, config.algorithm
+    if len(dataset) < rollout.num_prompts:
+        raise UserError(
+            f"rollout.num_prompts is {rollout.num_prompts}, but {config.data} train has {len(dataset)}; "
+            "lower it or render more"
+        )
+    memory = config.memory
+    num_eval_prompts = min(config.num_eval_prompts, len(held_out))
+    if num_eval_prompts < ranks.num:
+        raise UserError(
+            f"{num_eval_prompts} held-out prompts are too few for {ranks.num} processes; raise "
+            "num_eval_prompts or render more"
+        )
+    model, heads = load_stage(
+        config.run, "stage2", dtype=torch.bfloat16 if memory.dtype == "bfloat16" else None
     )
-    estimator = (
-        load_depth_estimator(config.run / "estimator") if config.reward.reader == "estimator" else None
-    )
-    rollout = config.rollout
+    if memory.gradient_checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    parameters = add_lora(model.transformer, POLICY, rank=algorithm.lora_rank, targets=model.lora_targets)
+    cast(torch.nn.Module, model).to(ranks.device)
+    if memory.offload:
+        keep_encoders_on_host(model)
+    # The one that training does not read with watches over the other.
+    has_estimator = (config.run / "estimator" / "config.json").is_file()
+    estimator = load_depth_estimator(config.run / "estimator") if has_estimator else None
+    by_heads, by_estimator = Reader(model, heads, None), Reader(model, None, estimator)
+    trains_on_heads = config.reward.reader == "heads"
+    if not trains_on_heads and estimator is None:
+        load_depth_estimator(config.run / "estimator")
     rule = sampling_rule(
         model,
         rollout.num_steps,
         shift=rollout.shift,
         sampler=rollout.sampler,
         noise_level=rollout.noise_level,
+        storage_dtype=torch.bfloat16 if rollout.storage == "bfloat16" else None,
     )
-    print(rule.schedule.describe(), flush=True)
-    stage = config.run / "stage3"
-    with (
-        RunFolder.open(stage, configs.to_toml(config), resume=True, may_change=MAY_CHANGE) as run,
-        reward_client(config.reward) as client,
-    ):
-        trainer = _Trainer(
-            config=config,
-            model=model,
-            reader=Reader(model, heads if estimator is None else None, estimator),
-            client=client,
-            dataset=dataset,
-            held_out=load_prompts(held_out, range(min(config.num_eval_prompts, len(held_out)))),
-            rule=rule,
-            parameters=parameters,
-            optimiser=torch.optim.AdamW(
-                parameters, config.algorithm.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
-            ),
-            ema=Ema(parameters, config.algorithm.ema_decay),
-            run=run,
-        )
-        checkpoint = latest(stage / "checkpoints")
-        start = 0
-        if checkpoint is not None:
-            start = step_of(checkpoint)
-            _restore(trainer, checkpoint)
-            print(f"resuming after iteration {start} from {checkpoint}", flush=True)
-        run.rewind(start - 1 if start else -1)
-        bar = progress(
-            range(start, config.num_iterations),
-            total=config.num_iterations - start,
-            desc="stage 3",
-            unit="iteration",
-        )
-        for iteration in bar:
-            scalars = trainer.evaluate() if iteration % config.eval_every == 0 else {}
-            scalars |= trainer.iterate(iteration)
-            run.log(iteration, **scalars)
-            if "reward_mean" in scalars:
-                bar.set_postfix_str(f"reward {scalars['reward_mean']:.3f}", refresh=False)
-            done = iteration + 1
-            if done % config.checkpoint_every == 0 or done == config.num_iterations:
-                with new_checkpoint(stage / "checkpoints", done, keep=config.keep_checkpoints) as folder:
-                    _save(trainer, folder)
-        run.log(config.num_iterations, **trainer.evaluate())
-        with trainer.ema.applied():
-            save_lora(model.transformer, POLICY, stage / "lora")
-    return stage
-
-
-def _save(trainer: _Trainer, folder: Path) -> None:
-    import torch
-
-    torch.save(
-        {
-            "parameters": [p.detach() for p in trainer.parameters],
-            "average": trainer.ema.average,
-            "num_ema_updates": trainer.ema.num_updates,
-            "optimiser": trainer.optimiser.state_dict(),
-        },
-        folder / "trainer.pt",
-    )
-
-
-def _restore(trainer: _Trainer, folder: Path) -> None:
-    import torch
-
-    state = torch.load(folder / "trainer.pt", weights_only=True)
-    with torch.no_grad():
-        for parameter, value in zip(trainer.parameters, state["parameters"], strict=True):
-            parameter.copy_(value)
-        for average, value in zip(trainer.ema.average, state["average"], strict=True):
-            average.copy_(value)
-    trainer.ema.num_updates = state["num_ema_updates"]
-    trainer.optimiser.load_state_dict(state["optimiser"])
+    if ranks.is_first:
+        print(rule.schedule.describe(), flush=True)
+    return {
+        "model": model,
+        "reader": by_heads if trains_on_heads else by_estimator,
+        "watcher": (by_estimator if estimator else None) if trains_on_heads else by_heads,
+        "dataset": dataset,
+        "held_out": load_prompts(held_out, range(num_eval_prompts)),
+        "rule": rule,
+        "parameters": parameters,
+        "optimiser": torch.optim.AdamW(
+            parameters, algorithm.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
+        ),
+        "ema": Ema(parameters, algorithm.ema_decay),
+        "old": OldPolicy(parameters, 0.0) if ALGORITHMS[algorithm.name].follows else None,
+    }
 
 
 def main() -> None:
@@ -344,7 +230,12 @@ def main() -> None:
     config, _ = configs.load_preset(
         TrainConfig, Path(__file__).parent / "presets" / "train", default="tiny-wan"
     )
-    train(config)
+    if config.dry_run:
+        from policy.dry_run import dry_run, text
+
+        print(text(dry_run(config)))
+    else:
+        train(config)
 
 
 if __name__ == "__main__":

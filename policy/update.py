@@ -1,19 +1,21 @@
-"""The policy-gradient update from scored rollouts."""
+"""The update from scored rollouts: one loop for all algorithms of `policy.algorithms`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from phys4d.models.protocol import VideoModel
 from policy.advantages import Advantages
+from policy.algorithms import ALGORITHMS, Batch
 from policy.config import AlgorithmConfig
-from policy.losses import LossStats, clipped_policy_loss
-from policy.rollout import RecordedStep, Rollouts, SamplingRule
-from policy.samplers import kl_gaussian
+from policy.losses import LossStats
+from policy.ranks import Ranks
+from policy.rollout import Rollouts, SamplingRule
 
 ON_POLICY_TOLERANCE = 1e-4
 """Largest |ratio - 1| of a policy that has not been updated since it sampled: float32 noise is 1e-6."""
@@ -37,101 +39,99 @@ class UpdateStats:
 def update_policy(
     model: VideoModel,
     rule: SamplingRule,
-    batches: Sequence[tuple[Rollouts, Advantages]],
-    parameters: Sequence[nn.Parameter],
+    batches: Iterable[tuple[Rollouts, Advantages]],
+    parameters: list[nn.Parameter],
     optimiser: torch.optim.Optimizer,
     config: AlgorithmConfig,
     *,
     on_policy: bool,
+    max_terms: int | None = None,
+    ranks: Ranks | None = None,
+    old_policy: Callable[[], AbstractContextManager[None]] = nullcontext,
+    epoch: int = 0,
 ) -> UpdateStats:
-    """Replay the recorded steps and take one optimiser step.
+    """Differentiate batch after batch and take one optimiser step.
 
     Each batch is replayed as it was sampled, in one forward of the same shape, so that the importance
-    ratio of an unchanged policy is 1 to float32 rounding.
+    ratio of an unchanged policy is 1 to float32 rounding. Gradients add up over batches, steps and ranks and
+    are divided by the number of trained terms of all of them, once.
 
     Args:
-        batches: rollouts with their advantages.
+        batches: rollouts of this rank with their advantages. May be an iterator that waits for rewards: what
+            has come is differentiated while the rest is scored.
         on_policy: the policy has not changed since it sampled; the ratio is then checked to be 1.
+        max_terms: terms of the update if every video were trained, over all ranks; None counts `batches`.
+        old_policy: as in `policy.algorithms.Batch`.
+        epoch: pass over these rollouts.
 
     Raises:
         RuntimeError: replay saw other conditioning than rollout, or an on-policy ratio is not 1.
     """
+    algorithm = ALGORITHMS[config.name]
+    if max_terms is None:
+        batches = list(batches)
+        max_terms = sum(
+            len(advantages.trained) * algorithm.terms_per_video(config, len(rollouts.steps))
+            for rollouts, advantages in batches
+        )
     optimiser.zero_grad(set_to_none=True)
-    num_terms = sum(int(adv.trained.sum()) * len(rollouts.steps) for rollouts, adv in batches)
     stats: list[LossStats] = []
     measured: list[LossStats] = []
     for rollouts, advantages in batches:
         if tuple(rollouts.conditioning.digests()) != rollouts.digests:
             raise RuntimeError("replay sees other conditioning than rollout did: its hash has changed")
-        for recorded in rollouts.steps:
-            # Without a price on it the KL is only watched: one recorded step of each batch will do.
-            with_kl = config.kl_weight > 0 or recorded is rollouts.steps[0]
-            stats.append(
-                _accumulate(model, rule, rollouts, recorded, advantages, num_terms, config, with_kl=with_kl)
-            )
+        batch = Batch(
+            model=model,
+            rule=rule,
+            rollouts=rollouts,
+            advantages=advantages,
+            config=config,
+            num_terms=max(1, max_terms),
+            old_policy=old_policy,
+            epoch=epoch,
+        )
+        for loss_stats, with_kl in algorithm.accumulate(batch):
+            stats.append(loss_stats)
             if with_kl:
-                measured.append(stats[-1])
-    ratio_gap = max((max(s.ratio_max - 1, 1 - s.ratio_min) for s in stats), default=0.0)
+                measured.append(loss_stats)
+    ranks = ranks or Ranks.alone()
+    ratio_gap = ranks.largest(max((max(s.ratio_max - 1, 1 - s.ratio_min) for s in stats), default=0.0))
     if on_policy and ratio_gap > ON_POLICY_TOLERANCE:
         raise RuntimeError(
             f"the importance ratio of an unchanged policy must be 1, got {1 + ratio_gap:.6f}: "
             "replay differs from rollout"
         )
+    total, kl_total, loss, kl, clipped = ranks.sums(
+        sum(s.num_terms for s in stats),
+        sum(s.num_terms for s in measured),
+        sum(s.policy_loss * s.num_terms for s in stats),
+        sum(s.kl * s.num_terms for s in measured),
+        sum(s.clip_fraction * s.num_terms for s in stats),
+    )
+    _gather_gradients(parameters, ranks, scale=max_terms / max(1.0, total))
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    skipped = num_terms == 0 or not bool(torch.isfinite(grad_norm))
+    skipped = total == 0 or not bool(torch.isfinite(grad_norm))
     if not skipped:
         optimiser.step()
-    total = max(1, sum(s.num_terms for s in stats))
     return UpdateStats(
-        policy_loss=sum(s.policy_loss * s.num_terms for s in stats) / total,
-        kl=sum(s.kl * s.num_terms for s in measured) / max(1, sum(s.num_terms for s in measured)),
+        policy_loss=loss / max(1.0, total),
+        kl=kl / max(1.0, kl_total),
         ratio_max=ratio_gap,
-        clip_fraction=sum(s.clip_fraction * s.num_terms for s in stats) / total,
+        clip_fraction=clipped / max(1.0, total),
         grad_norm=float(grad_norm) if torch.isfinite(grad_norm) else 0.0,
         skipped=skipped,
     )
 
 
-def _accumulate(
-    model: VideoModel,
-    rule: SamplingRule,
-    rollouts: Rollouts,
-    recorded: RecordedStep,
-    advantages: Advantages,
-    num_terms: int,
-    config: AlgorithmConfig,
-    *,
-    with_kl: bool,
-) -> LossStats:
-    """Add one recorded step's gradient."""
-
-    def replay() -> tuple[Tensor, Tensor, float]:
-        out = rule.take(
-            model,
-            recorded.x_BCThw,
-            recorded.i,
-            rollouts.conditioning,
-            mode="sde",
-            x_next=recorded.x_next_BCThw,
-        )
-        assert out.log_prob is not None
-        return out.log_prob, out.mean, out.std
-
-    log_prob, mean, std = replay()
-    kl = None
-    if with_kl:
-        with torch.no_grad(), model.reference():
-            _, reference_mean, _ = replay()
-        kl = kl_gaussian(mean, reference_mean, std, model.generated_mask(mean))
-    result = clipped_policy_loss(
-        log_prob,
-        recorded.log_prob_B,
-        advantages.values.to(log_prob),
-        clip_range=config.clip_range,
-        trained=advantages.trained,
-        kl=kl,
-        beta=config.kl_weight,
-        num_terms=max(1, num_terms),
-    )
-    result.loss.backward()
-    return result.stats
+def _gather_gradients(parameters: list[nn.Parameter], ranks: Ranks, *, scale: float) -> None:
+    """Sum gradients over ranks, and divide by the terms there were where that is less than all."""
+    if ranks.num > 1:
+        # A rank without a trained video has no gradient of its own.
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        ranks.sum_tensors([p.grad for p in parameters if p.grad is not None])
+    if scale != 1.0:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Regenerates phys4d/reward/v1 from the proto files; with --check, fails if the stubs differ or buf lint complains.
+# Regenerates phys4d/reward/v1 from the proto files. With --check, fails if the stubs differ, buf lint complains, or
+# the contract breaks with baseline.binpb; with --baseline, makes the contract of today that baseline.
 # Stubs of grpcio-tools 1.71 load with protobuf 5.29, 6 and 7. It needs protobuf 5 itself, hence an environment
 # of its own, made on the first run.
 set -euo pipefail
@@ -20,10 +21,21 @@ cd "$root/protos"
 "$venv/bin/python" -m grpc_tools.protoc -I . -I "$google" \
   --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" phys4d/reward/v1/*.proto
 
-if [ "${1:-}" = "--check" ]; then
-  "$venv/bin/python" -m grpc_tools.protoc -I . -I "$google" --include_imports --include_source_info \
-    --descriptor_set_out="$out/image.binpb" phys4d/reward/v1/*.proto
+describe() {
+  "$venv/bin/python" -m grpc_tools.protoc -I . -I "$google" --include_imports "${@:2}" \
+    --descriptor_set_out="$1" phys4d/reward/v1/*.proto
+}
+
+if [ "${1:-}" = "--baseline" ]; then
+  describe baseline.binpb
+  exit
+elif [ "${1:-}" = "--check" ]; then
+  describe "$out/image.binpb" --include_source_info
   "$venv/bin/buf" lint "$out/image.binpb" --config buf.yaml
+  if ! "$venv/bin/buf" breaking "$out/image.binpb" --against baseline.binpb --config buf.yaml; then
+    echo "error: protos/ breaks clients of phys4d.reward.v1; add fields instead, or begin phys4d.reward.v2" >&2
+    exit 1
+  fi
   if ! diff -r -x __init__.py -x __pycache__ "$root/phys4d/reward/v1" "$out/phys4d/reward/v1"; then
     echo "error: phys4d/reward/v1 is not what protos/ generates; run make protos and commit the result" >&2
     exit 1

@@ -1,29 +1,50 @@
 """The Ray Serve application: one ingress without heavy work in front of scorer processes."""
 
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.grpc_util import RayServegRPCContext
+from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
 from phys4d.reward.v1 import reward_pb2 as pb
-from phys4d.runtime.threads import limit_threads
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig, read_token
-from reward_service.rewards import Offer, describe, make_rewards, score_one
+from reward_service.packages import install, scorer_groups
+from reward_service.rewards import Offer, merge
 from reward_service.servicer import RewardServicer
+from reward_service.telemetry import ServiceMetrics, configure_logging
+from reward_service.workers import ScorerProcess
 
-GRPC_SERVICER_FUNCTION = "phys4d.reward.v1.reward_pb2_grpc.add_RewardServiceServicer_to_server"
+GRPC_SERVICER_FUNCTIONS = [
+    "phys4d.reward.v1.reward_pb2_grpc.add_RewardServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+]
+HEALTH_PERIOD_S = 1.0
+logger = logging.getLogger(__name__)
+
+
+class StreamRefused(Exception):
+    """Ends a stream whose status is set."""
 
 
 class Scorer:
-    """Holds the rewards and scores rollouts."""
+    """Keeps a process that holds the rewards and scores rollouts, one after the other."""
 
-    def __init__(self, config: ServiceConfig) -> None:
-        limit_threads(config.num_threads)
-        self._rewards = make_rewards(config)
-        self._offer = describe(config, self._rewards)
+    def __init__(self, config: ServiceConfig, requirements: Path | None, generation: int) -> None:
+        logging.getLogger().setLevel(logging.WARNING)
+        packages = () if requirements is None else (install(requirements),)
+        self._process = ScorerProcess(config, packages)
+        self._lock = threading.Lock()
+        self._offer = self._process.start()
 
     def describe(self) -> Offer:
         """What this scorer offers."""
@@ -31,17 +52,24 @@ class Scorer:
 
     def score(self, name: str, rollout: Rollout) -> Outcome:
         """Score one rollout."""
-        return score_one(self._rewards, name, rollout)
+        with self._lock:
+            return self._process.score(name, rollout)
 
 
 class Ingress:
     """Answers gRPC calls: checks them and hands each rollout to a scorer."""
 
-    def __init__(self, config: ServiceConfig, scorers: DeploymentHandle) -> None:
+    def __init__(self, config: ServiceConfig, scorers: list[DeploymentHandle], generation: int) -> None:
         self._config = config
         self._scorers = scorers
+        self._scorer_of: dict[str, DeploymentHandle] = {}
         self._token = read_token(config.token_file)
         self._servicer: RewardServicer | None = None
+        self._metrics = ServiceMetrics()
+        configure_logging(config.log_format, getattr(logging, config.log_level))
+        if config.metrics_port is not None:
+            port = self._metrics.serve(config.host, config.metrics_port)
+            logger.info("metrics on http://%s:%d/metrics", config.host, port)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
@@ -55,15 +83,63 @@ class Ingress:
         """Score the rollouts of a request."""
         return await (await self._ready()).ScoreBatch(request, grpc_context)
 
+    async def ScoreStream(
+        self, request_iterator: gRPCInputStream[pb.ScoreStreamRequest], grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        """Score the rollouts of a stream."""
+        servicer = await self._ready()
+        async for response in servicer.ScoreStream(request_iterator, grpc_context):
+            yield response
+        if grpc_context.code():
+            # Ray sends the status of a stream with its messages, or with an exception; there may be none.
+            raise StreamRefused(grpc_context.details())
+
+    # grpc.health.v1.Health: serving once the scorers answer.
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        """Whether scorers answer."""
+        return health_pb2.HealthCheckResponse(status=await self._health())
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Whether scorers answer, whenever that changes."""
+        last = None
+        while True:
+            status = await self._health()
+            if status != last:
+                yield health_pb2.HealthCheckResponse(status=status)
+                last = status
+            await asyncio.sleep(HEALTH_PERIOD_S)
+
+    async def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
+        try:
+            await self._ready()
+        except (RayError, RayServeException):
+            return health_pb2.HealthCheckResponse.NOT_SERVING
+        return health_pb2.HealthCheckResponse.SERVING
+
     async def _ready(self) -> RewardServicer:
         if self._servicer is None:
-            offer = await self._scorers.describe.remote()
-            limits = self._config.limits
-            self._servicer = RewardServicer(limits, token=self._token, offer=offer, score=self._score)
+            offers = await asyncio.gather(*(scorer.describe.remote() for scorer in self._scorers))
+            self._scorer_of = {
+                name: scorer
+                for scorer, offer in zip(self._scorers, offers, strict=True)
+                for name in offer.versions
+            }
+            self._servicer = RewardServicer(
+                self._config.limits,
+                token=self._token,
+                offer=merge(offers),
+                score=self._score,
+                metrics=self._metrics,
+                cache_size=self._config.cache_size,
+            )
         return self._servicer
 
     async def _score(self, name: str, rollout: Rollout) -> Outcome:
-        response = self._scorers.score.remote(name, rollout)
+        response = self._scorer_of[name].score.remote(name, rollout)
         try:
             return await response
         except BackPressureError as error:
@@ -74,24 +150,47 @@ class Ingress:
         return Outcome(sample_id=rollout.sample_id, result=failure)
 
 
-def build(config: ServiceConfig) -> Application:
-    """Bind the application for a configuration."""
-    # Cores are Ray's bookkeeping only: the cluster is started with one for each actor.
-    shared = {
-        "ray_actor_options": {"num_cpus": 1},
+def build(config: ServiceConfig, generation: int = 0) -> Application:
+    """Bind the application for a configuration.
+
+    Args:
+        generation: another number replaces all replicas, one after the other, also under the same
+            configuration: they read token, rewards and code anew.
+    """
+    shared: dict[str, Any] = {
         "health_check_period_s": 2,
-        "graceful_shutdown_timeout_s": 5,
+        "graceful_shutdown_timeout_s": config.drain_s,
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
     }
-    scorer = serve.deployment(
-        num_replicas=config.num_replicas,
-        # One is scored while the next is on its way.
-        max_ongoing_requests=2,
-        max_queued_requests=config.max_queued,
-        max_constructor_retry_count=1,
+    size: dict[str, Any] = {"num_replicas": config.num_replicas}
+    if config.max_replicas is not None:
+        size = {
+            "num_replicas": "auto",
+            "autoscaling_config": {
+                "min_replicas": config.num_replicas,
+                "max_replicas": config.max_replicas,
+                "target_ongoing_requests": 2,
+            },
+        }
+    scorers = [
+        serve.deployment(
+            name="Scorer" if index == 0 else f"Scorer{index}",
+            # Cores are Ray's bookkeeping only: a cluster of our own is started with one for each actor.
+            ray_actor_options={"num_cpus": 1, "num_gpus": config.num_gpus},
+            # One is scored while the next is on its way.
+            max_ongoing_requests=2,
+            max_queued_requests=config.max_queued,
+            max_constructor_retry_count=1,
+            **size,
+            **shared,
+        )(Scorer).bind(group, requirements, generation)
+        for index, (group, requirements) in enumerate(scorer_groups(config))
+    ]
+    ingress = serve.deployment(
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 1},
+        max_ongoing_requests=64,
+        max_queued_requests=256,
         **shared,
-    )(Scorer)
-    ingress = serve.deployment(num_replicas=1, max_ongoing_requests=64, max_queued_requests=256, **shared)(
-        Ingress
-    )
-    return ingress.bind(config, scorer.bind(config))
+    )(Ingress)
+    return ingress.bind(config, scorers, generation)

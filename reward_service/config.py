@@ -24,9 +24,11 @@ class ChamferSettings:
     """Object masks must overlap the simulator's by at least this."""
     max_points: int = 192
     """Points per object at most; the same pixels for every rollout of a scene and mask."""
+    fit_frames: int = 3
+    """Frames after frame 0 from which `rollout_chamfer` estimates the initial velocities."""
 
     def __post_init__(self) -> None:
-        for name in ("tau_m", "sigma_m", "max_points"):
+        for name in ("tau_m", "sigma_m", "max_points", "fit_frames"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.floor_m < 0:
@@ -40,16 +42,47 @@ class LimitSettings:
     """How much one call may carry."""
 
     max_request_bytes: int = 64 << 20
-    """Largest request in bytes."""
+    """Largest request in bytes, its rollouts unpacked."""
     max_rollouts: int = 256
-    """Most rollouts in a request."""
-    max_tensor_bytes: int = 32 << 20
-    """Largest single tensor in bytes."""
+    """Most rollouts in a request or a stream."""
+    max_tensor_bytes: int = 128 << 20
+    """Largest single tensor in bytes, unpacked."""
+    max_chunk_bytes: int = 2 << 20
+    """Largest chunk of a stream in bytes."""
+    max_stream_bytes: int = 256 << 20
+    """Bytes of rollouts one stream may have under way; it is read on when some are scored."""
+    max_buffered_bytes: int = 1 << 30
+    """Bytes of rollouts all calls together may have under way: streams wait, other calls are refused."""
+    max_calls: int = 64
+    """Score calls at the same time; more get RESOURCE_EXHAUSTED."""
+    max_scoring_s: float = 120.0
+    """Seconds a reward may spend on one rollout. Then its process is ended and replaced, and the rollout
+    fails as DATA, reason SCORING_TOO_LONG."""
+    stream_idle_s: float = 60.0
+    """A stream from which nothing comes for so long ends."""
 
     def __post_init__(self) -> None:
         for name, value in self.__dict__.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsSettings:
+    """Encryption of the plain server. Ray Serve has none: put a proxy in front of it."""
+
+    cert_file: Path | None = None
+    """PEM file of the server's certificate chain; none serves without TLS."""
+    key_file: Path | None = None
+    """PEM file of its private key."""
+    client_ca_file: Path | None = None
+    """PEM file of the authority whose certificates callers must show (mTLS); none asks for none."""
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("tls.cert_file and tls.key_file belong together; one of them is missing")
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("tls.client_ca_file needs tls.cert_file and tls.key_file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +94,12 @@ class ServiceConfig:
     port: int = 9000
     """Port of gRPC; 0 takes a free one."""
     num_replicas: int = 2
-    """Scorers that work at the same time."""
+    """Scorer processes that work at the same time; rewards with packages of their own have as many again."""
+    max_replicas: int | None = None
+    """Scorers that Ray may go up to while rollouts wait, and down from when they do not; none keeps
+    `num_replicas`."""
+    num_gpus: float = 0.0
+    """Share of a GPU that Ray sets aside for each scorer, e.g. 0.25."""
     max_queued: int = 1024
     """Rollouts waiting for a scorer at most; more are refused with INFRA, reason OVERLOADED."""
     num_threads: int = 1
@@ -69,15 +107,29 @@ class ServiceConfig:
     object_store_mb: int = 256
     """Shared memory in which Ray hands rollouts to scorers."""
     scene_chamfer: bool = True
-    """Offer the built-in reward `scene_chamfer`: re-simulation and 4D Chamfer distance."""
+    """Offer the built-in rewards, `scene_chamfer` and `rollout_chamfer`: re-simulation and 4D Chamfer."""
     rewards: tuple[str, ...] = ()
-    """Further rewards, each `package.module:Class` or `package.module:Class(option=literal)`."""
+    """Further rewards, each `package.module:Class` or `package.module:Class(option=literal)`; after it
+    ` @ requirements.txt` for packages that only this reward's processes get."""
     token_file: Path | None = None
     """File with the bearer token that callers must show; none lets everybody in."""
     ready_file: Path | None = None
     """File to write `host:port` to once the service answers."""
+    cache_size: int = 4096
+    """Outcomes remembered, so that a rollout sent again is not scored again; 0 remembers none."""
+    drain_s: float = 10.0
+    """Seconds that calls under way get to end when the service is asked to stop."""
+    metrics_port: int | None = None
+    """Port of Prometheus metrics over HTTP, on `host`; 0 takes a free one, none serves none."""
+    log_format: Literal["json", "text"] = "json"
+    """How log lines look."""
+    log_level: Literal["DEBUG", "INFO", "WARNING"] = "INFO"
+    """What is logged; INFO is a line for each call."""
+    reflection: bool = False
+    """Let callers list the methods. It needs no token."""
     chamfer: ChamferSettings = field(default_factory=ChamferSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -85,6 +137,17 @@ class ServiceConfig:
         for name in ("num_replicas", "max_queued", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_replicas is not None and self.max_replicas < self.num_replicas:
+            raise ValueError(
+                f"max_replicas must be at least num_replicas, {self.num_replicas}, got {self.max_replicas}"
+            )
+        if self.num_gpus < 0:
+            raise ValueError(f"num_gpus must not be negative, got {self.num_gpus}")
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            raise ValueError(f"metrics_port must be in [0, 65535], got {self.metrics_port}")
+        for name in ("cache_size", "drain_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.object_store_mb < 80:
             raise ValueError(
                 f"object_store_mb must be at least 80, Ray's minimum, got {self.object_store_mb}"

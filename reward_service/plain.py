@@ -1,78 +1,119 @@
-"""The reward service as a plain grpc.aio server in one process.
+"""The reward service as a plain grpc.aio server with scorers as child processes, on one machine.
 
     python -m reward_service.plain --preset tiny --port 9000
 
-Scorers are threads: one that hangs keeps its thread, and a crash of native code ends the service. The same
-service with scorers as processes that are replaced when they die: `reward_service.serve`.
+It speaks TLS. The same service over many machines, with scorers added under load: `reward_service.serve`.
 """
 
 import asyncio
-import functools
 import logging
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
 from reward_service.ready import PRESETS, announce, check_port
+from reward_service.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from reward_service.workers import ScorerPool
 
 
 async def serve(config: ServiceConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
-    import grpc
-
-    from phys4d.reward.v1 import reward_pb2_grpc
-    from phys4d.types import Failure, Outcome, Rollout
-    from reward_service.rewards import describe, make_rewards, score_one
-    from reward_service.servicer import RewardServicer
+    from reward_service.packages import scorer_groups
+    from reward_service.security import server_credentials
+    from reward_service.workers import ScorerPool
 
     # A server that was made and never started crashes at exit; so what can fail comes first.
     check_port(config.host, config.port)
     token = read_token(config.token_file)
-    rewards = make_rewards(config)
-    threads = ThreadPoolExecutor(config.num_replicas, thread_name_prefix="scorer")
-    loop = asyncio.get_running_loop()
-    num_waiting = 0
+    credentials = server_credentials(config.tls)
+    pools = [ScorerPool(group, requirements) for group, requirements in scorer_groups(config)]
+    try:
+        await _serve(config, token, credentials, pools)
+    finally:
+        for pool in pools:
+            pool.stop()
+
+
+async def _serve(
+    config: ServiceConfig, token: str | None, credentials: Any, pools: "list[ScorerPool]"
+) -> None:
+    import grpc
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+    from phys4d.reward.v1 import reward_pb2, reward_pb2_grpc
+    from phys4d.types import Outcome, Rollout
+    from reward_service.rewards import merge
+    from reward_service.security import Gate
+    from reward_service.servicer import RewardServicer
+    from reward_service.telemetry import ServiceMetrics
+
+    offers = await asyncio.gather(*(pool.start() for pool in pools))
+    pool_of = {name: pool for pool, offer in zip(pools, offers, strict=True) for name in offer.versions}
 
     async def score(name: str, rollout: Rollout) -> Outcome:
-        nonlocal num_waiting
-        if num_waiting >= config.max_queued:
-            message = f"{num_waiting} rollouts are waiting; try again later"
-            failure = Failure(error_class="INFRA", reason="OVERLOADED", message=message)
-            return Outcome(sample_id=rollout.sample_id, result=failure)
-        num_waiting += 1
-        try:
-            return await loop.run_in_executor(threads, functools.partial(score_one, rewards, name, rollout))
-        finally:
-            num_waiting -= 1
+        return await pool_of[name].score(name, rollout)
 
+    metrics = ServiceMetrics()
+    servicer = RewardServicer(
+        config.limits,
+        token=token,
+        offer=merge(offers),
+        score=score,
+        metrics=metrics,
+        cache_size=config.cache_size,
+    )
     server = grpc.aio.server(
+        interceptors=[Gate(token, servicer.is_full)],
+        # Above the calls that are scored, so that health checks always get through.
+        maximum_concurrent_rpcs=2 * config.limits.max_calls + 16,
         options=[
             ("grpc.max_receive_message_length", config.limits.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
     )
-    servicer = RewardServicer(config.limits, token=token, offer=describe(config, rewards), score=score)
     reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port(f"{config.host}:{config.port}")
+    healths = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    service = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
+    if config.reflection:
+        _reflect(server, [service, health.SERVICE_NAME])
+    address = f"{config.host}:{config.port}"
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
+    if config.metrics_port is not None:
+        metrics_port = metrics.serve(config.host, config.metrics_port)
+        print(f"metrics on http://{config.host}:{metrics_port}/metrics", flush=True)
     await server.start()
+    for name in ("", service):
+        await healths.set(name, health_pb2.HealthCheckResponse.SERVING)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     announce(config, port)
     await stopped.wait()
-    await server.stop(grace=5.0)
-    threads.shutdown(wait=False, cancel_futures=True)
+    await healths.enter_graceful_shutdown()
+    await server.stop(grace=config.drain_s)
+
+
+def _reflect(server: Any, names: list[str]) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
 
 def main() -> None:
     """Read the configuration and serve."""
     config, _ = load_preset(ServiceConfig, PRESETS, default="tiny")
     limit_threads(config.num_threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(config.log_format, getattr(logging, config.log_level))
     asyncio.run(serve(config))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from phys4d.reward.plugin import DataError, Reward, load_reward
@@ -16,9 +16,10 @@ def make_rewards(config: ServiceConfig) -> dict[str, Reward]:
     """Make the configured rewards by name; the first is the default."""
     rewards: list[Reward] = []
     if config.scene_chamfer:
-        from reward_service.scoring import SceneChamfer
+        from reward_service.scoring import RolloutChamfer, SceneChamfer
 
         rewards.append(SceneChamfer(config.chamfer))
+        rewards.append(RolloutChamfer(config.chamfer, num_threads=config.num_threads))
     rewards += [load_reward(target) for target in config.rewards]
     names = [reward.name for reward in rewards]
     if len(set(names)) != len(names):
@@ -32,6 +33,8 @@ class Offer:
 
     versions: dict[str, str]
     """Version of each reward by name; the first is the default."""
+    descriptions: dict[str, str] = field(default_factory=dict)
+    """One sentence on each reward by name: the first line of its docstring."""
     simulator: str = ""
     """Engine and version of rigid bodies; empty if nothing is simulated."""
     engines: dict[str, str] = field(default_factory=dict)
@@ -43,13 +46,38 @@ class Offer:
 def describe(config: ServiceConfig, rewards: Mapping[str, Reward]) -> Offer:
     """What a scorer with these rewards offers."""
     versions = {name: reward.version for name, reward in rewards.items()}
+    lines = {name: (type(reward).__doc__ or "").strip().splitlines() for name, reward in rewards.items()}
+    descriptions = {name: doc[0] for name, doc in lines.items() if doc}
     if not config.scene_chamfer:
-        return Offer(versions=versions)
+        return Offer(versions=versions, descriptions=descriptions)
     from phys4d.scenes import registry
 
     engines = {name: category.engine() for name, category in registry.CATEGORIES.items()}
-    families = registry.families()
-    return Offer(versions=versions, simulator=engines["rigid"], engines=engines, families=families)
+    return Offer(
+        versions=versions,
+        descriptions=descriptions,
+        simulator=engines["rigid"],
+        engines=engines,
+        families=registry.families(),
+    )
+
+
+def merge(offers: Sequence[Offer]) -> Offer:
+    """What scorers offer together; the default is the first one's.
+
+    Raises:
+        ValueError: two rewards share a name.
+    """
+    names = [name for offer in offers for name in offer.versions]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two rewards share a name: {sorted(names)}")
+    return Offer(
+        versions={name: version for offer in offers for name, version in offer.versions.items()},
+        descriptions={name: line for offer in offers for name, line in offer.descriptions.items()},
+        simulator=next((offer.simulator for offer in offers if offer.simulator), ""),
+        engines={name: engine for offer in offers for name, engine in offer.engines.items()},
+        families={name: families for offer in offers for name, families in offer.families.items()},
+    )
 
 
 def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Outcome:
@@ -68,7 +96,7 @@ def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Out
         message = f"reward {name}: {type(error).__name__}: {error}"
         return _failed(rollout, Failure(error_class="INFRA", reason="REWARD_RAISED", message=message[:1000]))
     seconds = time.perf_counter() - start
-    return Outcome(sample_id=rollout.sample_id, result=replace(score, scoring_s=seconds))
+    return Outcome(sample_id=rollout.sample_id, result=replace(score, scoring_s=seconds, seed=rollout.seed))
 
 
 def _failed(rollout: Rollout, failure: Failure) -> Outcome:

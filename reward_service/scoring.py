@@ -1,9 +1,11 @@
-"""The reward `scene_chamfer`: how well a generated video keeps to the simulated motion of its objects.
+"""How well a generated video keeps to the simulated motion of its objects.
 
 1. Rebuild the scene and simulate it; points on the surfaces seen in frame 0 move with their objects.
 2. Align generated depth to the simulator with one scale and shift, fitted on the background of frame 0.
 3. Carry the same points of frame 0 along the generated motion and lift them with the aligned depth.
-4. For each object and each frame after the first, take the truncated Chamfer distance between both clouds;
+4. The reward `rollout_chamfer` simulates again, with the initial velocities that the generated motion of the
+   first frames tells (`nearest`); `scene_chamfer` keeps those of the scene.
+5. For each object and each frame after the first, take the truncated Chamfer distance between both clouds;
    reward 1 / (1 + e / sigma), averaged with the objects' true path lengths as weights.
 
 What is missing counts as tau, input that makes no sense is a `DataError`, and nothing is fitted per frame.
@@ -11,17 +13,23 @@ What is missing counts as tau, input that makes no sense is a `DataError`, and n
 
 import time
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
+from phys4d.geometry.camera import unproject
+from phys4d.geometry.motion import carry_points
 from phys4d.metrics.chamfer import ChamferTerms, chamfer4d
 from phys4d.metrics.chamfer_reward import chamfer_reward, motion_weight
 from phys4d.reward.plugin import DataError
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Rollout, Score
-from reward_service.carrying import align_depth, carry_points, warp_residual
+from reward_service.alignment import align_depth, warp_residual
 from reward_service.config import ChamferSettings
-from reward_service.truth import SceneTruth, check_camera, check_masks, scene_truth
+from reward_service.nearest import nearest_trajectory
+from reward_service.truth import SceneTruth, check_camera, check_masks, follow, rebuild
+
+Mode = Literal["scene", "rollout"]
 
 VERSION = "1"
 MIN_MASK_PIXELS = 12
@@ -29,7 +37,7 @@ STATIC_WEIGHT_M = 0.05
 
 
 class SceneChamfer:
-    """`score` with its settings, as a `phys4d.reward.plugin.Reward`."""
+    """Closeness to the simulation of the scene as it was drawn."""
 
     name = "scene_chamfer"
     version = VERSION
@@ -42,38 +50,79 @@ class SceneChamfer:
         return score(rollout, self.settings)
 
 
-def score(rollout: Rollout, settings: ChamferSettings) -> Score:
-    """Score a rollout; deterministic.
+class RolloutChamfer:
+    """Closeness to the nearest physically valid motion: simulated from the velocities the video starts with.
+
+    It judges physics alone: a ball that rolls the other way than the prompt says, but rolls as balls do, is
+    right, and so is a book that stays on its table.
+    """
+
+    name = "rollout_chamfer"
+    version = VERSION
+
+    def __init__(self, settings: ChamferSettings, *, num_threads: int = 1) -> None:
+        self.settings = settings
+        self.num_threads = num_threads
+
+    def score(self, rollout: Rollout) -> Score:
+        """Score one rollout."""
+        return score(rollout, self.settings, mode="rollout", num_threads=self.num_threads)
+
+
+def score(
+    rollout: Rollout, settings: ChamferSettings, *, mode: Mode = "scene", num_threads: int = 1
+) -> Score:
+    """Score a rollout; a function of the rollout, its scene, the settings and the mode alone.
+
+    Args:
+        mode: `scene` simulates the scene's initial state, `rollout` the initial velocities that the generated
+            motion shows.
+        num_threads: threads of the simulations of mode `rollout`.
 
     Components: `cd_frame_m` (mean truncated Chamfer distance over frames and objects), `cd1_m`, `cd2_sum_m2`,
     `acc_m`, `comp_m` (weighted by true path length), `track_l2_m` (distance of each carried point to its own
     true point), `centroid_l2_m` and `final_centroid_l2_m` (of the objects' centroids), all of these truncated
     at tau; `missing_fraction` of the points; `frozen_reward` (of points that stay where they were) and `gain`
     over it; `alignment_scale`, `alignment_shift_m`, `alignment_residual_m`, `depth_warp_m`; `num_objects`.
+    Mode `rollout` adds `fit_residual_m`, how far the simulated points are from the carried ones in the first
+    frames, and `velocity_change`, the largest difference of a velocity (m/s, rad/s) from the scene's.
 
     Raises:
-        DataError: the rollout cannot be scored; see the reasons in this module and in `truth`.
+        DataError: the rollout cannot be scored; see the reasons in this module, in `truth` and in `nearest`.
     """
     start = time.perf_counter()
     depth, motion = _checked_arrays(rollout)
-    truth = scene_truth(rollout.scene, rollout.camera.width, rollout.camera.height, settings.max_points)
-    check_camera(rollout.camera, truth.camera)
-    check_masks(rollout.object_ids, truth, settings.min_iou, MIN_MASK_PIXELS)
-    if len(truth.pixels) == 0:
+    checked = time.perf_counter()
+    first, truth = rebuild(rollout.scene, rollout.camera.width, rollout.camera.height, settings.max_points)
+    rebuilt = time.perf_counter()
+    check_camera(rollout.camera, first.camera)
+    check_masks(rollout.object_ids, first, settings.min_iou, MIN_MASK_PIXELS)
+    if len(first.pixels) == 0:
         raise DataError("NO_VISIBLE_OBJECT", "no object shows in frame 0, so there is nothing to follow")
 
-    background = (truth.object_ids == 0) & (rollout.object_ids == 0)
-    alignment = align_depth(depth[0], truth.depth_m, background, fit_shift=settings.fit_shift)
+    background = (first.object_ids == 0) & (rollout.object_ids == 0)
+    alignment = align_depth(depth[0], first.depth_m, background, fit_shift=settings.fit_shift)
     depth = alignment.scale * depth + alignment.shift_m
     # A change of depth is scaled like depth; the shift drops out of it.
     motion = motion * (1.0, 1.0, alignment.scale)
-    tracks = carry_points(depth, motion, truth.pixels, truth.camera)
-    points = tracks.lifted_m if settings.depth_source == "lifted" else tracks.carried_m
+    tracks = carry_points(first.pixels, depth, motion)
+    z_m = tracks.lifted_m if settings.depth_source == "lifted" else tracks.carried_m
+    points = unproject(tracks.uv, z_m, first.camera)
 
+    lifted = time.perf_counter()
+    extra = {}
+    if mode == "rollout":
+        nearest = nearest_trajectory(
+            first, points, tracks.present, num_frames=settings.fit_frames, num_threads=num_threads
+        )
+        truth = follow(first, nearest.trajectory)
+        change = float(np.abs(nearest.qvel - first.scene.qvel).max())
+        extra = {"fit_residual_m": nearest.residual_m, "velocity_change": change}
+    simulated = time.perf_counter()
     weight = _weights(truth)
     terms = _compare(points, tracks.present, truth, settings)
     value = _reward(terms, weight, settings)
-    frozen_value = _frozen_reward(truth, settings)
+    frozen_value = (_frozen_reward if mode == "scene" else _frozen_reward.__wrapped__)(truth, settings)
     components = {
         **_chamfer_components(terms, weight),
         **_track_components(points, tracks.present, truth, settings.tau_m),
@@ -84,13 +133,20 @@ def score(rollout: Rollout, settings: ChamferSettings) -> Score:
         "alignment_residual_m": alignment.residual_m,
         "depth_warp_m": warp_residual(depth, motion),
         "num_objects": float(truth.num_objects),
+        **extra,
     }
+    ended = time.perf_counter()
     return Score(
         value=value,
         components=components,
         scorer_version=VERSION,
         simulator=CATEGORIES[rollout.scene.category].engine(),
-        scoring_s=time.perf_counter() - start,
+        scoring_s=ended - start,
+        phases_s={
+            "simulate": rebuilt - checked + simulated - lifted,
+            "lift": lifted - rebuilt,
+            "chamfer": ended - simulated,
+        },
     )
 
 

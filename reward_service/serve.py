@@ -3,17 +3,19 @@
     python -m reward_service.serve --preset tiny --port 9000 --num-replicas 2
 
 Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM
-and SIGINT stop it with all its processes.
+and SIGINT stop it with all its processes. SIGHUP reads the preset, the token and the rewards' code again and
+replaces all replicas, one after the other, while calls go on.
 """
 
 import logging
 import os
+import queue
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
-import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,17 +25,31 @@ from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
+from reward_service.packages import scorer_groups
 from reward_service.ready import PRESETS, announce, check_port, free_port
 
 START_TIMEOUT_S = 60.0
+START_ATTEMPTS = 3
+logger = logging.getLogger(__name__)
 
 
-def serve(config: ServiceConfig) -> None:
-    """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE."""
+def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
+    """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE.
+
+    Args:
+        reread: the configuration after SIGHUP.
+    """
+    if config.tls.cert_file is not None:
+        raise ValueError(
+            "Ray Serve has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
+        )
     port = config.port or free_port()
     check_port("127.0.0.1", port)
-    for target in config.rewards:
-        find_reward_class(target)
+    groups = scorer_groups(config)
+    for group, requirements in groups:
+        if requirements is None:
+            for target in group.rewards:
+                find_reward_class(target)
     # Ray's processes find rewards of the working folder and keep their thread counts.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -51,31 +67,22 @@ def serve(config: ServiceConfig) -> None:
     import ray
     import ray.serve
 
-    from reward_service.app import GRPC_SERVICER_FUNCTION, build
+    from reward_service.app import GRPC_SERVICER_FUNCTIONS, build
 
     # Sockets lie in this folder, and their paths must stay below 108 characters.
     temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
-    stopped = threading.Event()
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
-        ray.init(
-            address="local",
-            num_cpus=config.num_replicas + 1,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=config.object_store_mb << 20,
-            logging_level=logging.WARNING,
-            log_to_driver=True,
-            _temp_dir=str(temp_dir),
-        )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopped.set())
+        _start_ray(config, (config.max_replicas or config.num_replicas) * len(groups) + 1, temp_dir)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: signals.put(number))
         ray.serve.start(
             proxy_location="HeadOnly",
             http_options={"host": "127.0.0.1", "port": free_port()},
             grpc_options={
                 "port": port,
-                "grpc_servicer_functions": [GRPC_SERVICER_FUNCTION],
-                "enable_reflection": False,
+                "grpc_servicer_functions": GRPC_SERVICER_FUNCTIONS,
+                "enable_reflection": config.reflection,
             },
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
@@ -86,11 +93,55 @@ def serve(config: ServiceConfig) -> None:
         with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
             client.wait_ready(START_TIMEOUT_S)
         announce(config, port)
-        stopped.wait()
+        generation = 0
+        while signals.get() == signal.SIGHUP:
+            generation += 1
+            _redeploy(reread, generation)
     finally:
         # The whole cluster ends with us. Ending the application first takes up to 30 s on busy cores.
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
+    """Start a cluster, three times at most: on busy cores it may miss the 30 s that Ray gives it."""
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=None if config.num_gpus else 0,
+                include_dashboard=False,
+                object_store_memory=config.object_store_mb << 20,
+                logging_level=logging.WARNING,
+                log_to_driver=True,
+                _temp_dir=str(temp_dir),
+            )
+            return
+        # Ray raises nothing more specific.
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
+                raise
+            logger.warning("Ray did not start in time; trying again")
+            ray.shutdown()
+
+
+def _redeploy(reread: Callable[[], ServiceConfig], generation: int) -> None:
+    """Replace all replicas; what cannot be read or started is told, and what serves goes on."""
+    import ray.serve
+
+    from reward_service.app import build
+
+    try:
+        ray.serve.run(build(reread(), generation), name="phys4d", route_prefix="/")
+    except (ValueError, OSError, SystemExit) as error:
+        logger.error("configuration %d is not served: %s", generation, error)
+    except RuntimeError:
+        logger.error("configuration %d is not served: %s", generation, _reason_of_failure())
+    else:
+        print(f"serving configuration {generation}", flush=True)
 
 
 def _reason_of_failure() -> str:
@@ -104,16 +155,22 @@ def _reason_of_failure() -> str:
     return "see the log above"
 
 
-def main() -> None:
-    """Read the configuration and serve."""
+def read_config() -> ServiceConfig:
+    """Preset and flags; paths are absolute, because Ray's processes run in another folder."""
     config, _ = load_preset(ServiceConfig, PRESETS, default="tiny")
     if config.token_file is not None:
         read_token(config.token_file)
         config = replace(config, token_file=config.token_file.resolve())
+    return config
+
+
+def main() -> None:
+    """Read the configuration and serve."""
+    config = read_config()
     limit_threads(config.num_threads)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, os.getcwd())
-    serve(config)
+    serve(config, read_config)
 
 
 if __name__ == "__main__":

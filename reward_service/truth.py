@@ -54,8 +54,31 @@ class SceneTruth:
     """Length of each object's path; of what is not rigid, the mean over its points."""
 
 
-def scene_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> SceneTruth:
-    """Rebuild and simulate a scene; recent scenes are remembered.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FirstFrame:
+    """A compiled scene and what its camera sees at time 0, which no velocity changes."""
+
+    scene: BuiltScene
+    camera: Camera
+    """The scene's own camera at the rollout's image size."""
+    position_m: Float64[np.ndarray, "objects 3"]
+    """Of the objects, world."""
+    rotation: Float64[np.ndarray, "objects 3 3"]
+    """World from body."""
+    depth_m: Float64[np.ndarray, "height width"]
+    object_ids: UInt8[np.ndarray, "height width"]
+    points: Hits
+    """The points that are followed."""
+    pixels: Float64[np.ndarray, "points 2"]
+
+    @property
+    def object_index(self) -> Int64[np.ndarray, " points"]:
+        """Object of each point, from 0."""
+        return self.points.object_ids.astype(np.int64) - 1
+
+
+def rebuild(spec: SceneSpec, width: int, height: int, max_points: int) -> tuple[FirstFrame, SceneTruth]:
+    """Compile a scene, look at its frame 0 and simulate it; recent scenes are remembered with their models.
 
     Raises:
         DataError: unknown category or family, another engine, or a scene that cannot be built.
@@ -80,42 +103,78 @@ def scene_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> Sc
         )
     if width * height > MAX_PIXELS:
         raise DataError("IMAGE_TOO_LARGE", f"{width}x{height} is above {MAX_PIXELS} pixels")
-    return _simulate(spec.to_json(), width, height, max_points)
+    return _remembered(spec.to_json(), width, height, max_points)
 
 
 @lru_cache(maxsize=CACHED_SCENES)
-def _simulate(spec_json: str, width: int, height: int, max_points: int) -> SceneTruth:
-    spec = SceneSpec.from_json(spec_json)
+def _remembered(spec_json: str, width: int, height: int, max_points: int) -> tuple[FirstFrame, SceneTruth]:
+    return build_truth(SceneSpec.from_json(spec_json), width, height, max_points)
+
+
+def build_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> tuple[FirstFrame, SceneTruth]:
+    """Build and simulate a scene of this engine, and follow points on it; nothing is remembered.
+
+    Raises:
+        DataError: the scene cannot be built, or is unstable.
+    """
     try:
         scene = scenes.build(spec)
         camera = scene.camera(width, height)
-        trajectory = scenes.simulate(scene)
+    except (ValueError, mujoco.FatalError) as error:
+        raise DataError("BAD_SCENE", str(error)) from error
+    trajectory = resimulate(scene)
+    first = cast(scene, trajectory, 0, camera, pixel_rays(camera).reshape(-1, 3))
+    depth_m, object_ids = (array.reshape(height, width) for array in (first.distance, first.object_ids))
+    chosen = np.concatenate(
+        [_surface_pixels(object_ids == index + 1, max_points) for index in range(len(scene.objects))]
+    )
+    rows, columns = np.divmod(chosen, width)
+    frame_0 = FirstFrame(
+        scene=scene,
+        camera=camera,
+        position_m=trajectory.position_m[0],
+        rotation=trajectory.rotation[0],
+        depth_m=depth_m,
+        object_ids=object_ids,
+        points=first.take(chosen),
+        pixels=np.stack([columns + 0.5, rows + 0.5], -1),
+    )
+    return frame_0, follow(frame_0, trajectory)
+
+
+def resimulate(scene: BuiltScene) -> Trajectory:
+    """Simulate a built scene.
+
+    Raises:
+        DataError: it does not stay physical.
+    """
+    try:
+        return scenes.simulate(scene)
     except UnstableSimulation as error:
         raise DataError("UNSTABLE_SCENE", str(error)) from error
     except (ValueError, mujoco.FatalError) as error:
         raise DataError("BAD_SCENE", str(error)) from error
-    first = cast(scene, trajectory, 0, camera, pixel_rays(camera).reshape(-1, 3))
-    depth_m, object_ids = (array.reshape(height, width) for array in (first.distance, first.object_ids))
-    chosen = [_surface_pixels(object_ids == index + 1, max_points) for index in range(len(scene.objects))]
-    points = first.take(np.concatenate(chosen))
-    index_of_point = points.object_ids.astype(np.int64) - 1
+
+
+def follow(first: FirstFrame, trajectory: Trajectory) -> SceneTruth:
+    """How the points move in a trajectory that starts with the first frame."""
+    scene, camera, points = first.scene, first.camera, first.points
     points_m = np.stack(
         [
             transform(carry(trajectory, points, frame), camera.camera_from_world)
-            for frame in range(spec.num_frames)
+            for frame in range(scene.spec.num_frames)
         ]
     )
     seen, inside = _visibility(scene, trajectory, camera, points_m, points)
-    rows, columns = np.divmod(np.concatenate(chosen), width)
     return SceneTruth(
         camera=camera,
-        depth_m=depth_m,
-        object_ids=object_ids,
+        depth_m=first.depth_m,
+        object_ids=first.object_ids,
         num_objects=len(scene.objects),
-        pixels=np.stack([columns + 0.5, rows + 0.5], -1),
-        object_index=index_of_point,
+        pixels=first.pixels,
+        object_index=first.object_index,
         points_m=points_m,
-        compared=_compared(seen, inside, index_of_point),
+        compared=_compared(seen, inside, first.object_index),
         travel_m=np.array(
             [
                 np.linalg.norm(np.diff(trajectory.material_points(index), axis=0), axis=-1).sum(0).mean()
@@ -178,7 +237,7 @@ def check_camera(given: Camera, truth: Camera) -> None:
 
 
 def check_masks(
-    object_ids: UInt8[np.ndarray, "height width"], truth: SceneTruth, min_iou: float, min_pixels: int
+    object_ids: UInt8[np.ndarray, "height width"], first: FirstFrame, min_iou: float, min_pixels: int
 ) -> None:
     """Refuse instance masks that are not the scene's.
 
@@ -186,14 +245,14 @@ def check_masks(
         DataError: an id beyond the scene's objects, or an object that shows on `min_pixels` or more and
             overlaps the simulator's mask by less than `min_iou`.
     """
-    num_objects = truth.num_objects
+    num_objects = len(first.scene.objects)
     if object_ids.max() > num_objects:
         raise DataError(
             "OBJECT_MASK_MISMATCH",
             f"object_ids has object {object_ids.max()}, the scene has {num_objects} objects",
         )
     for index in range(1, num_objects + 1):
-        ours: Bool[np.ndarray, "height width"] = truth.object_ids == index
+        ours: Bool[np.ndarray, "height width"] = first.object_ids == index
         theirs = object_ids == index
         union = np.count_nonzero(ours | theirs)
         if max(np.count_nonzero(ours), np.count_nonzero(theirs)) < min_pixels:

@@ -19,7 +19,7 @@ class StageTwoConfig:
     lora_rank: int = 32
     """Rank and alpha of the adapter."""
     optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=16, learning_rate=2e-3, bf16=True)
+        default_factory=lambda: OptimiserConfig(num_steps=400, batch_size=16, learning_rate=2e-3)
     )
     """Training; its learning rate is that of the heads."""
     adapter_learning_rate: float = 1e-3
@@ -34,10 +34,12 @@ class StageTwoConfig:
     """l_w, metres."""
     change_weight: float = 2.0
     """How much more latent cells count that differ from frame 0, in the diffusion loss."""
-    shift: float = 3.0
-    """Shift of the noise levels towards 1 for the diffusion half of a batch."""
+    diffusion_share: float = 0.5
+    """Part of a batch that the diffusion loss sees; the heads read the others."""
+    shift: float = 5.0
+    """Shift towards 1 of the noise levels of the diffusion loss."""
     low_noise_bias: float = 2.0
-    """The other half of a batch draws uniform ** this, where the heads read."""
+    """The heads' part of a batch is noised to uniform ** this."""
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""
@@ -46,6 +48,12 @@ class StageTwoConfig:
         for name in ("depth_weight", "motion_weight", "warp_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        part = self.optimiser.batch_size // self.optimiser.micro_batches
+        if not 0 < round(self.diffusion_share * part) < part:
+            raise ValueError(
+                f"diffusion_share must leave a video of the {part} in a micro-batch to either loss, "
+                f"got {self.diffusion_share}"
+            )
         if not self.adapter_learning_rate > 0:
             raise ValueError(f"adapter_learning_rate must be positive, got {self.adapter_learning_rate}")
         if self.lora_rank < 1:

@@ -56,11 +56,12 @@ def train(config: StageTwoConfig) -> Path:
         unit = torch.tensor(MOTION_UNIT)
 
         def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
-            x0, half = latents[indices], len(indices) // 2
+            # The first part is noised for the diffusion loss, the rest for the heads: they read at low noise.
+            x0, num_noisy = latents[indices], round(config.diffusion_share * len(indices))
             sigma = torch.cat(
                 [
-                    model.noising.training_levels(len(indices) - half, config.shift, generator),
-                    torch.rand(half, generator=generator) ** config.low_noise_bias,
+                    model.noising.training_levels(num_noisy, config.shift, generator),
+                    torch.rand(len(indices) - num_noisy, generator=generator) ** config.low_noise_bias,
                 ]
             )
             noise = torch.randn(x0.shape, generator=generator)
@@ -69,8 +70,12 @@ def train(config: StageTwoConfig) -> Path:
             prediction = model.predict(noised, sigma, conditioning, features=True)
             target = model.noising.velocity(x0, noise, sigma)
             mask = model.generated_mask(x0)
-            diffusion = velocity_error(prediction.velocity_BCThw, target, x0, mask, config.change_weight)
-            read = heads(prediction.features, sigma)
+            noisy, clear = slice(0, num_noisy), slice(num_noisy, None)
+            diffusion = velocity_error(
+                prediction.velocity_BCThw[noisy], target[noisy], x0[noisy], mask, config.change_weight
+            )
+            read = heads([feature[clear] for feature in prediction.features], sigma[clear])
+            indices = indices[clear]
             depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
             on_object, moving = ids > 0, ids[:, :-1] > 0
             depth_error = (read.depth_BTHW.log() - depth.log()).abs()

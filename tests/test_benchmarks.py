@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.bench_scenes  # noqa: F401  (registers its rates)
 from benchmarks.chamfer_gpu import GpuBenchConfig
-from benchmarks.registry import Comparison, measure
+from benchmarks.registry import RATES, Comparison, Rate, measure, measure_rate
+from phys4d.scenes.registry import CATEGORIES
 
 
 def test_a_slower_peer_shows_as_a_ratio_above_one() -> None:
@@ -28,6 +30,23 @@ def test_results_that_differ_are_refused() -> None:
     wrong = Comparison(name="sum", peer="math", make=lambda: (lambda: 1.0, lambda: 1.5), rtol=1e-6)
     with pytest.raises(ValueError, match="sum: results differ by up to 0.5 from math"):
         measure(wrong, repeats=3)
+
+
+def test_a_rate_counts_units_and_not_calls() -> None:
+    """A call sleeps 20 ms and does 5 units: 250 a second, or fewer on a busy machine."""
+    timing = measure_rate(Rate(name="x", unit="y", make=lambda: (lambda: time.sleep(0.02), 5)), repeats=3)
+    assert 25 < timing.per_s <= 250
+    assert timing.per_s_range[0] <= timing.per_s <= timing.per_s_range[1]
+
+
+def test_every_category_is_timed_at_three_sizes_and_in_the_scorer() -> None:
+    names = {item.name for item in RATES}
+    for category in CATEGORIES:
+        assert {f"frames, {category}, {n} x {n}" for n in (64, 128, 512)} | {f"scored, {category}"} <= names
+    scored = next(item for item in RATES if item.name == "scored, rigid")
+    work, units = scored.make()
+    assert units == 1
+    assert work().points_m.shape[0] == 9  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_tuning_a_gpu_on_a_machine_without_one_ends_in_one_line() -> None:

@@ -144,6 +144,8 @@ def test_a_trainer_killed_in_an_iteration_resumes_from_its_last_checkpoint(
     while not list(checkpoints.glob("step-000002")):
         assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.05)
+    second = program("policy.train", f"{flags[:-16]} --num-iterations 1", trained, check=False)
+    assert second.returncode == 2 and "is in use by another run (process" in second.stderr
     child.kill()
     child.wait()
     done = program("policy.train", f"{flags[:-16]} --num-iterations 6", trained)
@@ -172,8 +174,12 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
     """A policy whose videos cannot be scored, here for lack of time, is not trained on anything."""
     run = copy_run(trained, "late")
     flags = f"{run} --reward.endpoint {endpoint} --reward.timeout-s 0.001 {STAGE3} --num-iterations 1"
-    done = program("policy.train", flags, trained, check=False)
+    seen = program("policy.train", flags, trained, check=False)
+    assert seen.returncode == 2
+    assert "pre-flight failed (reward: no score: INFRA" in seen.stderr
+    done = program("policy.train", f"{flags} --skip-preflight", trained, check=False)
     assert done.returncode == 2
+    assert "pre-flight skipped" in done.stdout
     assert "4 of 4 rollouts have no score" in done.stderr and "INFRA" in done.stderr
     assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
 
@@ -181,19 +187,31 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
 def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, endpoint: str) -> None:
     run = copy_run(trained, "whole-evaluated")
     service = f"--reward.endpoint {endpoint}"
-    program("policy.train", f"{run} {service} {STAGE3} --num-iterations 1", trained)
-    small = "--num-scenes 5 --num-seeds 2 --num-steps 3 --num-report-scenes 2"
-    program("policy.evaluate", f"{run} {service} {small}", trained)
+    program("policy.train", f"{run} {service} {STAGE3} --num-iterations 2", trained)
+    small = "--num-scenes 5 --num-seeds 2 --num-steps 3"
+    picked = program("policy.best_of_n", f"{run} {service} {small}", trained)
+    # 2 x 4 videos of about 9.7 calls pay for one more candidate of 4 calls for each of 10 videos.
+    assert "best of 2 candidates" in picked.stdout
+    program("policy.evaluate", f"{run} {service} {small} --num-report-scenes 2", trained)
     results = json.loads((trained / "runs/whole-evaluated/evaluation/results.json").read_text())
     rows = {(r["stage"], r["reader"], r["metric"]): r for r in results["rows"]}
     for stage in ("base", "stage1", "stage2", "stage3"):
         assert len(rows[stage, "rgb", "trajectory error"]["seeds"]) == 2
         assert rows[stage, "estimator", "4D Chamfer"]["num_scenes"] == 5
     assert ("base", "heads", "4D Chamfer") not in rows, "the base has no heads"
+    assert len(rows["best_of_n", "rgb", "trajectory error"]["seeds"]) == 2
+    assert rows["best_of_n", "heads", "reward"]["mean"] >= rows["stage2", "heads", "reward"]["mean"]
     assert rows["simulator", "heads", "4D Chamfer"]["mean"] < 0.02, "the simulator's own rollouts are right"
     assert rows["simulator", "rgb", "trajectory error"]["mean"] == 0.0
+    assert rows["simulator", "heads", "flow EPE"]["mean"] == 0.0
+    assert rows["stage3", "heads", "track error"]["mean"] > rows["simulator", "heads", "track error"]["mean"]
+    evaluation = trained / "runs/whole-evaluated/evaluation"
+    assert all((evaluation / scene["clouds"]).is_file() for scene in results["scenes"])
+    assert len(results["failures"]) == 4 and results["failures"][0]["stage"] == "stage3"
+    assert list((evaluation / "tb").glob("events.out.*"))
     program("phys4d.report", f"{run}", trained)
     page = (trained / "runs/whole-evaluated/report/index.html").read_text()
+    assert page.count('class="cloud"') == 2
     assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 

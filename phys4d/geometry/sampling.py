@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from phys4d.geometry.arrays import like, namespace, whole
 
 
-def _corners(uv: Any, height: int, width: int) -> tuple[Any, Any, Any]:
+def bilinear_footprint(uv: Any, height: int, width: int) -> tuple[Any, Any, Any]:
     """Flat index of the 4 pixels about each position, their weights, and whether it lies among centres.
 
     Corner order: top left, top right, bottom left, bottom right. Positions outside the rectangle of the pixel
@@ -32,7 +32,7 @@ def _corners(uv: Any, height: int, width: int) -> tuple[Any, Any, Any]:
     return index, weights, inside
 
 
-def _take(image: Any, index: Any) -> Any:
+def take_pixels(image: Any, index: Any) -> Any:
     """Pixels of `*batch height width *rest` at flat `index` of `*batch points 4`."""
     batch = index.shape[:-2]
     height, width = image.shape[len(batch) : len(batch) + 2]
@@ -53,8 +53,8 @@ def sample_bilinear(
         about it are finite. A position outside takes the value at the nearest place on the border.
     """
     xp = namespace(image)
-    index, weights, inside = _corners(uv, image.shape[-3], image.shape[-2])
-    corners = _take(image, index)
+    index, weights, inside = bilinear_footprint(uv, image.shape[-3], image.shape[-2])
+    corners = take_pixels(image, index)
     values = (corners * weights[..., None]).sum(-2)
     return values, inside & xp.isfinite(corners).all(-1).all(-1)
 
@@ -68,5 +68,5 @@ def footprint_is_uniform(
 
     Interpolated depth means nothing where the footprint spans two objects.
     """
-    index, _, inside = _corners(uv, ids.shape[-2], ids.shape[-1])
-    return inside & (_take(ids, index) == expected[..., None]).all(-1)
+    index, _, inside = bilinear_footprint(uv, ids.shape[-2], ids.shape[-1])
+    return inside & (take_pixels(ids, index) == expected[..., None]).all(-1)

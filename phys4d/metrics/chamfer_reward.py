@@ -1,15 +1,12 @@
-"""What Chamfer terms are worth as a reward: weights, floor, gain, and when a group tells nothing.
+"""What Chamfer terms are worth as a reward: weights and floor.
 
 The terms of `phys4d.metrics.chamfer.chamfer4d` are measurements. A policy looks for ways to raise a reward
 made of them without moving things as the simulator does, so: a missing object counts as tau, an object
-weighs by its true motion and not by its points, standing still earns no gain, and distances are truncated,
-not squared.
+weighs by its true motion and not by its points, and distances are truncated, not squared.
 """
 
-import math
-
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 
 
 def chamfer_reward(
@@ -56,48 +53,3 @@ def motion_weight(
     if not static_m > 0:
         raise ValueError(f"static_m must be above 0, got {static_m}")
     return np.asarray(gt_travel_m, np.float64) + static_m
-
-
-def sampling_floor_m(area_m2: float, num_points: int) -> float:
-    """Chamfer distance cd1 of two samples of one surface: sqrt(area / N) / 2.
-
-    The mean distance to the nearest of N points spread at random over an area, as for a planar Poisson
-    process of density N / area. Both clouds have N points; subtract it as `floor_m`.
-    """
-    if not area_m2 > 0 or num_points < 1:
-        raise ValueError(f"area_m2 must be above 0 and num_points at least 1, got {area_m2}, {num_points}")
-    return 0.5 * math.sqrt(area_m2 / num_points)
-
-
-def recorded_sigma_m(
-    cd1_m: Float[np.ndarray, "*batch T O"], weight: Float[np.ndarray, "*batch T O"], *, floor_m: float = 0.0
-) -> float:
-    """Median error above the floor over the base policy's cells with weight: measured once, then kept."""
-    error_m = np.maximum(0.0, cd1_m - floor_m)[np.isfinite(cd1_m) & (weight > 0)]
-    if len(error_m) == 0 or not np.median(error_m) > 0:
-        raise ValueError("the base policy's median error must be above the floor to set sigma_m")
-    return float(np.median(error_m))
-
-
-def gain(
-    reward: Float[np.ndarray, " *batch"], frozen_reward: Float[np.ndarray, " *batch"]
-) -> Float64[np.ndarray, " *batch"]:
-    """Reward above that of points which stay as in frame 0; below 0 for a motion worse than none."""
-    return np.asarray(reward, np.float64) - frozen_reward
-
-
-def group_has_signal(
-    rewards: Float[np.ndarray, "*batch siblings"], resampling_noise: float, *, factor: float = 3.0
-) -> Bool[np.ndarray, " *batch"]:
-    """Whether siblings differ by more than another draw of points would make them differ.
-
-    Args:
-        rewards: of a group, all against the same true points.
-        resampling_noise: standard deviation of one rollout's reward over draws of its points.
-        factor: the group's standard deviation must be at least so many times the noise; below, the
-            advantages of the group are noise and belong at 0.
-    """
-    if not resampling_noise >= 0 or not factor > 0:
-        raise ValueError(f"noise must be at least 0 and factor above 0, got {resampling_noise}, {factor}")
-    spread = np.std(rewards, axis=-1)
-    return (spread > 0) & (spread >= factor * resampling_noise)

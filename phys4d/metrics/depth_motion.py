@@ -7,17 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from phys4d.metrics.consistency.depth import aligned_depth_errors
+
 
 @dataclass(frozen=True)
 class DepthMotionErrors:
     """Means over the videos of a batch; lower is better but for `delta1`."""
 
     abs_rel: float
-    """mean |a d + b - D| / D with one scale a and shift b per video."""
+    """After one scale and shift per video."""
     abs_rel_metric: float
     """mean |d - D| / D without alignment."""
     delta1: float
-    """Share of pixels with max(d / D, D / d) < 1.25 after alignment."""
+    """After the same alignment."""
     object_depth_l1_m: float
     """mean |d - D| on objects in metres, without alignment."""
     flow_epe_px: float
@@ -39,18 +41,17 @@ def depth_motion_errors(
 ) -> DepthMotionErrors:
     """Compare predictions with the simulator; pixels without true depth (NaN) do not count.
 
-    Source: AbsRel and delta1 as in Eigen et al. 2014, with the per-video alignment of Ranftl et al. 2020.
+    AbsRel and delta1 are means over videos of `aligned_depth_errors`.
     """
     valid = np.isfinite(true_depth)
-    aligned = np.stack([_aligned(d, t, v) for d, t, v in zip(depth, true_depth, valid, strict=True)])
     truth = true_depth[valid]
-    ratio = np.maximum(aligned[valid] / truth, truth / np.clip(aligned[valid], 1e-3, None))
+    aligned = [aligned_depth_errors(d, t) for d, t in zip(depth, true_depth, strict=True)]
     on_object = valid & (object_ids > 0)
     moving = (object_ids[:, :-1] > 0) & (np.linalg.norm(true_motion[..., :2], axis=-1) > moving_px)
     return DepthMotionErrors(
-        abs_rel=float(np.mean(np.abs(aligned[valid] - truth) / truth)),
+        abs_rel=float(np.mean([errors.abs_rel for errors in aligned])),
         abs_rel_metric=float(np.mean(np.abs(depth[valid] - truth) / truth)),
-        delta1=float(np.mean(ratio < 1.25)),
+        delta1=float(np.mean([errors.delta1 for errors in aligned])),
         object_depth_l1_m=_mean(np.abs(depth - true_depth), on_object),
         flow_epe_px=_mean(np.linalg.norm(motion[..., :2] - true_motion[..., :2], axis=-1), moving),
         flow_px=_mean(np.linalg.norm(true_motion[..., :2], axis=-1), moving),
@@ -62,13 +63,3 @@ def _mean(values: Float[np.ndarray, "*dims"], mask: Bool[np.ndarray, "*dims"]) -
     if not mask.any():
         raise ValueError("no pixel to compare: the videos show no moving object")
     return float(values[mask].mean())
-
-
-def _aligned(
-    depth: Float[np.ndarray, "frames height width"],
-    truth: Float[np.ndarray, "frames height width"],
-    valid: Bool[np.ndarray, "frames height width"],
-) -> Float[np.ndarray, "frames height width"]:
-    x, y = depth[valid].astype(np.float64), truth[valid].astype(np.float64)
-    scale, shift = np.polyfit(x, y, 1) if np.ptp(x) > 1e-6 else (0.0, float(y.mean()))
-    return scale * depth + shift

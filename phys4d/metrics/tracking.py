@@ -7,7 +7,7 @@ which object it shows. The same tracker runs on the simulator's video, so that i
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 MIN_PIXELS = 4.0
 
@@ -25,22 +25,10 @@ def track_colours(
         object_ids: instances in frame 0, 0 is background.
         tolerance: standard deviation of the Gaussian weight in chromaticity (r, g, b) / (r + g + b).
     """
-    num_objects = int(object_ids.max())
-    if num_objects == 0:
-        raise ValueError("frame 0 shows no object to track")
-    colours = _chromaticity(rgb)
+    distances, nearest = _colour_distances(rgb, object_ids)
+    num_objects = distances.shape[-1] - 1
     height, width = object_ids.shape
     rows, columns = np.mgrid[:height, :width] + 0.5
-    background = (
-        np.median(colours[0][object_ids == 0], axis=0) if (object_ids == 0).any() else np.full(3, 1 / 3)
-    )
-    references = [
-        np.median(colours[0][object_ids == o], axis=0) if (object_ids == o).any() else np.full(3, np.nan)
-        for o in range(1, num_objects + 1)
-    ]
-    rivals = np.stack([background, *references])
-    distances = np.linalg.norm(colours[:, :, :, None] - rivals, axis=-1)
-    nearest = np.nanargmin(distances, axis=-1)
     tracks = np.full((len(rgb), num_objects, 2), np.nan)
     for o in range(1, num_objects + 1):
         weight = np.exp(-0.5 * (distances[..., o] / tolerance) ** 2) * (nearest == o)
@@ -49,6 +37,33 @@ def track_colours(
         tracks[seen, o - 1, 0] = (weight * columns).sum((1, 2))[seen] / total[seen]
         tracks[seen, o - 1, 1] = (weight * rows).sum((1, 2))[seen] / total[seen]
     return tracks
+
+
+def colour_masks(
+    rgb: UInt8[np.ndarray, "frames height width 3"], object_ids: UInt8[np.ndarray, "height width"]
+) -> Bool[np.ndarray, "frames height width objects"]:
+    """Pixels whose colour is nearest to each object's; arguments as in `track_colours`."""
+    distances, nearest = _colour_distances(rgb, object_ids)
+    return nearest[..., None] == np.arange(1, distances.shape[-1])
+
+
+def _colour_distances(
+    rgb: UInt8[np.ndarray, "frames height width 3"], object_ids: UInt8[np.ndarray, "height width"]
+) -> tuple[Float[np.ndarray, "frames height width colours"], Int[np.ndarray, "frames height width"]]:
+    """Distance in chromaticity to the background (first) and each object, and which is the nearest."""
+    num_objects = int(object_ids.max())
+    if num_objects == 0:
+        raise ValueError("frame 0 shows no object to track")
+    colours = _chromaticity(rgb)
+    background = (
+        np.median(colours[0][object_ids == 0], axis=0) if (object_ids == 0).any() else np.full(3, 1 / 3)
+    )
+    references = [
+        np.median(colours[0][object_ids == o], axis=0) if (object_ids == o).any() else np.full(3, np.nan)
+        for o in range(1, num_objects + 1)
+    ]
+    distances = np.linalg.norm(colours[:, :, :, None] - np.stack([background, *references]), axis=-1)
+    return distances, np.nanargmin(distances, axis=-1)
 
 
 def trajectory_errors(

@@ -80,6 +80,17 @@ class DisFlow:
     ) -> tuple[Float32[np.ndarray, "frames-1 height width 2"], Bool[np.ndarray, "frames-1 height width"]]:
         """Flow (du, dv) in pixels from each frame to the next, and where going there and back returns
         to within 1 pixel plus 5 % of the way."""
+        forward, _, trusted = self.there_and_back(rgb_THW3)
+        return forward, trusted
+
+    def there_and_back(
+        self, rgb_THW3: UInt8[np.ndarray, "frames height width 3"]
+    ) -> tuple[
+        Float32[np.ndarray, "frames-1 height width 2"],
+        Float32[np.ndarray, "frames-1 height width 2"],
+        Bool[np.ndarray, "frames-1 height width"],
+    ]:
+        """Flow from each frame to the next, from the next one back, and where the first is trusted."""
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb_THW3]
         pairs = list(itertools.pairwise(gray))
         forward = np.stack([self._dis.calc(a, b, None) for a, b in pairs])
@@ -103,4 +114,4 @@ class DisFlow:
         length = np.linalg.norm(forward, axis=-1)
         target = np.stack([columns, rows], -1) + forward
         inside = ((target >= 0) & (target <= np.array([width - 1, height - 1]))).all(-1)
-        return forward, (gap < 1.0 + 0.05 * length) & inside
+        return forward, backward, (gap < 1.0 + 0.05 * length) & inside

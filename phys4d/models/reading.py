@@ -44,6 +44,14 @@ def join(parts: Iterable[Geometry]) -> Geometry:
     return Geometry(torch.cat([p.depth_BTHW for p in parts]), torch.cat([p.motion_BTHW3 for p in parts]))
 
 
+Flow = tuple[
+    Float32[np.ndarray, "frames-1 height width 2"],
+    Float32[np.ndarray, "frames-1 height width 2"],
+    Bool[np.ndarray, "frames-1 height width"],
+]
+"""Of a video: flow there, flow back, and where it is trusted; see `DisFlow.there_and_back`."""
+
+
 def read_with_estimators(
     estimator: DepthAnythingForDepthEstimation, rgb_BTHW3: UInt8[Tensor, "batch frames height width 3"]
 ) -> tuple[Geometry, Bool[Tensor, "batch frames-1 height width"]]:
@@ -51,18 +59,25 @@ def read_with_estimators(
 
     Motion's third channel is depth at the arrival pixel minus depth at the start.
     """
+    geometry, flows = read_with_flow(estimator, rgb_BTHW3)
+    return geometry, torch.from_numpy(np.stack([trusted for _, _, trusted in flows]))
+
+
+def read_with_flow(
+    estimator: DepthAnythingForDepthEstimation, rgb_BTHW3: UInt8[Tensor, "batch frames height width 3"]
+) -> tuple[Geometry, list[Flow]]:
+    """`read_with_estimators`, and each video's flow for whoever measures that too."""
     batch, frames = rgb_BTHW3.shape[:2]
     depth = estimate_depth(estimator, rgb_BTHW3.flatten(0, 1)).unflatten(0, (batch, frames))
-    flow = DisFlow()
-    results = [flow(video) for video in rgb_BTHW3.numpy()]
-    uv = torch.from_numpy(np.stack([r[0] for r in results]))
-    trusted = torch.from_numpy(np.stack([r[1] for r in results]))
+    dis = DisFlow()
+    flows = [dis.there_and_back(video) for video in rgb_BTHW3.numpy()]
+    uv = torch.from_numpy(np.stack([forward for forward, _, _ in flows]))
     height, width = depth.shape[-2:]
     rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     target = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + uv
     arrived = sample_at(depth[:, 1:].flatten(0, 1), target.flatten(0, 1)).unflatten(0, (batch, frames - 1))
     motion = torch.cat([uv, (arrived - depth[:, :-1]).unsqueeze(-1)], -1)
-    return Geometry(depth, motion), trusted
+    return Geometry(depth, motion), flows
 
 
 def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, ...], Float32[np.ndarray, ...]]:

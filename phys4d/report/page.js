@@ -66,6 +66,10 @@ if (player) {
   };
   button.addEventListener("click", () => (timer === null ? play() : stop()));
   slider.addEventListener("input", () => { stop(); show(Number(slider.value)); });
+  const chooser = player.querySelector("select");
+  chooser?.addEventListener("change", () => {
+    for (const card of section.querySelectorAll(".scenes:not(.failures) .scene")) card.hidden = Boolean(chooser.value) && card.dataset.family !== chooser.value;
+  });
   show(0);
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play();
 }

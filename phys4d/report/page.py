@@ -5,7 +5,7 @@ import html
 from importlib import resources
 from pathlib import Path
 
-from phys4d.report import curves, provenance, scenes, summary
+from phys4d.report import clouds, curves, monitors, provenance, scenes, summary
 from phys4d.report.read import Run, read_run
 from phys4d.runtime.files import atomic_write_text
 
@@ -31,10 +31,16 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
 def page(run: Run) -> str:
     """The whole document."""
     own = resources.files("phys4d.report")
-    style, script = (own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script, viewer = (
+        own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "viewer.js")
+    )
     now = datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y, %H:%M UTC")
     results = (
-        summary.table(run) + summary.comparisons(run) + "<h3>By stage</h3>" + summary.dots(run)
+        summary.table(run)
+        + summary.comparisons(run)
+        + summary.published(run)
+        + "<h3>By stage</h3>"
+        + summary.dots(run)
         if run.measurements
         else f'<p class="missing">{html.escape(run.evaluation_fault)}</p>'
     )
@@ -56,7 +62,8 @@ def page(run: Run) -> str:
 <p class="lead">{summary.lead(run)}</p>
 {summary.tiles(run)}
 </header>
-<nav><div><a href="#results">Results</a><a href="#videos">Videos</a><a href="#training">Training</a>
+<nav><div><a href="#results">Results</a><a href="#videos">Videos</a><a href="#clouds">Point clouds</a>
+<a href="#monitors">Monitors</a><a href="#training">Training</a>
 <a href="#provenance">Configuration and provenance</a></div></nav>
 <main>
 <section id="results">
@@ -69,6 +76,18 @@ columns right of the line are references. Hover over a cell for the seeds.</p>
 <h2>Held-out scenes</h2>
 <p>Every model sees the first frame and the caption. The simulator shows what happens.</p>
 {scenes.section(run)}
+{scenes.failures(run)}
+</section>
+<section id="clouds">
+<h2>Point clouds over time</h2>
+<p>Points seen on objects in the first frame, carried along the generated motion in the picture and in
+depth, and where the simulator takes them.</p>
+{clouds.section(run)}
+</section>
+<section id="monitors">
+<h2>Hacking monitors</h2>
+<p>A policy may find ways to raise its reward without moving things as the simulator does.</p>
+{monitors.section(run)}
 </section>
 <section id="training">
 <h2>Training</h2>
@@ -82,7 +101,8 @@ columns right of the line are references. Hover over a cell for the seeds.</p>
 </main>
 <footer><main>Written by <code>python -m phys4d.report</code>. This file needs no network.</main></footer>
 <script>
-{script}</script>
+{script}
+{viewer.partition(";")[2].lstrip()}</script>
 </body>
 </html>
 """

@@ -4,8 +4,8 @@ import html
 import shlex
 from typing import Any
 
-from phys4d.report.numbers import duration
-from phys4d.report.read import STAGES, Run, Stage
+from phys4d.report.numbers import duration, phrase
+from phys4d.report.read import MODELS, STAGES, Run, Stage
 
 
 def section(run: Run) -> str:
@@ -17,7 +17,23 @@ def section(run: Run) -> str:
     for name, title in STAGES.items():
         if name in run.stages:
             parts.append(_stage(title, run.stages[name]))
+    if run.best_of_n:
+        facts = "".join(
+            f"<dt>{html.escape(phrase(name))}</dt><dd>{html.escape(str(value))}</dd>"
+            for name, value in run.best_of_n.items()
+        )
+        parts.append(_details(MODELS["best_of_n"], f"<dl>{facts}</dl>"))
+    if run.evaluation_config:
+        parts.append(_details("Evaluation", _code(run.evaluation_config)))
     return "".join(parts)
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary><div>{content}</div></details>"
+
+
+def _code(text: str) -> str:
+    return f"<pre><code>{html.escape(text.strip())}</code></pre>" if text else ""
 
 
 def _stage(title: str, stage: Stage) -> str:
@@ -35,10 +51,9 @@ def _stage(title: str, stage: Stage) -> str:
     listed = "".join(
         f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in rows.items() if value
     )
-    config = f"<pre><code>{html.escape(stage.config.strip())}</code></pre>" if stage.config else ""
     fault = f'<p class="missing">{html.escape(stage.fault)}</p>' if stage.fault else ""
     took = f"<small>{duration(stage.elapsed_s())}</small>" if stage.rows else ""
-    return f"<details><summary>{title}{took}</summary><div>{fault}<dl>{listed}</dl>{config}</div></details>"
+    return _details(f"{title}{took}", f"{fault}<dl>{listed}</dl>{_code(stage.config)}")
 
 
 def _command(argv: Any) -> str | None:

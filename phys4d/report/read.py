@@ -2,7 +2,10 @@
 
 runs/<name>/{base,stage1,stage2,stage3}/  config.toml  provenance.json  metrics.jsonl
 runs/<name>/evaluation/results.json       rows and scenes
-runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion
+runs/<name>/external/<videos>.json        rows of videos that others made
+runs/<name>/physics_iq/<videos>.json      scores of `python -m phys4d.metrics.physics_iq --json`
+runs/<name>/best_of_n/facts.json          how the best of N videos were picked
+runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion; clouds.npz
 """
 
 import json
@@ -27,8 +30,15 @@ STAGE_TEXTS = {
     "stage2": "LoRA and heads on simulator ground truth",
     "stage3": "reinforcement learning with the simulator's reward",
 }
+MODELS = STAGES | {"best_of_n": "Best of N"}
+"""What generates videos: the stages, and stage 2 with the reward picking among N of its videos."""
 MAKE_TARGETS = {"base": "base", "stage1": "pretrain", "stage2": "sft", "stage3": "rl-train"}
-REFERENCES = {"frozen": "Frozen", "constant_velocity": "Constant velocity", "simulator": "Simulator"}
+REFERENCES = {
+    "frozen": "Frozen",
+    "constant_velocity": "Constant velocity",
+    "second_take": "Second take",
+    "simulator": "Simulator",
+}
 TRUTH = "truth"
 
 Points = list[tuple[float, float]]
@@ -78,6 +88,8 @@ class Measurement:
     mean: float
     seeds: tuple[float, ...]
     """The metric for each seed."""
+    interval: tuple[float, float] | None = None
+    """95 % bootstrap interval of the mean over scenes."""
     higher_is_better: bool
     num_scenes: int
 
@@ -103,6 +115,8 @@ class Comparison:
     """After minus before."""
     interval: tuple[float, float]
     """95 % bootstrap interval of the mean difference over scenes."""
+    p_holm: float | None
+    """Two-sided p-value of the paired test, adjusted for all comparisons of the evaluation."""
     num_scenes: int
 
     @property
@@ -121,6 +135,54 @@ class Scene:
     fps: float
     files: dict[str, Path]
     """Videos by stage; `truth` is the simulator."""
+    clouds: Path | None = None
+    """Points of objects over time; see `policy.world_metrics.scene_clouds`."""
+    objects: tuple[str, ...] = ()
+    """Names of the objects, in the order of the clouds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A held-out scene on which a stage is furthest from the truth."""
+
+    scene: Scene
+    stage: str
+    error_m: float
+    """Mean distance of object points to their true places, by the stage's own reading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A score from the literature, not measured here."""
+
+    model: str
+    metric: str
+    """`Physics-IQ Original` or `Physics-IQ Verified`."""
+    before: str
+    """Of the model as it is; empty if not given."""
+    after: str
+    """After the paper's post-training; empty if not given."""
+    source: str
+    given: str = ""
+    """What the model continues: a first frame, or several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicsIq:
+    """Physics-IQ of a folder of videos, measured here; scores in 0 to 100."""
+
+    name: str
+    original: float
+    verified: float
+    original_std: float | None
+    """Over runs; None for one run."""
+    verified_std: float | None
+    parts: dict[str, float]
+    """`s_iou`, `ws_iou`, `st_iou`, `mse` of the original score."""
+    fps: int
+    num_runs: int
+    is_complete: bool
+    """Whether all videos of the benchmark were scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +194,20 @@ class Run:
     measurements: list[Measurement]
     comparisons: list[Comparison]
     scenes: list[Scene]
+    failures: list[Failure]
+    published: list[Published]
+    physics_iq: list[PhysicsIq]
+    best_of_n: dict[str, Any]
+    """What best-of-N cost; empty without it."""
+    evaluation_config: str
+    """TOML; empty if not recorded."""
     evaluation_fault: str
     """Why there are no measurements, for people; empty if there are."""
+
+
+def measured(run: Run, reader: str, metric: str) -> dict[str, Measurement]:
+    """Measurements of one metric by stage."""
+    return {m.stage: m for m in run.measurements if (m.reader, m.metric) == (reader, metric)}
 
 
 def read_run(path: Path) -> Run:
@@ -148,13 +222,22 @@ def read_run(path: Path) -> Run:
     results = path / "evaluation" / "results.json"
     if not stages and not results.exists():
         raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
-    measurements, comparisons, scenes, fault = _read_evaluation(results)
+    evaluation, fault = _read_evaluation(results)
+    for external in sorted((path / "external").glob("*.json")):
+        found, external_fault = _read_external(external)
+        evaluation["measurements"] += found
+        fault = fault or external_fault
+    physics_iq = []
+    for scores in sorted((path / "physics_iq").glob("*.json")):
+        scored, physics_iq_fault = _read_physics_iq(scores)
+        physics_iq += scored
+        fault = fault or physics_iq_fault
     return Run(
         name=path.resolve().name,
         stages=stages,
-        measurements=measurements,
-        comparisons=comparisons,
-        scenes=scenes,
+        **evaluation,
+        physics_iq=physics_iq,
+        best_of_n=_read_facts(path / "best_of_n" / "facts.json"),
         evaluation_fault=fault,
     )
 
@@ -176,19 +259,65 @@ def _read_stage(path: Path, name: str) -> Stage:
     return Stage(name=name, config=config, provenance=provenance, rows=rows, fault="; ".join(faults))
 
 
-def _read_evaluation(path: Path) -> tuple[list[Measurement], list[Comparison], list[Scene], str]:
+def _read_evaluation(path: Path) -> tuple[dict[str, Any], str]:
+    """The evaluation's fields of `Run`, and why they are empty."""
+    nothing: dict[str, Any] = {
+        name: [] for name in ("measurements", "comparisons", "scenes", "failures", "published")
+    }
+    nothing["evaluation_config"] = ""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        measurements = [_measurement(row) for row in results["rows"]]
-        comparisons = [_comparison(values) for values in results.get("comparisons", [])]
-        scenes = [_scene(values, path.parent) for values in results["scenes"]]
+        found = {
+            "measurements": [_measurement(row) for row in results["rows"]],
+            "comparisons": [_comparison(values) for values in results.get("comparisons", [])],
+            "scenes": [_scene(values, path.parent) for values in results["scenes"]],
+            "failures": [_failure(values, path.parent) for values in results.get("failures", [])],
+            "published": [Published(**values) for values in results.get("published", [])],
+            "evaluation_config": str(results.get("config", "")),
+        }
     except FileNotFoundError:
-        return [], [], [], "not evaluated yet; run: make evaluate"
+        return nothing, "not evaluated yet; run: make evaluate"
     except (OSError, ValueError, TypeError) as error:
-        return [], [], [], f"{path.name} is unreadable: {one_line(error)}"
+        return nothing, f"{path.name} is unreadable: {one_line(error)}"
     except KeyError as error:
-        return [], [], [], f"{path.name} lacks {error.args[0]!r}"
-    return measurements, comparisons, scenes, "" if measurements else f"{path.name} holds no rows"
+        return nothing, f"{path.name} lacks {error.args[0]!r}"
+    return found, "" if found["measurements"] else f"{path.name} holds no rows"
+
+
+def _read_external(path: Path) -> tuple[list[Measurement], str]:
+    try:
+        return [_measurement(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]], ""
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return [], f"{path.name} is unreadable: {one_line(error)}"
+
+
+def _read_physics_iq(path: Path) -> tuple[list[PhysicsIq], str]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        original, verified = values["original"], values["verified"]
+        found = PhysicsIq(
+            name=path.stem,
+            original=_float(original["score"]),
+            verified=_float(verified["score"]),
+            original_std=original.get("score_std"),
+            verified_std=verified.get("score_std"),
+            parts={name: _float(original[name]) for name in ("s_iou", "ws_iou", "st_iou", "mse")},
+            fps=int(values["fps"]),
+            num_runs=int(values["num_runs"]),
+            is_complete=bool(values["complete"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return [], f"{path.name} is unreadable: {one_line(error)}"
+    return [found], ""
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Facts that are shown as they are; none where the file is missing or no JSON object."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:
@@ -199,6 +328,7 @@ def _measurement(row: dict[str, Any]) -> Measurement:
         unit=str(row["unit"]),
         mean=_float(row["mean"]),
         seeds=tuple(_float(value) for value in row["seeds"]),
+        interval=(_float(row["ci95"][0]), _float(row["ci95"][1])) if "ci95" in row else None,
         higher_is_better=bool(row["higher_is_better"]),
         num_scenes=int(row["num_scenes"]),
     )
@@ -213,22 +343,32 @@ def _comparison(values: dict[str, Any]) -> Comparison:
         metric=str(values["metric"]),
         mean_difference=_float(values["mean_difference"]),
         interval=(_float(low), _float(high)),
+        p_holm=_float(values["p_holm"]) if "p_holm" in values else None,
         num_scenes=int(values["num_scenes"]),
     )
 
 
 def _scene(values: dict[str, Any], folder: Path) -> Scene:
     """File names are relative to the evaluation folder, the run folder or the working directory."""
-    files = {}
-    for stage, name in values["files"].items():
+
+    def place(name: str) -> Path:
         places = [folder / name, folder.parent / name, Path(name)]
-        files[stage] = next((place for place in places if place.is_file()), places[0])
+        return next((place for place in places if place.is_file()), places[0])
+
     return Scene(
         id=str(values["id"]),
         family=str(values["family"]),
         caption=str(values["caption"]),
         fps=float(values.get("fps", 12.0)),
-        files=files,
+        files={stage: place(name) for stage, name in values["files"].items()},
+        clouds=place(values["clouds"]) if "clouds" in values else None,
+        objects=tuple(map(str, values.get("objects", []))),
+    )
+
+
+def _failure(values: dict[str, Any], folder: Path) -> Failure:
+    return Failure(
+        scene=_scene(values, folder), stage=str(values["stage"]), error_m=_float(values["error_m"])
     )
 
 

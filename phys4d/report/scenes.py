@@ -5,7 +5,7 @@ import html
 import numpy as np
 
 from phys4d.report.numbers import number
-from phys4d.report.read import STAGES, TRUTH, Run, Scene
+from phys4d.report.read import MODELS, TRUTH, Run, Scene
 from phys4d.report.videos import (
     Video,
     colour_depth,
@@ -23,22 +23,53 @@ def section(run: Run) -> str:
         reason = run.evaluation_fault or "the evaluation kept no scenes"
         return f'<p class="missing">No videos: {html.escape(reason)}</p>'
     cards, most_frames = [], 1
+    with_clouds = [scene.id for scene in run.scenes if scene.clouds is not None and scene.clouds.is_file()]
     for scene in run.scenes:
-        card, num_frames = _card(scene)
+        link = ""
+        if scene.id in with_clouds:
+            link = f'<a href="#clouds" data-cloud="{with_clouds.index(scene.id)}">point clouds</a>'
+        card, num_frames = _card(scene, list(scene.files), link)
         cards.append(card)
         most_frames = max(most_frames, num_frames)
     fps = run.scenes[0].fps
+    families = sorted({scene.family for scene in run.scenes})
+    options = "".join(f'<option value="{html.escape(f)}">{_words(f)}</option>' for f in families)
+    chooser = (
+        f'<select aria-label="Scenes shown"><option value="">All scenes</option>{options}</select>'
+        if len(families) > 1
+        else ""
+    )
     player = (
         f'<div class="player" data-fps="{fps:g}"><button type="button">Play</button>'
         f'<input type="range" min="0" max="{most_frames - 1}" value="0" step="1"'
-        ' aria-label="Frame of all videos"><output></output></div>'
+        f' aria-label="Frame of all videos"><output></output>{chooser}</div>'
     )
     return f'{player}<div class="scenes">{"".join(cards)}</div>'
 
 
-def _card(scene: Scene) -> tuple[str, int]:
-    names = [name for name in (TRUTH, *STAGES) if name in scene.files]
-    names += [name for name in scene.files if name not in names]
+def failures(run: Run) -> str:
+    """The scenes that the last stage gets most wrong, whatever the browser above happens to show."""
+    if not run.failures:
+        return ""
+    cards = []
+    for failure in run.failures:
+        note = f"<b>{number(failure.error_m)} m</b> from the truth on average"
+        cards.append(_card(failure.scene, [TRUTH, failure.stage], note)[0])
+    stage = run.failures[0].stage
+    return (
+        f"<h3>Failures of {html.escape(MODELS.get(stage, stage).lower())}</h3>"
+        f"<p>The held-out scenes where its points end up furthest from the simulator's, worst first.</p>"
+        f'<div class="scenes failures">{"".join(cards)}</div>'
+    )
+
+
+def _words(family: str) -> str:
+    return html.escape(family.replace("_", " ").capitalize())
+
+
+def _card(scene: Scene, files: list[str], note: str) -> tuple[str, int]:
+    names = [name for name in (TRUTH, *MODELS) if name in files]
+    names += [name for name in files if name not in names]
     videos = {name: read_video(scene.files[name]) for name in names}
     in_order = [videos[name] for name in names]
     low, high = depth_range(in_order)
@@ -56,7 +87,7 @@ def _card(scene: Scene) -> tuple[str, int]:
         ]
     head = "".join(
         f'<div class="head{" truth" if name == TRUTH else ""}">'
-        f"{'Simulator' if name == TRUTH else html.escape(STAGES.get(name, name))}</div>"
+        f"{'Simulator' if name == TRUTH else html.escape(MODELS.get(name, name))}</div>"
         for name in names
     )
     body = "".join(f"<div>{title}</div>{''.join(tiles)}" for title, tiles in rows.items())
@@ -67,7 +98,8 @@ def _card(scene: Scene) -> tuple[str, int]:
     if "Motion" in rows:
         scales += f"<span>motion: hue is direction, full colour is {number(scale_px)} px per frame</span>"
     return (
-        f'<article class="scene"><h3>{html.escape(scene.family.replace("_", " ").capitalize())}</h3>'
+        f'<article class="scene" data-family="{html.escape(scene.family)}"><h3>{_words(scene.family)}'
+        f"<small>{note}</small></h3>"
         f"<p>{html.escape(scene.caption)}</p>"
         f'<div class="strip" style="--columns:{len(names)}"><div></div>{head}{body}</div>'
         f'<div class="scale">{scales}</div></article>'

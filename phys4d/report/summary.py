@@ -5,10 +5,20 @@ import math
 
 from phys4d.report.charts import dot_chart
 from phys4d.report.numbers import number, percent, phrase, with_spread
-from phys4d.report.read import REFERENCES, STAGES, Comparison, Measurement, Run
+from phys4d.report.read import (
+    MODELS,
+    REFERENCES,
+    STAGES,
+    Comparison,
+    Measurement,
+    PhysicsIq,
+    Run,
+    measured,
+)
 
 HEADLINE_WORDS = ("trajectory", "chamfer", "reward")
 """The headline is about the first metric whose name holds the first of these words."""
+DASH = "\N{EN DASH}"
 READERS = {
     "heads": "Read by the model's own heads",
     "estimator": "Read by independent estimators on decoded video",
@@ -21,11 +31,6 @@ def metrics(run: Run) -> list[tuple[str, str]]:
     pairs = list(dict.fromkeys((m.reader, m.metric) for m in run.measurements))
     order = list(READERS)
     return sorted(pairs, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
-
-
-def measured(run: Run, reader: str, metric: str) -> dict[str, Measurement]:
-    """Measurements of one metric by stage."""
-    return {m.stage: m for m in run.measurements if (m.reader, m.metric) == (reader, metric)}
 
 
 def headline(run: Run) -> str:
@@ -122,9 +127,11 @@ def tiles(run: Run) -> str:
 
 def table(run: Run) -> str:
     """Metric by stage, mean and standard deviation over seeds; the best stage of a row is bold."""
-    columns = [stage for stage in [*STAGES, *REFERENCES] if any(m.stage == stage for m in run.measurements)]
-    titles = STAGES | REFERENCES
-    references_start = next((stage for stage in columns if stage in REFERENCES), None)
+    present = dict.fromkeys(m.stage for m in run.measurements)
+    others = [stage for stage in present if stage not in MODELS and stage not in REFERENCES]
+    columns = [stage for stage in [*MODELS, *others, *REFERENCES] if stage in present]
+    titles = MODELS | REFERENCES | {name: name for name in others}
+    references_start = next((stage for stage in columns if stage not in MODELS), None)
     divide = {stage: ' class="divide"' if stage == references_start else "" for stage in columns}
     header = "".join(f"<th{divide[stage]}>{html.escape(titles[stage])}</th>" for stage in columns)
     body, group = [], None
@@ -135,7 +142,7 @@ def table(run: Run) -> str:
             text = html.escape(READERS.get(reader, reader))
             body.append(f'<tr class="group"><td colspan="{len(columns) + 1}">{text}</td></tr>')
         some = next(iter(by_stage.values()))
-        trained = [m for m in by_stage.values() if m.stage in STAGES and math.isfinite(m.mean)]
+        trained = [m for m in by_stage.values() if m.stage in MODELS and math.isfinite(m.mean)]
         best = next((m for m in trained if not any(o.is_better_than(m) for o in trained)), None)
         arrow = "\N{UPWARDS ARROW}" if some.higher_is_better else "\N{DOWNWARDS ARROW}"
         goal = "higher" if some.higher_is_better else "lower"
@@ -161,20 +168,70 @@ def comparisons(run: Run) -> str:
         verdict = f'<span class="{kind}">{kind}</span>' if c.is_clear else "not told apart"
         low, high = map(number, c.interval)
         detail = ", ".join(filter(None, [unit, c.reader]))
-        stages = f"{STAGES.get(c.before, c.before)} to {STAGES.get(c.after, c.after)}"
+        stages = f"{MODELS.get(c.before, c.before)} to {MODELS.get(c.after, c.after)}"
+        p_value = DASH if c.p_holm is None else number(c.p_holm, 2)
         rows.append(
             f"<tr><td>{html.escape(phrase(c.metric))} <small>{html.escape(detail)}</small></td>"
             f"<td>{html.escape(stages)}</td>"
-            f"<td>{number(c.mean_difference)}</td><td>{low} to {high}</td><td>{verdict}</td>"
-            f"<td>{c.num_scenes}</td></tr>"
+            f"<td>{number(c.mean_difference)}</td><td>{low} to {high}</td><td>{p_value}</td>"
+            f"<td>{verdict}</td><td>{c.num_scenes}</td></tr>"
         )
     if not rows:
         return ""
     return (
-        "<h3>Paired differences over scenes</h3>"
+        "<h3>Paired differences over scenes</h3><p>Each scene is its own control. Intervals are bootstrapped "
+        "over scenes; p is of a test that flips signs of scenes, adjusted for all rows (Holm).</p>"
         '<div class="scroll"><table><thead><tr><th>Held-out metric</th><th>Stages</th><th>Difference</th>'
-        "<th>95 % interval</th><th>Verdict</th><th>Scenes</th></tr></thead>"
+        "<th>95 % interval</th><th>p</th><th>Verdict</th><th>Scenes</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def published(run: Run) -> str:
+    """Physics-IQ: what was measured here, and the literature's scores, marked as such."""
+    ours = [_physics_iq_row(scores) for scores in run.physics_iq]
+    theirs = []
+    for p in run.published:
+        value = " \N{RIGHTWARDS ARROW} ".join(html.escape(v) for v in (p.before, p.after) if v)
+        original, verified = (DASH, value) if p.metric.endswith("Verified") else (value, DASH)
+        theirs.append(
+            f"<tr><td>{html.escape(p.model)} <small>{html.escape(p.given)}</small></td>"
+            f"{f'<td>{DASH}</td>' * 4}<td>{original}</td><td>{verified}</td>"
+            f'<td class="source">{html.escape(p.source)}</td></tr>'
+        )
+    if not ours and not theirs:
+        return ""
+    group = '<tr class="group"><td colspan="8">{}</td></tr>'
+    body = "".join(
+        group.format(title) + "".join(rows)
+        for title, rows in (("Measured here", ours), ("Published, not measured here", theirs))
+        if rows
+    )
+    none = (
+        ""
+        if ours
+        else " None of our videos was scored on them yet: <code>python -m policy.physics_iq</code>."
+    )
+    return (
+        f"<h3>Physics-IQ</h3><p>On the benchmark's real videos, so of other data than the table above.{none} "
+        "An arrow is before and after the paper's post-training. Original and Verified do not compare.</p>"
+        '<div class="scroll"><table><thead><tr><th>Model</th><th>Spatial IoU</th><th>Weighted</th>'
+        "<th>Spatiotemporal</th><th>MSE</th><th>Original</th><th>Verified</th>"
+        '<th class="source">Source</th></tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _physics_iq_row(scores: PhysicsIq) -> str:
+    parts = "".join(f"<td>{number(scores.parts[name])}</td>" for name in ("s_iou", "ws_iou", "st_iou", "mse"))
+    source = f"{scores.num_runs} run{'s' * (scores.num_runs > 1)}, {scores.fps} fps"
+    if not scores.is_complete:
+        source += "; not all videos, so it does not compare"
+    return (
+        f"<tr><td>{html.escape(MODELS.get(scores.name, scores.name))}</td>{parts}"
+        f"<td>{with_spread(scores.original, scores.original_std)}</td>"
+        f"<td>{with_spread(scores.verified, scores.verified_std)}</td>"
+        f'<td class="source">{source}</td></tr>'
     )
 
 
@@ -183,7 +240,7 @@ def dots(run: Run) -> str:
     charts = []
     for reader, metric in metrics(run):
         by_stage = measured(run, reader, metric)
-        columns = [(STAGES[s], by_stage[s].seeds or (by_stage[s].mean,)) for s in STAGES if s in by_stage]
+        columns = [(MODELS[s], by_stage[s].seeds or (by_stage[s].mean,)) for s in MODELS if s in by_stage]
         if len(columns) < 2:
             continue
         references = [(REFERENCES[s], by_stage[s].mean) for s in REFERENCES if s in by_stage]
@@ -220,6 +277,9 @@ def _cell(measurement: Measurement | None, best: Measurement | None, divide: boo
         classes.append("best")
     mean, _, spread = with_spread(measurement.mean, measurement.spread).partition(" \N{PLUS-MINUS SIGN} ")
     shown = f"{mean} <small>\N{PLUS-MINUS SIGN} {spread}</small>" if spread else mean
-    seeds = ", ".join(number(value) for value in measurement.seeds)
+    note = "seeds: " + ", ".join(number(value) for value in measurement.seeds)
+    if measurement.interval is not None:
+        low, high = map(number, measurement.interval)
+        note += f"; 95 % interval over {measurement.num_scenes} scenes: {low} to {high}"
     attribute = f' class="{" ".join(classes)}"' if classes else ""
-    return f'<td{attribute} title="seeds: {html.escape(seeds)}">{shown}</td>'
+    return f'<td{attribute} title="{html.escape(note)}">{shown}</td>'

@@ -5,100 +5,48 @@ positive depth) is for the reward to judge.
 """
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from google.protobuf import any_pb2, struct_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from phys4d.reward.tensors import (
+    DTYPES,
+    Buffer,
+    CodecName,
+    check_tensor,
+    refusal,
+    tensor_to_proto,
+    unpack,
+)
+from phys4d.reward.tensors import WireError as WireError
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Camera, Failure, Outcome, Rollout, SceneSpec, Score
 
 ERROR_DOMAIN = "phys4d.reward"
-MAX_AXES = 8
-DTYPES = {
-    pb.D_TYPE_FLOAT16: np.dtype("<f2"),
-    pb.D_TYPE_FLOAT32: np.dtype("<f4"),
-    pb.D_TYPE_UINT8: np.dtype("u1"),
-}
-DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 REQUIRED_TENSORS = {"depth": "f", "motion": "f", "object_ids": "u"}
 OPTIONAL_TENSORS = {"rgb": "u"}
-
-
-class WireError(Exception):
-    """A message that breaks the contract."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.reason}: {failure.message}")
-        self.failure = failure
-
-
-def _refuse(reason: str, message: str, error_class: str = "DATA") -> WireError:
-    assert error_class in ("INFRA", "DATA")
-    return WireError(Failure(error_class=error_class, reason=reason, message=message))
-
-
-def tensor_to_proto(name: str, array: np.ndarray) -> pb.Tensor:
-    """Pack an array; its dtype must be float16, float32 or uint8."""
-    array = np.ascontiguousarray(array)
-    dtype = array.dtype.newbyteorder("<")
-    if dtype not in DTYPE_CODES:
-        raise ValueError(f"tensor {name!r} must be float16, float32 or uint8, got {array.dtype}")
-    data = array.astype(dtype, copy=False).tobytes()
-    return pb.Tensor(
-        name=name,
-        dtype=DTYPE_CODES[dtype],
-        shape=array.shape,
-        codec=pb.CODEC_NONE,
-        byte_size=len(data),
-        crc32c=google_crc32c.value(data),
-        data=data,
-    )
-
-
-def tensor_from_proto(tensor: pb.Tensor, *, max_bytes: int) -> np.ndarray:
-    """Unpack an array, read-only, without a copy.
-
-    Raises:
-        WireError: format, shape and sizes disagree or exceed `max_bytes` (DATA), or the checksum
-            does not fit (INFRA: the bytes were damaged on the way).
-    """
-    where = f"tensor {tensor.name!r}"
-    if tensor.dtype not in DTYPES:
-        raise _refuse("WRONG_DTYPE", f"{where} must be float16, float32 or uint8, got code {tensor.dtype}")
-    if tensor.codec != pb.CODEC_NONE:
-        raise _refuse("UNKNOWN_CODEC", f"{where} must have codec NONE, got code {tensor.codec}")
-    shape = tuple(tensor.shape)
-    if not 1 <= len(shape) <= MAX_AXES or min(shape) < 1:
-        raise _refuse(
-            "WRONG_SHAPE", f"{where} must have 1 to {MAX_AXES} axes of at least 1, got {shape[:16]}"
-        )
-    dtype = DTYPES[tensor.dtype]
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes > max_bytes:
-        raise _refuse("TOO_LARGE", f"{where} has {num_bytes} bytes; the server takes {max_bytes} per tensor")
-    if not num_bytes == tensor.byte_size == len(tensor.data):
-        raise _refuse(
-            "WRONG_SIZE",
-            f"{where} of shape {shape} takes {num_bytes} bytes, byte_size says {tensor.byte_size} "
-            f"and {len(tensor.data)} came",
-        )
-    if google_crc32c.value(tensor.data) != tensor.crc32c:
-        raise _refuse("CHECKSUM_MISMATCH", f"{where} was damaged on the way: its CRC-32C differs", "INFRA")
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+MAX_ID = 256
+CODE_OF_REASON = {"OVERLOADED": code_pb2.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED": code_pb2.DEADLINE_EXCEEDED}
 
 
 def _parameters_to_python(value: struct_pb2.Value) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
-        return {k: _parameters_to_python(v) for k, v in value.struct_value.fields.items()}
+        return {
+            name: _parameters_to_python(value.struct_value.fields[name])
+            for name in sorted(value.struct_value.fields)
+        }
     if kind == "list_value":
         return [_parameters_to_python(v) for v in value.list_value.values]
     return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def _parameters_of(message: pb.SceneSpec) -> dict[str, Any]:
+    fields = message.parameters.fields
+    return {name: _parameters_to_python(fields[name]) for name in sorted(fields)}
 
 
 def scene_to_proto(scene: SceneSpec) -> pb.SceneSpec:
@@ -110,7 +58,7 @@ def scene_to_proto(scene: SceneSpec) -> pb.SceneSpec:
 
 def scene_from_proto(message: pb.SceneSpec) -> SceneSpec:
     """Inverse of `scene_to_proto`: the result is equal and has the same digest."""
-    parameters = {k: _parameters_to_python(v) for k, v in message.parameters.fields.items()}
+    parameters = _parameters_of(message)
     names = (f.name for f in message.DESCRIPTOR.fields if f.name != "parameters")
     return SceneSpec(parameters=parameters, **{name: getattr(message, name) for name in names})
 
@@ -138,18 +86,18 @@ def compact_float(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float16 if largest <= 65504 else np.float32)
 
 
-def rollout_to_proto(rollout: Rollout) -> pb.Rollout:
+def rollout_to_proto(rollout: Rollout, codec: CodecName = "none") -> pb.Rollout:
     """Pack a rollout, attempt 1, with a key made of its content.
 
     Depth and motion travel as float16: at 4 to 8 m depth is rounded to the nearest 4 mm.
     """
     tensors = [
-        tensor_to_proto("depth", compact_float(rollout.depth)),
-        tensor_to_proto("motion", compact_float(rollout.motion)),
-        tensor_to_proto("object_ids", np.asarray(rollout.object_ids)),
+        tensor_to_proto("depth", compact_float(rollout.depth), codec),
+        tensor_to_proto("motion", compact_float(rollout.motion), codec),
+        tensor_to_proto("object_ids", np.asarray(rollout.object_ids), codec),
     ]
     if rollout.rgb is not None:
-        tensors.append(tensor_to_proto("rgb", np.asarray(rollout.rgb)))
+        tensors.append(tensor_to_proto("rgb", np.asarray(rollout.rgb), codec))
     message = pb.Rollout(
         sample_id=rollout.sample_id,
         attempt=1,
@@ -157,33 +105,85 @@ def rollout_to_proto(rollout: Rollout) -> pb.Rollout:
         camera=camera_to_proto(rollout.camera),
         tensors=tensors,
         text=rollout.text,
+        seed=rollout.seed,
     )
-    digest = hashlib.sha256(f"{rollout.scene.digest()} {rollout.camera.to_dict()} {rollout.text}".encode())
-    for tensor in tensors:
-        digest.update(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.data)
-    message.idempotency_key = f"{rollout.sample_id}/{digest.hexdigest()[:32]}"
+    message.idempotency_key = f"{rollout.sample_id[: MAX_ID - 33]}/{content_digest(message)[:32]}"
     return message
 
 
+def content_digest(message: pb.Rollout) -> str:
+    """SHA-256 of what a score depends on; a tensor counts with its format and checksum."""
+    parts = [message.scene.category, message.scene.family, message.scene.engine, message.text]
+    scene = (message.scene.seed, message.scene.num_frames, message.scene.fps, message.scene.timestep_s)
+    digest = hashlib.sha256(f"{parts} {scene} {message.seed}".encode())
+    digest.update(f"{_parameters_of(message.scene)}".encode())
+    digest.update(message.camera.SerializeToString(deterministic=True))
+    for tensor in message.tensors:
+        facts = (tensor.name, tensor.dtype, tensor.codec, list(tensor.shape), tensor.crc32c)
+        digest.update(f"{facts}".encode())
+    return digest.hexdigest()
+
+
 def rollout_from_proto(message: pb.Rollout, *, max_tensor_bytes: int) -> Rollout:
-    """Check and unpack a rollout.
+    """Check and unpack a rollout that came in one piece.
 
     Raises:
         WireError: a part is missing, malformed, or its shape disagrees with the scene and camera.
     """
+    sizes = check_rollout(message, max_tensor_bytes=max_tensor_bytes)
+    if sizes != [len(tensor.data) for tensor in message.tensors]:
+        raise refusal("WRONG_SIZE", "a tensor came without its bytes")
+    return unpack_rollout(message, [tensor.data for tensor in message.tensors])
+
+
+def check_rollout(message: pb.Rollout, *, max_tensor_bytes: int) -> list[int]:
+    """Check all but the bytes of a rollout, and return how many packed bytes each tensor has.
+
+    Raises:
+        WireError: a part is missing, malformed, too large, or its shape disagrees with the scene and camera.
+    """
+    _check_header(message)
+    return [check_tensor(tensor, max_bytes=max_tensor_bytes) for tensor in message.tensors]
+
+
+def unpack_rollout(message: pb.Rollout, packed: Sequence[Buffer]) -> Rollout:
+    """The rollout of a checked message and its tensors' packed bytes.
+
+    Raises:
+        WireError: a checksum does not fit (INFRA), or compressed bytes are malformed (DATA).
+    """
+    scene, camera = _check_header(message)
+    arrays: dict[str, Any] = {
+        tensor.name: unpack(tensor, data) for tensor, data in zip(message.tensors, packed, strict=True)
+    }
+    return Rollout(
+        sample_id=message.sample_id,
+        scene=scene,
+        camera=camera,
+        text=message.text,
+        seed=message.seed,
+        **arrays,
+    )
+
+
+def _check_header(message: pb.Rollout) -> tuple[SceneSpec, Camera]:
     if not message.sample_id:
-        raise _refuse("MISSING_SAMPLE_ID", "sample_id must not be empty")
+        raise refusal("MISSING_SAMPLE_ID", "sample_id must not be empty")
+    for name in ("sample_id", "idempotency_key"):
+        if len(getattr(message, name)) > MAX_ID:
+            length = len(getattr(message, name))
+            raise refusal("BAD_HEADER", f"{name} must have at most {MAX_ID} characters, got {length}")
+    if message.seed < 0:
+        raise refusal("BAD_HEADER", f"seed must be in [0, 2^63), got {message.seed}")
     for name in ("scene", "camera"):
         if not message.HasField(name):
-            raise _refuse(f"MISSING_{name.upper()}", f"a rollout needs a {name}")
+            raise refusal(f"MISSING_{name.upper()}", f"a rollout needs a {name}")
     try:
         scene, camera = scene_from_proto(message.scene), camera_from_proto(message.camera)
     except ValueError as error:
-        raise _refuse("BAD_SCENE_OR_CAMERA", str(error)) from error
+        raise refusal("BAD_SCENE_OR_CAMERA", str(error)[:500]) from error
     _check_shapes(message.tensors, scene, camera)
-    arrays = {t.name: tensor_from_proto(t, max_bytes=max_tensor_bytes) for t in message.tensors}
-    return Rollout(sample_id=message.sample_id, scene=scene, camera=camera, text=message.text, **arrays)
+    return scene, camera
 
 
 def _check_shapes(tensors: Iterable[pb.Tensor], scene: SceneSpec, camera: Camera) -> None:
@@ -200,18 +200,18 @@ def _check_shapes(tensors: Iterable[pb.Tensor], scene: SceneSpec, camera: Camera
         name = tensor.name
         if name not in shapes or name in seen:
             fault = "twice" if name in seen else "unknown"
-            raise _refuse("WRONG_TENSORS", f"tensor {name[:64]!r} is {fault}; known: {sorted(shapes)}")
+            raise refusal("WRONG_TENSORS", f"tensor {name[:64]!r} is {fault}; known: {sorted(shapes)}")
         seen.add(name)
         if tuple(tensor.shape) != shapes[name]:
-            raise _refuse(
+            raise refusal(
                 "WRONG_SHAPE",
                 f"{name} must be {shapes[name]} for {num_frames} frames of {width}x{height}, "
                 f"got {tuple(tensor.shape)[:16]}",
             )
         if tensor.dtype in DTYPES and DTYPES[tensor.dtype].kind != kinds[name]:
-            raise _refuse("WRONG_DTYPE", f"{name} must not be {DTYPES[tensor.dtype]}")
+            raise refusal("WRONG_DTYPE", f"{name} must not be {DTYPES[tensor.dtype]}")
     if missing := sorted(set(REQUIRED_TENSORS) - seen):
-        raise _refuse("WRONG_TENSORS", f"a rollout needs the tensors {missing}")
+        raise refusal("WRONG_TENSORS", f"a rollout needs the tensors {missing}")
 
 
 def outcome_to_proto(outcome: Outcome, *, attempt: int = 0) -> pb.Outcome:
@@ -226,7 +226,8 @@ def outcome_to_proto(outcome: Outcome, *, attempt: int = 0) -> pb.Outcome:
     )
     detail = any_pb2.Any()
     detail.Pack(info)
-    code = code_pb2.INVALID_ARGUMENT if failure.error_class == "DATA" else code_pb2.UNAVAILABLE
+    is_data = failure.error_class == "DATA"
+    code = code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(failure.reason, code_pb2.UNAVAILABLE)
     message.error.CopyFrom(status_pb2.Status(code=code, message=failure.message, details=[detail]))
     return message
 
@@ -247,6 +248,9 @@ def _result_from_proto(message: pb.Outcome) -> Score | Failure:
                 scorer_version=score.scorer_version,
                 simulator=score.simulator,
                 scoring_s=score.scoring_s,
+                phases_s=dict(score.phases_s),
+                cached=score.cached,
+                seed=score.seed,
             )
         except ValueError as error:
             return Failure(error_class="INFRA", reason="BAD_OUTCOME", message=f"the server sent {error}")

@@ -104,12 +104,15 @@ def contacts(scene: BuiltScene, trajectory: Trajectory) -> Float32[np.ndarray, "
     """Contacts at the frames, of what MuJoCo simulates.
 
     Of each (frame, id, id, x, y, z, normal x, y, z, normal force): instance ids of the two sides, 0 for
-    fixtures; place in metres and normal from the first to the second in the world; newtons.
+    fixtures; place in metres and normal from the first to the second in the world; newtons. Loads, drives
+    and released points act as they did in the simulation.
     """
     model, data = scene.model, mujoco.MjData(scene.model)
     rows, force = [], np.empty(6)
     for frame in range(len(trajectory.times_s)):
         data.qpos[:], data.qvel[:] = trajectory.qpos[frame], trajectory.qvel[frame]
+        if trajectory.applied is not None and trajectory.equalities is not None:
+            data.qfrc_applied[:], data.eq_active[:] = trajectory.applied[frame], trajectory.equalities[frame]
         mujoco.mj_forward(model, data)
         for number, contact in enumerate(data.contact):
             sides = [_instance(scene, contact, side) for side in (0, 1)]

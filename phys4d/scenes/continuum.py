@@ -2,10 +2,11 @@
 
 Beside what every scene has (see `model`), the parameters hold
 
-    tank      origin_m, size_m, cell_m: the box in which the material moves; its sides are glass unless a
-              fixture is drawn there. Fixtures with `solid` = 1 stand in it; friction is the floor's and the
-    solids'. objects   `shape` `liquid`, `sand` or `meltable`, filled into a `form` (`box`, `sphere`,
-              `hopper`) of half extents `size_m` about `position_m`; or `shape` `sphere`: a rigid ball.
+* `tank`: `origin_m`, `size_m`, `cell_m` of the box in which the material moves. Its sides are glass unless a
+  fixture is drawn there. Fixtures with `solid` = 1 stand in it. Floor and solids have the first fixture's
+  friction, the sides none.
+* `objects`: `shape` `liquid`, `sand` or `meltable`, filled into a `form` (`box`, `sphere`, `hopper`) of half
+  extents `size_m` about `position_m`; or `shape` `sphere`, a rigid ball.
 
 A scene is refused as unstable if a particle enters a wall or a solid by more than 1.3 cells, if liquid is
 squeezed by more than 10 %, or if kinetic and potential energy exceed their sum at the start by 3 % of the
@@ -21,9 +22,17 @@ import mujoco
 import numpy as np
 from jaxtyping import Float64
 
-from phys4d.scenes import drawing
-from phys4d.scenes.drawing import Entry, Rng
-from phys4d.scenes.model import BuiltScene, add_fixtures, add_geom, finish, new_stage, number, vector
+from phys4d.scenes.model import (
+    BuiltScene,
+    add_fixtures,
+    add_geom,
+    finish,
+    limit_work,
+    new_stage,
+    num_steps,
+    number,
+    vector,
+)
 from phys4d.scenes.simulation import frame_steps, trajectory_of
 from phys4d.scenes.trajectory import Particles, Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
@@ -33,6 +42,8 @@ SPACING = 2 / 3
 DRAWN_RADIUS = 0.62
 """Radius of a drawn particle in spacings: neighbours overlap, so that a body of them looks closed."""
 MAX_PARTICLES = 20_000
+MAX_NODES = 500_000
+"""Nodes of a tank's grid at most."""
 BALL_FRICTION = 0.3
 MATERIALS = ("liquid", "sand", "meltable")
 FORMS = ("box", "sphere", "hopper")
@@ -42,82 +53,7 @@ Points = Float64[np.ndarray, "points 3"]
 
 def engine() -> str:
     """Name and version of the solver; results are bitwise the same within one."""
-    return f"mls-mpm 1 numba {version('numba')}"
-
-
-def glass_tank(rng: Rng, low: list[float], size: list[float], cell: float, friction: float) -> tuple:
-    """A tank of whole cells on the floor, and the fixtures of its sides; the front is clear.
-
-    Returns:
-        The `tank` parameters and the fixtures.
-    """
-    size = [math.ceil(s / cell - 1e-9) * cell for s in size]
-    x, y = low[0] + size[0] / 2, low[1] + size[1] / 2
-    half, thick = size[2] / 2, 0.02
-    tint = drawing.block(rng, "side", (1, 1, 1), (0, 0, 0), friction)
-    sides = (
-        ("left side", (thick, size[1] / 2, half), (low[0] - thick, y, half)),
-        ("right side", (thick, size[1] / 2, half), (low[0] + size[0] + thick, y, half)),
-        ("back side", (size[0] / 2 + 2 * thick, thick, half), (x, low[1] + size[1] + thick, half)),
-    )
-    fixtures = [
-        {**tint, "name": name, "size_m": list(extent), "position_m": list(place)}
-        for name, extent, place in sides
-    ]
-    return {"origin_m": low, "size_m": size, "cell_m": cell}, fixtures
-
-
-def hopper(
-    rng: Rng, centre: list[float], width: float, depth: float, gap: float, slope: float, friction: float
-) -> list[Entry]:
-    """Two plates as wide as their tank that leave a gap below; `slope` is the tangent of their tilt."""
-    angle = math.atan(slope)
-    length = (width - gap) / 2 / math.cos(angle) + 0.1
-    thick = 0.055
-    plates = []
-    for sign, name in ((-1.0, "left plate"), (1.0, "right plate")):
-        along = np.array([sign * math.cos(angle), 0.0, math.sin(angle)])
-        below = np.array([sign * math.sin(angle), 0.0, -math.cos(angle)])
-        end = np.array([centre[0] + sign * gap / 2, centre[1], centre[2]])
-        place = end + 0.5 * length * along + thick * below
-        turn = drawing.quaternion((0, 1, 0), -sign * angle)
-        plate = drawing.block(
-            rng, name, (length / 2, depth / 2, thick), place.tolist(), friction, quaternion_wxyz=turn
-        )
-        plates.append({**plate, "solid": 1})
-    return plates
-
-
-def stuff(
-    color: str,
-    material: str,
-    shape: str,
-    form: str,
-    size_m: list[float],
-    position_m: list[float],
-    *,
-    rgb: list[float],
-    density_kg_m3: float,
-    velocity_m_s: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    **more: Any,
-) -> Entry:
-    """An entry of `objects` that is liquid, sand or meltable."""
-    volume = 4 / 3 * math.pi * size_m[0] ** 3 if form == "sphere" else 8 * math.prod(size_m)
-    return {
-        "name": f"{color} {material}",
-        "shape": shape,
-        "form": form,
-        "size_m": list(size_m),
-        "position_m": list(position_m),
-        "linear_velocity_m_s": list(velocity_m_s),
-        "density_kg_m3": density_kg_m3,
-        "mass_kg": density_kg_m3 * volume,
-        "material": material,
-        "color": color,
-        "rgb": rgb,
-        "pattern": "plain",
-        **more,
-    }
+    return f"mls-mpm 2 numba {version('numba')}"
 
 
 def signed_distance(fixtures: list[Mapping[str, Any]]) -> Callable[[Points], np.ndarray] | None:
@@ -165,7 +101,8 @@ def build(spec: SceneSpec) -> BuiltScene:
     Raises:
         ValueError: a parameter is missing, malformed or out of range.
     """
-    from phys4d.scenes.solvers.mpm import Ball, Liquid, MaterialPoints, Meltable, Sand, Tank, fill
+    from phys4d.scenes.solvers.materials import Liquid, Meltable, Sand
+    from phys4d.scenes.solvers.mpm import PAD, Ball, MaterialPoints, Tank, fill
 
     mjspec = new_stage(spec)
     add_fixtures(mjspec, spec.parameters)
@@ -177,6 +114,12 @@ def build(spec: SceneSpec) -> BuiltScene:
     size = vector(values, "tank", "size_m", 3)
     distance = signed_distance(fixtures)
     friction = [number(f, f"fixtures[{i}]", "friction", 0, 5) for i, f in enumerate(fixtures)]
+    nodes = math.prod(s / cell + 1 + 2 * PAD for s in size)
+    if not nodes <= MAX_NODES:
+        raise ValueError(
+            f"tank.size_m {size} with cells of {cell} m has {nodes:.0f} nodes, at most {MAX_NODES} are "
+            "simulated; take larger cells"
+        )
     tank = Tank(
         origin_m=(low[0], low[1], low[2]),
         size_m=(size[0], size[1], size[2]),
@@ -231,6 +174,8 @@ def build(spec: SceneSpec) -> BuiltScene:
         owner.append(np.full(len(cloud), index))
     if not places:
         raise ValueError(f"a scene needs an object of shape {', '.join(MATERIALS)}")
+    count, steps = sum(map(len, places)), num_steps(spec)
+    limit_work(float(count * steps), f"{count} particles over {steps} steps")
     owners = np.concatenate(owner)
     kinds = np.unique(owners, return_inverse=True)[1]
     limit = MaterialPoints.stable_timestep_s(tank, materials)
@@ -250,12 +195,23 @@ def build(spec: SceneSpec) -> BuiltScene:
             ball_friction=BALL_FRICTION,
         )
 
-    setup = {"points": make_points, "owner": owners, "balls": ball_objects, "distance": distance}
-    return finish(spec, mjspec, setup=setup)
+    setup = {
+        "points": make_points,
+        "owner": owners,
+        "balls": ball_objects,
+        "distance": distance,
+        "tank": tank,
+        "materials": materials,
+    }
+    masses = {
+        int(owner): materials[kind].density_kg_m3 * spacing**3 * len(cloud)
+        for kind, (owner, cloud) in enumerate(zip(np.unique(owners), places, strict=True))
+    }
+    return finish(spec, mjspec, setup=setup, masses_kg=masses)
 
 
 def _material(entry: Mapping[str, Any], where: str, density: float) -> Any:
-    from phys4d.scenes.solvers.mpm import Liquid, Meltable, Sand
+    from phys4d.scenes.solvers.materials import Liquid, Meltable, Sand
 
     shape = entry.get("shape")
     if shape == "liquid":

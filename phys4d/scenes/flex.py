@@ -1,10 +1,8 @@
 """Ropes, sheets, shells and soft blocks as MuJoCo flexes, built in code.
 
 Each vertex (or each node of a soft block's cage) is a point mass with three slide joints; vertices may
-instead
-sit on other bodies, which pins them. Flexes need `integrator = discrete`; see `configure`. They touch the
-geoms
-that `touches_flexes` was called for, never one another.
+instead sit on other bodies, which pins them. Flexes need `integrator = discrete`; see `configure`. They touch
+the geoms that `touches_flexes` was called for, never one another.
 
 Elastic energy is that of a Saint Venant-Kirchhoff material: per volume mu tr(E^2) + lambda / 2 tr(E)^2 of the
 Green strain E; times the thickness, with lambda of plane stress, for sheets; sheets also resist bending with

@@ -2,36 +2,32 @@
 
 An object's `shape` says what it is:
 
-    sphere, box, ...   a rigid body (`model.add_geom`) with `mass_kg`; `drive_m_s` moves it on rails at that
-                       velocity (x, y, z) until `drive_s`, whatever stands in its way
-    cloth              a rectangle of `size_m` (x, y) and `counts` points, or a tube of `radii_m` at
-    `heights_m` with
-                       `around` points; `young_pa`, `poisson`, `thickness_m`, `mass_kg`, `damping_s`
-    balloon            a closed shell of half axes `size_m`, with `overpressure_pa` in it; `gas` is
-    `supply` (constant
-                       pressure), or `sealed` (ideal gas); `heating_k_s` warms a sealed one
-    soft               a solid of half extents `size_m` and `form` box, ellipsoid or pillow, of `counts`
-    points in
-                       `cells`
-    rope               a line through `points_m` of `radius_m`; `young_pa` resists bending
+* `sphere`, `box` and so on: a rigid body (`model.add_geom`) with `mass_kg`; `drive_m_s` moves it on rails at
+  that velocity (x, y, z) until `drive_s`, whatever stands in its way.
+* `cloth`: a rectangle of `size_m` (x, y) and `counts` points, or a tube of `radii_m` at `heights_m` with
+  `around` points; `young_pa`, `poisson`, `thickness_m`, `mass_kg`, `damping_s`.
+* `balloon`: a closed shell of half axes `size_m` with `overpressure_pa` in it. `gas` is `supply` (constant
+  pressure) or `sealed` (ideal gas); `heating_k_s` warms a sealed one.
+* `soft`: a solid of half extents `size_m` and `form` box, ellipsoid or pillow, of `counts` points in `cells`.
+* `rope`: a line through `points_m` of `radius_m`; `young_pa` resists bending.
 
 All have `position_m`, `quaternion_wxyz` (soft bodies start upright; ropes have neither) and
-`linear_velocity_m_s`.
-`held` are points of cloth and ropes that stay in place, until `release_s` if that is positive; `tied` are
-pairs of
-a rope's point and the rigid object that it is fixed to. `wind_m_s` of the scene blows on cloth.
+`linear_velocity_m_s`. `held` are points of cloth and ropes that stay in place, until `release_s` if that is
+positive; `tied` are pairs of a rope's point and the rigid object that it is fixed to. `wind_m_s` of the scene
+blows on cloth.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from phys4d.scenes import flex, loads, meshes, simulation
-from phys4d.scenes.loads import Gas, Load, ShellInverted, Wind
+from phys4d.scenes import flex, meshes
+from phys4d.scenes.flex_simulation import Drive, Setup, engine, simulate
+from phys4d.scenes.loads import Gas, Load, Wind
 from phys4d.scenes.model import (
     MAX_FIXTURES,
     MAX_OBJECTS,
@@ -41,56 +37,20 @@ from phys4d.scenes.model import (
     add_geom,
     entries,
     finish,
+    limit_work,
     new_stage,
+    num_steps,
     number,
     vector,
 )
-from phys4d.scenes.trajectory import Mesh, Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
+
+__all__ = ["build", "engine", "simulate"]
 
 MAX_POINTS = 2_000
 """Most points of one flex."""
-MAX_STRAIN = 0.6
-"""Longest relative stretch of an edge of cloth or rope in an accepted scene."""
-VOLUME_RANGE = (0.4, 2.5)
-"""Volume of a soft body or a balloon relative to its first, in an accepted scene."""
-RAIL_RATE = 60.0
-"""Natural frequency in 1/s at which a driven body is held to its course."""
-ROPE_SIDES = 8
-"""Sides of the tube that a rope is drawn as."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Setup:
-    """What `build` leaves for `simulate`."""
-
-    loads: tuple[Load, ...]
-    drives: tuple["Drive", ...]
-    releases: tuple[tuple[float, int], ...]
-    """Times in seconds at which equality constraints, by index, let go."""
-    elements: Mapping[int, np.ndarray]
-    """Segments, triangles or tetrahedra of each object that is a flex."""
-    surfaces: Mapping[int, np.ndarray] = field(default_factory=dict)
-    """Outer triangles of closed shells and soft bodies."""
-    ropes: Mapping[int, float] = field(default_factory=dict)
-    """Radius of each object that is a rope."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drive:
-    """A body on a slide joint that is moved at a speed."""
-
-    dof: int
-    mass_kg: float
-    speed_m_s: float
-    until_s: float
-
-    def apply(self, data: mujoco.MjData) -> None:
-        """A stiff, critically damped spring to the course."""
-        place = self.speed_m_s * min(data.time, self.until_s)
-        speed = self.speed_m_s if data.time < self.until_s else 0.0
-        pull = RAIL_RATE**2 * (place - data.qpos[self.dof]) + 2 * RAIL_RATE * (speed - data.qvel[self.dof])
-        data.qfrc_applied[self.dof] += self.mass_kg * pull
+WORK_OF_POINT = 30.0
+"""Cost of a step of one point of a flex, in those of a particle of `continuum`."""
 
 
 def build(spec: SceneSpec) -> BuiltScene:
@@ -121,102 +81,11 @@ def build(spec: SceneSpec) -> BuiltScene:
                     f"objects[{index}].shape must be one of {known}, got {values.get('shape')!r}"
                 )
             parts[index] = adder(mjspec, index, values, objects)
+    points, steps = sum(len(each) for each, _ in parts.values()), num_steps(spec)
+    limit_work(WORK_OF_POINT * points * steps, f"{points} points over {steps} steps")
     scene = finish(spec, mjspec)
     qvel, setup = _start(scene, objects, parts)
     return replace(scene, qvel=qvel, setup=setup)
-
-
-def simulate(scene: BuiltScene) -> Trajectory:
-    """Integrate, and refuse what is not physical.
-
-    Raises:
-        UnstableSimulation: MuJoCo warned, an edge is stretched or a volume changed beyond what is accepted, a
-            shell turned inside out, or something fell through the floor.
-    """
-    setup: Setup = scene.setup
-
-    def control(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        loads.apply(model, data, setup.loads)
-        for drive in setup.drives:
-            drive.apply(data)
-        for time_s, equality in setup.releases:
-            if data.time >= time_s:
-                data.eq_active[equality] = 0
-
-    needs_control = setup.loads or setup.drives or setup.releases
-    try:
-        trajectory = simulation.simulate(scene, control if needs_control else None)
-    except ShellInverted as error:
-        raise UnstableSimulation(str(error)) from error
-    lines = {index: rope_points(scene, trajectory, index) for index in setup.ropes}
-    _check(scene, trajectory, lines)
-    position, velocity = trajectory.position_m.copy(), trajectory.velocity.copy()
-    tubes = []
-    for index, points in lines.items():
-        vertices, faces = tube_around(points, setup.ropes[index])
-        tubes.append(Mesh(object_index=index, vertices_m=vertices, faces=faces))
-        position[:, index] = points.mean(axis=1)
-        velocity[:, index, :3] = np.gradient(position[:, index], trajectory.times_s, axis=0)
-    return replace(
-        trajectory,
-        position_m=position,
-        velocity=velocity,
-        meshes=tuple(sorted((*trajectory.meshes, *tubes), key=lambda mesh: mesh.object_index)),
-    )
-
-
-def rope_points(scene: BuiltScene, trajectory: Trajectory, index: int) -> np.ndarray:
-    """Points (frames, points, 3) of a rope's line."""
-    model, data = scene.model, mujoco.MjData(scene.model)
-    points = []
-    for qpos in trajectory.qpos:
-        data.qpos[:] = qpos
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_flex(model, data)
-        points.append(flex.vertices(model, data, f"object{index}"))
-    return np.stack(points)
-
-
-def tube_around(points: np.ndarray, radius_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Surface of a rope: rings about its points, without twist, closed at both ends.
-
-    Args:
-        points: (frames, points, 3).
-    """
-    frames, count, _ = points.shape
-    tangent = np.gradient(points, axis=1)
-    tangent /= np.maximum(np.linalg.norm(tangent, axis=2, keepdims=True), 1e-12)
-    across = np.empty_like(points)
-    # Start across the first frame's first tangent and carry that direction along time, then along the rope.
-    seed = np.eye(3)[np.argmin(np.abs(tangent[0, 0]))]
-    for frame in range(frames):
-        direction = seed if frame == 0 else across[frame - 1, 0]
-        for k in range(count):
-            direction = direction - (direction @ tangent[frame, k]) * tangent[frame, k]
-            length = np.linalg.norm(direction)
-            if length < 1e-6:
-                direction = np.cross(tangent[frame, k], np.eye(3)[np.argmin(np.abs(tangent[frame, k]))])
-                length = np.linalg.norm(direction)
-            direction = direction / length
-            across[frame, k] = direction
-    other = np.cross(tangent, across)
-    angle = 2 * np.pi * np.arange(ROPE_SIDES) / ROPE_SIDES
-    rings = points[:, :, None] + radius_m * (
-        np.cos(angle)[:, None] * across[:, :, None] + np.sin(angle)[:, None] * other[:, :, None]
-    )
-    vertices = np.concatenate([rings.reshape(frames, -1, 3), points[:, [0, -1]]], axis=1)
-    index = np.arange(count * ROPE_SIDES).reshape(count, ROPE_SIDES)
-    a, b = index, np.roll(index, -1, axis=1)
-    sides = np.concatenate(
-        [
-            np.stack([a[:-1], b[:-1], b[1:]], axis=-1).reshape(-1, 3),
-            np.stack([a[:-1], b[1:], a[1:]], axis=-1).reshape(-1, 3),
-        ]
-    )
-    ends = [(0, count * ROPE_SIDES), (-1, count * ROPE_SIDES + 1)]
-    caps = [np.stack([a[e], b[e], np.full(ROPE_SIDES, tip)], axis=-1) for e, tip in ends]
-    return vertices, np.concatenate([sides, *caps])
 
 
 def _add_rigid(mjspec: mujoco.MjSpec, index: int, values: Mapping[str, Any], friction: float) -> None:
@@ -459,35 +328,6 @@ def _anchors(
     return anchors
 
 
-def _check(scene: BuiltScene, trajectory: Trajectory, lines: Mapping[int, np.ndarray]) -> None:
-    setup: Setup = scene.setup
-    name = f"{scene.spec.family} seed {scene.spec.seed}"
-    points = {mesh.object_index: mesh.vertices_m for mesh in trajectory.meshes} | dict(lines)
-    for index, elements in setup.elements.items():
-        place = points[index]
-        if index in setup.surfaces:
-            volume = np.array([meshes.enclosed_volume(p, setup.surfaces[index]) for p in place])
-            ratio = volume / volume[0]
-            if ratio.min() < VOLUME_RANGE[0] or ratio.max() > VOLUME_RANGE[1]:
-                raise UnstableSimulation(
-                    f"{name}: the volume of object {index} went to {ratio.min():.2f} to {ratio.max():.2f} of "
-                    f"its first; accepted is {VOLUME_RANGE}"
-                )
-        if elements.shape[1] == 4:
-            if min(meshes.volumes(p, elements).min() for p in place) <= 0:
-                raise UnstableSimulation(f"{name}: an element of object {index} turned inside out")
-        else:
-            edges = meshes.edges(elements)
-            length = np.linalg.norm(place[:, edges[:, 0]] - place[:, edges[:, 1]], axis=2)
-            strain = length / length[0] - 1
-            if strain.max() > MAX_STRAIN:
-                raise UnstableSimulation(
-                    f"{name}: an edge of object {index} stretched by {strain.max():.2f}, above {MAX_STRAIN}"
-                )
-        if place[..., 2].min() < -0.05:
-            raise UnstableSimulation(f"{name}: object {index} fell through the floor")
-
-
 def _placed(points: np.ndarray, values: Mapping[str, Any], where: str) -> np.ndarray:
     turn = np.empty(9)
     quaternion = np.asarray(vector(values, where, "quaternion_wxyz", 4))
@@ -516,8 +356,3 @@ def _count(value: Any, where: str, name: str) -> int:
 def _limit_points(count: int, where: str) -> None:
     if not 2 <= count <= MAX_POINTS:
         raise ValueError(f"{where} must have 2 to {MAX_POINTS} points, got {count}")
-
-
-def engine() -> str:
-    """Name and version of what simulates here."""
-    return f"mujoco {mujoco.mj_versionString()}"

@@ -7,7 +7,7 @@ modelled: surface tension, air, and (at about 4 cm cells) thin sheets and spray.
 import math
 from typing import Any
 
-from phys4d.scenes import continuum, drawing
+from phys4d.scenes import continuum_drawing, drawing
 from phys4d.scenes.category import Category, Drawn
 from phys4d.scenes.continuum import build, engine, simulate
 from phys4d.scenes.drawing import Entry, Rng
@@ -39,7 +39,7 @@ def _liquid(rng: Rng) -> tuple[str, str, list[float], float, float]:
 
 def _pour_in(rng: Rng, form: str, size: list[float], place: list[float], **more: Any) -> Entry:
     color, material, rgb, density, viscosity = _liquid(rng)
-    return continuum.stuff(
+    return continuum_drawing.stuff(
         color,
         material,
         "liquid",
@@ -58,7 +58,7 @@ def _tank(rng: Rng, friction: float, high: float = 0.9) -> tuple[Entry, list[Ent
     cell = rng.uniform(0.043, 0.048)
     width, depth = rng.uniform(0.9, 1.3), rng.uniform(0.24, 0.4)
     low = [-width / 2 + rng.uniform(-0.08, 0.08), -depth / 2, 0.0]
-    tank, sides = continuum.glass_tank(rng, low, [width, depth, high], cell, friction)
+    tank, sides = continuum_drawing.glass_tank(rng, low, [width, depth, high], cell, friction)
     return tank, [*drawing.backdrop(rng, friction), *sides], tank["size_m"][0], tank["size_m"][1]
 
 
@@ -118,7 +118,7 @@ def pour(rng: Rng, friction: float) -> Drawn:
     tank, fixtures, width, depth = _tank(rng, friction, high=1.26)
     x, y = _middle(tank)
     gap, slope, bottom = rng.uniform(0.17, 0.26), rng.uniform(0.9, 1.4), rng.uniform(0.4, 0.55)
-    plates = continuum.hopper(rng, [x, y, bottom], width, depth, gap, slope, friction)
+    plates = continuum_drawing.hopper(rng, [x, y, bottom], width, depth, gap, slope, friction)
     high = rng.uniform(0.3, 0.45)
     liquid = _pour_in(
         rng, "hopper", [width / 2, depth / 2, high / 2], [x, y, bottom + high / 2], gap_m=gap, slope=slope
@@ -151,7 +151,6 @@ def droplet(rng: Rng, friction: float) -> Drawn:
         "color": color,
         "rgb": drawing.hsv_to_rgb(drawing.HUES[color], 0.9, 0.9),
         "linear_velocity_m_s": [0.0, 0.0, -down],
-        "mass_kg": pool["density_kg_m3"] * 4 / 3 * math.pi * radius**3,
     }
     speed = drawing.words_of_velocity([0.0, 0.0, -down])
     return Drawn(

@@ -7,7 +7,7 @@ the floor, impact of balls. Not modelled: single grains, dust, moisture.
 import math
 from typing import Any
 
-from phys4d.scenes import continuum, drawing
+from phys4d.scenes import continuum_drawing, drawing
 from phys4d.scenes.category import Category, Drawn
 from phys4d.scenes.continuum import build, engine, simulate
 from phys4d.scenes.drawing import Entry, Rng
@@ -28,7 +28,7 @@ def _grains(rng: Rng, form: str, size: list[float], place: list[float], **more: 
     color = drawing.colors(rng, 1)[0] if look is None else ""
     hue, saturation, value = look or (drawing.HUES[color], 0.8, 0.9)
     rgb = drawing.hsv_to_rgb(hue + rng.uniform(-5, 5), saturation, value * rng.uniform(0.9, 1.0))
-    entry = continuum.stuff(
+    entry = continuum_drawing.stuff(
         color,
         material,
         "sand",
@@ -93,7 +93,7 @@ def _box(rng: Rng, friction: float, high: float) -> tuple[Entry, list[Entry]]:
     cell = rng.uniform(0.04, 0.045)
     width, depth = rng.uniform(0.8, 1.15), rng.uniform(0.24, 0.36)
     low = [-width / 2 + rng.uniform(-0.08, 0.08), -depth / 2, 0.0]
-    tank, sides = continuum.glass_tank(rng, low, [width, depth, high], cell, friction)
+    tank, sides = continuum_drawing.glass_tank(rng, low, [width, depth, high], cell, friction)
     return tank, [*drawing.backdrop(rng, friction), *sides]
 
 
@@ -109,7 +109,7 @@ def hourglass(rng: Rng, friction: float) -> Drawn:
     )
     return Drawn(
         objects=[sand],
-        fixtures=[*fixtures, *continuum.hopper(rng, [x, 0.0, bottom], width, depth, gap, slope, 0.3)],
+        fixtures=[*fixtures, *continuum_drawing.hopper(rng, [x, 0.0, bottom], width, depth, gap, slope, 0.3)],
         words=f"{_words(sand)} runs through a neck of {gap:.2f} m into the chamber below",
         more={"tank": tank},
     )

@@ -8,12 +8,23 @@ Heat may run faster than the video, `heat_speed_up` times; captions tell.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import mujoco
 import numpy as np
 from jaxtyping import Float, Float32
 
-from phys4d.scenes.model import BuiltScene, add_fixtures, finish, new_stage, number, vector
+from phys4d.scenes.model import (
+    BuiltScene,
+    add_fixtures,
+    finish,
+    limit_work,
+    new_stage,
+    num_steps,
+    number,
+    vector,
+)
 from phys4d.scenes.simulation import frame_steps, trajectory_of
 from phys4d.scenes.trajectory import Field, Particles, Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
@@ -21,8 +32,22 @@ from phys4d.types import SceneSpec
 KELVIN = 273.15
 GAS_CONSTANT = 8.314462618
 HEAT_RATIO = 1.4
+MOLAR_MASS_KG = 0.02896
+"""Of air, per mole."""
 AIR_PA = 101_325.0
 MAX_CELLS = 20_000
+MAX_COLUMNS = 1_000
+"""Boxes that a conducting block is drawn as, at most."""
+SOLID_RANGES = {
+    "conductivity_w_m_k": (1e-3, 1e4),
+    "capacity_j_m3_k": (1e4, 1e8),
+    "temperature_c": (-200.0, 3000.0),
+    "source_c": (-200.0, 3000.0),
+    "contact_w_m2_k": (0.0, 1e7),
+    "air_w_m2_k": (0.0, 1e5),
+}
+MAX_WARMTH_K = 100.0
+"""Boussinesq's equations take the density to be almost the same everywhere; air beyond this is refused."""
 MAX_TRACERS = 5_000
 STOPS = np.array([[0.1, 0.2, 0.8], [0.2, 0.7, 0.9], [0.95, 0.9, 0.3], [0.95, 0.4, 0.1], [0.75, 0.05, 0.05]])
 """Colours from cold to hot, evenly spaced."""
@@ -38,15 +63,26 @@ def temperature_rgb(
 
 def build_solid(spec: SceneSpec) -> BuiltScene:
     """A block of `cells` cubes of `cell_m` each, drawn as a box per column of cells along y."""
-    mjspec = new_stage(spec)
-    add_fixtures(mjspec, spec.parameters)
-    entry = spec.parameters["objects"][0]
+    from phys4d.scenes.solvers.heat import FACES, stable_timestep_s
+
+    mjspec, parameters = new_stage(spec), spec.parameters
+    add_fixtures(mjspec, parameters)
+    entry = parameters["objects"][0]
     cells = [round(n) for n in vector(entry, "objects[0]", "cells", 3)]
     cell = number(entry, "objects[0]", "cell_m", 1e-3, 0.2)
     if min(cells) < 1 or math.prod(cells) > MAX_CELLS:
         raise ValueError(f"objects[0].cells must be 1 to {MAX_CELLS} cells, got {cells}")
-    for name in ("conductivity_w_m_k", "capacity_j_m3_k", "temperature_c", "source_c", "contact_w_m2_k"):
-        number(entry, "objects[0]", name)
+    if cells[0] * cells[2] > MAX_COLUMNS:
+        raise ValueError(f"objects[0].cells must be at most {MAX_COLUMNS} seen from the front, got {cells}")
+    for name, (low, high) in SOLID_RANGES.items():
+        number(entry, "objects[0]", name, low, high)
+    heated = entry.get("heated")
+    if not isinstance(heated, list) or not heated or not set(map(str, heated)) <= set(FACES):
+        raise ValueError(f"objects[0].heated must be some of {', '.join(FACES)}, got {heated!r}")
+    stable = stable_timestep_s(cell, entry["conductivity_w_m_k"], entry["capacity_j_m3_k"])
+    heat_s = num_steps(spec) * spec.timestep_s * number(parameters, "parameters", "heat_speed_up", 0, 1e9)
+    steps = math.ceil(heat_s / stable) + spec.num_frames
+    limit_work(float(math.prod(cells) * steps), f"{math.prod(cells)} cells over {steps} thermal steps")
     place = np.array(vector(entry, "objects[0]", "position_m", 3))
     half = 0.5 * cell * np.array(cells)
     for i in range(cells[0]):
@@ -135,8 +171,20 @@ def build_air(spec: SceneSpec) -> BuiltScene:
     entry = spec.parameters["objects"][0]
     number(entry, "objects[0]", "warmth_k", -60, 60)
     number(entry, "objects[0]", "heating_k_s", 0, 500)
-    number(entry, "objects[0]", "tracers", 1, MAX_TRACERS)
+    number(spec.parameters, "parameters", "gravity_m_s2", 0.01, 100)
+    vector(entry, "objects[0]", "position_m", 3)
+    vector(entry, "objects[0]", "size_m", 1)
+    _check_tracers(entry, "objects[0]")
+    volume, steps = math.prod(size) / cell**3, num_steps(spec)
+    # Air of 100 K over 1 m gets to 3 m/s: a step of .3 cells is longer than the spec's.
+    limit_work(volume * steps, f"{volume:.0f} cells over {steps} steps")
     return finish(spec, mjspec)
+
+
+def _check_tracers(entry: Mapping[str, Any], where: str) -> None:
+    number(entry, where, "tracers", 1, MAX_TRACERS)
+    number(entry, where, "tracer_seed", 0, 2**53)
+    number(entry, where, "tracer_radius_m", 1e-3, 0.1)
 
 
 def simulate_air(scene: BuiltScene) -> Trajectory:
@@ -177,6 +225,8 @@ def simulate_air(scene: BuiltScene) -> Trajectory:
             box.advance((step - done) * spec.timestep_s)
             done = step
         position[frame], values[frame] = box.tracers_m + low, box.warmth_k
+        if not np.abs(box.warmth_k).max() <= MAX_WARMTH_K:
+            raise UnstableSimulation(f"air is over {MAX_WARMTH_K:g} K from its surroundings")
     expected = start + heat.sum() * times[-1]
     if abs(box.warmth_k.sum() - expected) > 1e-6 * (abs(expected) + 1):
         raise UnstableSimulation(f"warmth {box.warmth_k.sum():.6g} is not the {expected:.6g} that was given")
@@ -206,6 +256,8 @@ def simulate_air(scene: BuiltScene) -> Trajectory:
 def build_piston(spec: SceneSpec) -> BuiltScene:
     """A piston (object 0) on gas (object 1, drawn as particles that spread evenly)."""
     mjspec = new_stage(spec)
+    if len(spec.parameters["objects"]) != 2:
+        raise ValueError(f"a piston on gas are 2 parameters.objects, got {len(spec.parameters['objects'])}")
     piston, gas = spec.parameters["objects"]
     half = vector(piston, "objects[0]", "size_m", 3)
     mass = number(piston, "objects[0]", "mass_kg", 0.1, 1e4)
@@ -223,9 +275,18 @@ def build_piston(spec: SceneSpec) -> BuiltScene:
     number(gas, "objects[1]", "temperature_c", -100, 500)
     number(gas, "objects[1]", "power_w", 0, 1e6)
     number(gas, "objects[1]", "friction_n_s_m", 0, 1e6)
-    number(gas, "objects[1]", "tracers", 1, MAX_TRACERS)
+    _check_tracers(gas, "objects[1]")
+    bottom = vector(gas, "objects[1]", "position_m", 3)[2] - vector(gas, "objects[1]", "size_m", 3)[2]
+    height = piston["position_m"][2] - half[2] - bottom
+    if not (min(half) > 0 and height > 0):
+        raise ValueError(
+            f"objects[0] must have a size and lie above the bottom of objects[1], got size_m {half} and "
+            f"{height:g} m of gas"
+        )
     add_fixtures(mjspec, spec.parameters)
-    return finish(spec, mjspec)
+    area = 4 * half[0] * half[1]
+    moles = (AIR_PA + mass * 9.81 / area) * area * height / (GAS_CONSTANT * (gas["temperature_c"] + KELVIN))
+    return finish(spec, mjspec, masses_kg={1: MOLAR_MASS_KG * moles})
 
 
 def piston_motion(

@@ -1,19 +1,14 @@
 """Articulated scenes as MuJoCo models: links on hinges and slides, integrated with RK4.
 
 Each object is a link: rigid `parts` (each a `shape`, `size_m`, `position_m` and `quaternion_wxyz` in the
-link's frame)
-of one `density_kg_m3`, at `position_m` and `quaternion_wxyz` in the world at time 0. `joint` says how it
-hangs on
-`parent` (another object, or -1 for the world): `hinge` about `axis` through `anchor_m` (both in the world
-at time 0),
-`slide` along `axis`, or `free`. `start_speed` is the joint's speed at time 0 (rad/s, m/s), `joint_damping`
-resists it
-(N m s/rad, N s/m), `range` limits it about time 0. Free links have `linear_velocity_m_s` and
-`angular_velocity_rad_s`.
+link's frame) of one `density_kg_m3`, at `position_m` and `quaternion_wxyz` in the world at time 0. `joint`
+says how it hangs on `parent` (another object, or -1 for the world): `hinge` about `axis` through `anchor_m`
+(both in the world at time 0), `slide` along `axis`, or `free`. `start_speed` is the joint's speed at time 0
+(rad/s, m/s), `joint_damping` resists it (N m s/rad, N s/m), `range` limits it about time 0. Free links have
+`linear_velocity_m_s` and `angular_velocity_rad_s`.
 
 Contacts are declared pair by pair and bounce as those of rigid scenes; links with a common joint do not
-touch,
-and `touches` = false lets a link touch nothing.
+touch, and `touches` = false lets a link touch nothing.
 """
 
 from collections.abc import Mapping, Sequence

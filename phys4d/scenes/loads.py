@@ -24,15 +24,12 @@ class Gas:
     """Gas in a closed shell: the force p A n / 3 on the corners of each triangle of area A and normal n.
 
     The overpressure p is `overpressure_pa` at the volume `rest_volume_m3` and 293 K; the outside is at p0.
-    Gas that
-    is sealed in is ideal, p = (p0 + overpressure) V0 T / (V T0) - p0; with `is_constant` the overpressure
-    stays,
-    as if a large supply of gas was connected. The gas has no mass.
+    Gas that is sealed in is ideal, p = (p0 + overpressure) V0 T / (V T0) - p0; with `is_constant` the
+    overpressure stays, as if a large supply of gas was connected. The gas has no mass.
 
     Sealed gas is so stiff that a force from the volume at the start of a step explodes. So p is taken at the
     volume at its end, V + dt a.v + dt^2 a.dv/dt with a the gradient of the volume, to first order in p: at
-    rest
-    it is the pressure at V.
+    rest it is the pressure at V.
     """
 
     name: str

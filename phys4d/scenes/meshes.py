@@ -188,3 +188,44 @@ def _quads(index: Int64[np.ndarray, "rows columns"]) -> Triangles:
     first = np.where(odd[:, None], np.stack([a, b, d], axis=1), np.stack([a, b, c], axis=1))
     second = np.where(odd[:, None], np.stack([b, c, d], axis=1), np.stack([a, c, d], axis=1))
     return np.concatenate([first, second])
+
+
+def tube_around(points: np.ndarray, radius_m: float, sides: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Surface of a rope: rings about its points, without twist, closed at both ends.
+
+    Args:
+        points: (frames, points, 3).
+    """
+    frames, count, _ = points.shape
+    tangent = np.gradient(points, axis=1)
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=2, keepdims=True), 1e-12)
+    across = np.empty_like(points)
+    # Start across the first frame's first tangent and carry that direction along time, then along the rope.
+    seed = np.eye(3)[np.argmin(np.abs(tangent[0, 0]))]
+    for frame in range(frames):
+        direction = seed if frame == 0 else across[frame - 1, 0]
+        for k in range(count):
+            direction = direction - (direction @ tangent[frame, k]) * tangent[frame, k]
+            length = np.linalg.norm(direction)
+            if length < 1e-6:
+                direction = np.cross(tangent[frame, k], np.eye(3)[np.argmin(np.abs(tangent[frame, k]))])
+                length = np.linalg.norm(direction)
+            direction = direction / length
+            across[frame, k] = direction
+    other = np.cross(tangent, across)
+    angle = 2 * np.pi * np.arange(sides) / sides
+    rings = points[:, :, None] + radius_m * (
+        np.cos(angle)[:, None] * across[:, :, None] + np.sin(angle)[:, None] * other[:, :, None]
+    )
+    vertices = np.concatenate([rings.reshape(frames, -1, 3), points[:, [0, -1]]], axis=1)
+    index = np.arange(count * sides).reshape(count, sides)
+    a, b = index, np.roll(index, -1, axis=1)
+    walls = np.concatenate(
+        [
+            np.stack([a[:-1], b[:-1], b[1:]], axis=-1).reshape(-1, 3),
+            np.stack([a[:-1], b[1:], a[1:]], axis=-1).reshape(-1, 3),
+        ]
+    )
+    ends = [(0, count * sides), (-1, count * sides + 1)]
+    caps = [np.stack([a[e], b[e], np.full(sides, tip)], axis=-1) for e, tip in ends]
+    return vertices, np.concatenate([walls, *caps])

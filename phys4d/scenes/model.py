@@ -29,6 +29,8 @@ MAX_OBJECTS = 8
 MAX_FIXTURES = 12
 MAX_STEPS = 100_000
 """Bounds what one spec can ask of a simulator that serves others."""
+MAX_WORK = 500_000_000
+"""Particles, cells or nodes times steps at most in a scene: about two minutes of one core."""
 
 SIZE_LENGTH = {"sphere": 1, "capsule": 2, "cylinder": 2, "ellipsoid": 3, "box": 3, "plane": 3}
 GEOM_TYPE = {shape: getattr(mujoco.mjtGeom, f"mjGEOM_{shape.upper()}") for shape in SIZE_LENGTH}
@@ -160,6 +162,24 @@ def new_stage(spec: SceneSpec) -> mujoco.MjSpec:
     return mjspec
 
 
+def num_steps(spec: SceneSpec) -> int:
+    """Integrator steps from the first frame to the last."""
+    return round((spec.num_frames - 1) / spec.fps / spec.timestep_s)
+
+
+def limit_work(work: float, what: str) -> None:
+    """Refuse scenes that would hold a simulator for minutes.
+
+    Raises:
+        ValueError: `work`, of which `what` tells the factors, is above `MAX_WORK`.
+    """
+    if not work <= MAX_WORK:
+        raise ValueError(
+            f"{what} are {work:.2g} updates, at most {MAX_WORK:.2g} are simulated; take fewer frames or "
+            "coarser parts"
+        )
+
+
 def add_fixtures(mjspec: mujoco.MjSpec, parameters: Mapping[str, Any]) -> None:
     """Add the fixtures as geoms `fixture0`, `fixture1` ... of the world, which collide with nothing."""
     for index, values in enumerate(entries(parameters, "fixtures", MAX_FIXTURES)):
@@ -205,6 +225,7 @@ def finish(
     shape: str = "",
     velocities: bool = False,
     setup: Any = None,
+    masses_kg: Mapping[int, float] | None = None,
 ) -> BuiltScene:
     """Compile a scene.
 
@@ -214,8 +235,9 @@ def finish(
     Args:
         shape: stands for objects that say none.
         velocities: the bodies are free, in order, and start with the entries' velocities.
+        masses_kg: of objects without a body, by index, where it is not their entry's `mass_kg`.
     """
-    model = mjspec.compile()
+    model, masses = mjspec.compile(), masses_kg or {}
     objects, fixtures = spec.parameters["objects"], spec.parameters["fixtures"]
     names = [f"object{index}" for index in range(len(objects))]
     bodies = [
@@ -258,7 +280,9 @@ def finish(
                 geom_ids=tuple(int(g) for g in np.flatnonzero(instance == index + 1)),
                 look=looks[index],
                 material=values.get("material", ""),
-                mass_kg=float(model.body_mass[body]) if body >= 0 else values.get("mass_kg", 0.0),
+                mass_kg=float(model.body_mass[body])
+                if body >= 0
+                else masses.get(index, values.get("mass_kg", 0.0)),
                 shape=values.get("shape", shape),
                 size_m=tuple(values.get("size_m", ())),
             )

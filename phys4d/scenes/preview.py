@@ -1,13 +1,15 @@
-"""A contact sheet of each category: `python -m phys4d.scenes.preview --out preview`.
+"""A contact sheet of each category and a page with all of them: `python -m phys4d.scenes.preview`.
 
 Each line is a scene: RGB at four times, then of the middle frame depth (near is bright), motion (hue is
 direction, brightness is length), instance ids (white where the point is not seen in the next frame), normals,
 and point tracks up to there over the picture.
 """
 
+import html
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from jaxtyping import Float, UInt8
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.files import atomic_write_bytes, atomic_write_text
+from phys4d.runtime.progress import progress
 from phys4d.runtime.threads import limit_threads
-from phys4d.scenes.render import RenderConfig, family_names, render_sample
+from phys4d.scenes.render_config import RenderConfig, family_names
+from phys4d.scenes.sample import render_sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class PreviewConfig:
     """What to show."""
 
     out: Path = Path("preview")
-    """Folder for `CATEGORY.png` and `CATEGORY.txt`, which has the captions from top to bottom."""
+    """Folder for `CATEGORY.png`, `CATEGORY.txt` (its captions from top to bottom) and `index.html`."""
     scenes: RenderConfig = field(
         default_factory=lambda: RenderConfig(
             category="all", annotations="full", num_samples=1, width=96, height=96, points_per_object=24
@@ -106,16 +110,52 @@ def png(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
 
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Simulated scenes</title>
+<style>
+  body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem; }}
+  img {{ width: 100%; height: auto; image-rendering: pixelated; }}
+  li {{ color: #444; }}
+</style>
+<h1>Simulated scenes</h1>
+<p>A line is a scene: {columns}.</p>
+{sections}
+</html>
+"""
+COLUMNS = (
+    "RGB at four times; then, of the middle frame, depth (near is bright), motion (hue is direction, "
+    "brightness is length), instances (white: not seen in the next frame), normals (x right, y up and z "
+    "towards the viewer are red, green and blue), and the tracks of points up to there"
+)
+
+
+def page(captions: Mapping[str, Sequence[str]]) -> str:
+    """HTML that shows each category's sheet, `CATEGORY.png` beside it, and its captions."""
+    sections = [
+        f'<h2 id="{category}">{category}</h2>\n<img src="{category}.png" alt="Scenes of {category}">\n<ol>'
+        + "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        + "</ol>"
+        for category, lines in captions.items()
+    ]
+    return PAGE.format(columns=COLUMNS, sections="\n".join(sections))
+
+
 def main() -> None:
     """Entry point."""
     limit_threads(1)
     config = load(PreviewConfig)
     scenes, rejected = config.scenes, Counter()
+    told: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
     for name in family_names(scenes):
         names.setdefault(name.rpartition("/")[0] or scenes.category, []).append(name)
+    total = scenes.num_samples * sum(map(len, names.values()))
+    bar = progress(total=total, desc="drawing previews", unit="scene")
     for category, mine in names.items():
-        lines, captions = [], []
+        lines, captions = [], told.setdefault(category, [])
         for name in mine:
             for number in range(scenes.num_samples):
                 # One sample of one family, whose seed grows with the number.
@@ -123,11 +163,14 @@ def main() -> None:
                 sample = render_sample(one, [name], 0, rejected)
                 lines.append(line_of(sample["arrays"]))
                 captions.append(sample["metadata"]["caption"])
-                print(f"{category}: {captions[-1]}", flush=True)
+                bar.update(1)
         picture = np.concatenate(lines).repeat(config.scale, axis=0).repeat(config.scale, axis=1)
         atomic_write_bytes(config.out / f"{category}.png", png(picture))
         atomic_write_text(config.out / f"{category}.txt", "\n".join(captions) + "\n")
-        print(f"wrote {config.out / category}.png")
+        # After each category, so that there is something to look at soon.
+        atomic_write_text(config.out / "index.html", page(told))
+    bar.close()
+    print(f"wrote {config.out / 'index.html'}")
     refused = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items())) or "none"
     print(f"draws refused: {refused}")
 

@@ -17,7 +17,6 @@ import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from phys4d.scenes.haze import add_haze
 from phys4d.scenes.model import GEOM_TYPE, MAX_FIXTURES, MAX_OBJECTS, BuiltScene, Look
 from phys4d.scenes.simulation import state_at
 from phys4d.scenes.trajectory import Trajectory
@@ -118,15 +117,7 @@ class RgbRenderer:
         n = self.supersampling
         packed = self._context.rgb_data.numpy().reshape(self.num_frames, self.height, n, self.width, n)
         channels = [((packed >> shift) & 255).sum(axis=(2, 4), dtype=np.uint32) for shift in (16, 8, 0)]
-        rgb = ((np.stack(channels, axis=-1) + n * n // 2) // (n * n)).astype(np.uint8)
-        for field in trajectory.fields:
-            if field.smoke_rgb is not None:
-                light = scene.spec.parameters["light"]
-                brightness = min(light["ambient"] + light["diffuse"], 1.0)
-                middle = self.depth()[:, n // 2 :: n, n // 2 :: n].astype(np.float64)
-                behind = np.where(middle > 0, middle, np.nan)
-                rgb = add_haze(rgb, behind, field, scene.camera(self.width, self.height), brightness)
-        return rgb
+        return ((np.stack(channels, axis=-1) + n * n // 2) // (n * n)).astype(np.uint8)
 
     def depth(self) -> Float32[np.ndarray, "frames rows columns"]:
         """z-depth at the rays of the last video drawn, in metres; 0 where a ray met nothing."""

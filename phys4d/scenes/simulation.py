@@ -1,6 +1,7 @@
 """Step a MuJoCo model through the frames of a video, and pose its geoms: MuJoCo's C engine, no OpenGL."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -11,7 +12,7 @@ from phys4d.scenes.trajectory import Mesh, Trajectory, UnstableSimulation
 __all__ = ["Trajectory", "UnstableSimulation", "frame_steps", "simulate", "state_at"]
 
 Control = Callable[[mujoco.MjModel, mujoco.MjData], None]
-"""Sets forces, pressure say, before each step."""
+"""Sets forces, pressure say, and lets constraints go; called once at each state, before its step."""
 
 
 def frame_steps(scene: BuiltScene) -> list[int]:
@@ -33,21 +34,28 @@ def simulate(scene: BuiltScene, control: Control | None = None) -> Trajectory:
     model, data = scene.model, scene.initial_state()
     steps = frame_steps(scene)
     qpos, qvel = np.empty((len(steps), model.nq)), np.empty((len(steps), model.nv))
-    done = 0
+    applied, equalities = np.empty_like(qvel), np.empty((len(steps), model.neq), bool)
+    done, is_set = 0, False
     for frame, step in enumerate(steps):
         if control is None and step > done:
             mujoco.mj_step(model, data, step - done)
             done = step
         while done < step and control is not None:
-            control(model, data)
+            if not is_set:
+                control(model, data)
             mujoco.mj_step(model, data)
-            done += 1
+            done, is_set = done + 1, False
         if any(warning.number for warning in data.warning) or not np.isfinite(data.qpos).all():
             raise UnstableSimulation(
                 f"simulation of {scene.spec.family} seed {scene.spec.seed} diverged by frame {frame}"
             )
+        if control is not None and not is_set:
+            control(model, data)
+            is_set = True
         qpos[frame], qvel[frame] = data.qpos, data.qvel
-    return trajectory_of(scene, np.asarray(steps) * scene.spec.timestep_s, qpos, qvel)
+        applied[frame], equalities[frame] = data.qfrc_applied, data.eq_active
+    trajectory = trajectory_of(scene, np.asarray(steps) * scene.spec.timestep_s, qpos, qvel)
+    return trajectory if control is None else replace(trajectory, applied=applied, equalities=equalities)
 
 
 def trajectory_of(scene: BuiltScene, times_s: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> Trajectory:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.scenes import continuum, drawing, heat_scenes
-from phys4d.scenes.category import Category, Drawn
+from phys4d.scenes import continuum, continuum_drawing, drawing, heat_scenes
+from phys4d.scenes.category import MIXED_GRAVITY, Category, Drawn
 from phys4d.scenes.drawing import Entry, Rng
-from phys4d.scenes.model import BuiltScene, number
+from phys4d.scenes.model import BuiltScene, limit_work, num_steps, number
 from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
 
@@ -26,14 +26,22 @@ MELTABLES = {
 }
 """kg/m3, melting point in C, latent heat in J/kg, J/(kg K), W/(m K), viscosity of melt in Pa s, colour."""
 METALS = {
-    "copper": (400.0, 3.45e6),
-    "aluminium": (237.0, 2.42e6),
-    "brass": (110.0, 3.2e6),
-    "iron": (80.0, 3.5e6),
-    "steel": (16.0, 3.9e6),
-    "glass": (1.0, 2.0e6),
+    "copper": (400.0, 3.45e6, 8960.0),
+    "aluminium": (237.0, 2.42e6, 2700.0),
+    "brass": (110.0, 3.2e6, 8500.0),
+    "iron": (80.0, 3.5e6, 7870.0),
+    "steel": (16.0, 3.9e6, 7900.0),
+    "glass": (1.0, 2.0e6, 2500.0),
 }
-"""Conductivity in W/(m K) and heat capacity in J/(m3 K)."""
+"""Conductivity in W/(m K), heat capacity in J/(m3 K) and density in kg/m3."""
+PHYSICAL = {
+    "viscosity_pa_s": (0.01, 20.0),
+    "conductivity_w_m_k": (0.1, 450.0),
+    "power_w": (2e3, 4e4),
+    "warmth_k": (-35.0, 35.0),
+    "air_w_m2_k": (0.0, 2000.0),
+}
+"""Parameters that decide the motion without showing, and their ranges."""
 
 
 def _meltable(
@@ -41,7 +49,7 @@ def _meltable(
 ) -> Entry:
     density, melting, latent, heat, conductivity, viscosity, look = MELTABLES[material]
     rgb = drawing.hsv_to_rgb(look[0] + rng.uniform(-5, 5), look[1], look[2] * rng.uniform(0.92, 1.0))
-    return continuum.stuff(
+    return continuum_drawing.stuff(
         "",
         material,
         "meltable",
@@ -102,7 +110,7 @@ def bath(rng: Rng, friction: float) -> Drawn:
     cell = rng.uniform(0.043, 0.048)
     width, depth = rng.uniform(0.7, 1.0), rng.uniform(0.26, 0.36)
     low = [-width / 2, -depth / 2, 0.0]
-    tank, sides = continuum.glass_tank(rng, low, [width, depth, 0.85], cell, friction)
+    tank, sides = continuum_drawing.glass_tank(rng, low, [width, depth, 0.85], cell, friction)
     width, depth = tank["size_m"][:2]
     level, warm = rng.uniform(0.15, 0.26), melting + rng.uniform(25, 60)
     half = [rng.uniform(0.07, 0.11), 0.35 * depth, rng.uniform(0.07, 0.11)]
@@ -137,7 +145,7 @@ def _solid(
     rng: Rng, friction: float, name: str, cells: list[int], cell: float, place: list[float], heated: list[str]
 ) -> Drawn:
     material = str(rng.choice(list(METALS)))
-    conductivity, capacity = METALS[material]
+    conductivity, capacity, density = METALS[material]
     conductivity *= rng.uniform(0.9, 1.1)
     start, source = rng.uniform(10, 30), rng.uniform(120, 500)
     if rng.random() < 0.25:
@@ -159,7 +167,7 @@ def _solid(
         "cell_m": cell,
         "conductivity_w_m_k": conductivity,
         "capacity_j_m3_k": capacity,
-        "mass_kg": capacity / 450 * math.prod(cells) * cell**3,
+        "mass_kg": density * math.prod(cells) * cell**3,
         "temperature_c": start,
         "source_c": source,
         "contact_w_m2_k": rng.uniform(20, 100) * conductivity,
@@ -255,7 +263,6 @@ def piston(rng: Rng, friction: float) -> Drawn:
         "color": "",
         "rgb": [0.3, 0.7, 0.9],
         "pattern": "plain",
-        "mass_kg": 1.2 * area * height,
         "temperature_c": start,
         "power_w": power,
         "friction_n_s_m": mass * rng.uniform(5, 20),
@@ -283,20 +290,43 @@ def build(spec: SceneSpec) -> BuiltScene:
     """Compile a scene of any of the families."""
     kind = spec.parameters.get("kind")
     if kind == "melt":
-        number(spec.parameters, "parameters", "heat_speed_up", 0, 1e9)
+        speed_up = number(spec.parameters, "parameters", "heat_speed_up", 1e-3, 1e9)
         for name, most in (("plate_c", 2000), ("air_c", 2000), ("plate_w_m2_k", 1e5), ("air_w_m2_k", 1e5)):
             number(spec.parameters, "parameters", name, -100, most)
         for index, entry in enumerate(spec.parameters["objects"]):
             number(entry, f"objects[{index}]", "temperature_c", -100, 2000)
-        return continuum.build(spec)
+        scene = continuum.build(spec)
+        _limit_thermal_work(scene, speed_up)
+        return scene
     if kind == "solid":
-        number(spec.parameters, "parameters", "heat_speed_up", 0, 1e9)
         return heat_scenes.build_solid(spec)
     if kind == "air":
         return heat_scenes.build_air(spec)
     if kind == "gas":
         return heat_scenes.build_piston(spec)
     raise ValueError(f"parameters.kind must be melt, solid, air or gas, got {kind!r}")
+
+
+def _limit_thermal_work(scene: BuiltScene, speed_up: float) -> None:
+    """Refuse melting that takes too many steps of conduction, each of all particles and nodes."""
+    from phys4d.scenes.solvers.mpm_heat import STEPS_PER_EXCHANGE, thermal_steps
+
+    spec, tank = scene.spec, scene.setup["tank"]
+    exchange_s = STEPS_PER_EXCHANGE * spec.timestep_s * speed_up
+    exchanges = math.ceil(num_steps(spec) / STEPS_PER_EXCHANGE) + spec.num_frames
+    steps = exchanges * thermal_steps(exchange_s, tank.cell_m, scene.setup["materials"])
+    size = len(scene.setup["owner"]) + math.prod(tank.shape)
+    limit_work(float(size * steps), f"{size} particles and nodes over {steps} thermal steps")
+
+
+def redraw(rng: Rng, parameters: dict[str, Any]) -> None:
+    """Mixed physics: gravity times `MIXED_GRAVITY`, each physical parameter up to 3 times more or less."""
+    parameters["gravity_m_s2"] *= rng.uniform(*MIXED_GRAVITY)
+    for name, (low, high) in sorted(PHYSICAL.items()):
+        for table in (parameters, *parameters["objects"]):
+            if name in table:
+                changed = table[name] * math.exp(rng.uniform(-math.log(3), math.log(3)))
+                table[name] = min(max(changed, low), high)
 
 
 def simulate(scene: BuiltScene) -> Trajectory:
@@ -354,13 +384,8 @@ CATEGORY = Category(
     families={"melt": melt, "bath": bath, "bar": bar, "plate": plate, "plume": plume, "piston": piston},
     build=build,
     simulate=simulate,
-    physical={
-        "viscosity_pa_s": (0.01, 20.0),
-        "conductivity_w_m_k": (0.1, 450.0),
-        "power_w": (2e3, 4e4),
-        "warmth_k": (-35.0, 35.0),
-        "air_w_m2_k": (0.0, 2000.0),
-    },
+    physical=PHYSICAL,
+    redraw=redraw,
     timestep_s=0.0008,
     still=True,
     held_out=("piston",),

@@ -6,7 +6,7 @@ The renderer, the annotations and the reward read nothing else of a simulation. 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 
 class UnstableSimulation(ValueError):
@@ -39,7 +39,7 @@ class Particles:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Field:
-    """A scalar on a regular grid of cells."""
+    """A scalar on a regular grid of cells; it is not drawn."""
 
     name: str
     """What it is: `temperature` or `density`."""
@@ -51,10 +51,6 @@ class Field:
     """The grid's lowest corner."""
     spacing_m: float
     """Edge of a cell."""
-    smoke_rgb: tuple[float, float, float] | None = None
-    """Colour in which it is drawn as smoke; None is not drawn. Rays see through it: it has no depth."""
-    absorption_per_m: float = 0.0
-    """Drawn as smoke, light falls by exp(-absorption x value x length)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +69,10 @@ class Trajectory:
     """MuJoCo's generalised positions of the scene's model, which pose its geoms; nq may be 0."""
     qvel: Float64[np.ndarray, "frames nv"]
     """MuJoCo's generalised velocities."""
+    applied: Float64[np.ndarray, "frames nv"] | None = None
+    """Generalised forces (N, N m) that loads and drives add in the step from each frame on; None is none."""
+    equalities: Bool[np.ndarray, "frames neq"] | None = None
+    """Which of the model's equality constraints hold from each frame on; None is as compiled."""
     meshes: tuple[Mesh, ...] = ()
     particles: Particles | None = None
     fields: tuple[Field, ...] = ()

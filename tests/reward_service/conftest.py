@@ -83,9 +83,11 @@ def _truth(spec_json: str, size: int) -> tuple[Camera, np.ndarray, np.ndarray, n
     return camera, depth, motion, ids[0]
 
 
-def truth_rollout(family: str, seed: int = 0, *, size: int = 64, sample_id: str = "truth") -> Rollout:
-    """A perfect rollout: what the simulator sees, in the wire's float16."""
-    spec = scenes.sample_spec("rigid", family, seed)
+def truth_rollout(
+    family: str, seed: int = 0, *, size: int = 64, sample_id: str = "truth", spec: SceneSpec | None = None
+) -> Rollout:
+    """A perfect rollout, of `spec` or of a drawn scene: what the simulator sees, in the wire's float16."""
+    spec = spec or scenes.sample_spec("rigid", family, seed)
     camera, depth, motion, object_ids = _truth(spec.to_json(), size)
     return Rollout(
         sample_id=sample_id,

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 from phys4d.types import Rollout, Score
 
@@ -61,19 +62,16 @@ class PlainFloat(Constant):
 
 
 class Flaky(Constant):
-    """Fails the first time it sees a sample."""
+    """Fails the first time any process sees a sample; the text names a folder to remember in."""
 
     name = "flaky"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
     def score(self, rollout: Rollout) -> Score:
-        self.seen[rollout.sample_id] += 1
-        if self.seen[rollout.sample_id] == 1:
-            raise OSError("a disk that comes back")
-        return super().score(rollout)
+        try:
+            (Path(rollout.text) / rollout.sample_id).touch(exist_ok=False)
+        except FileExistsError:
+            return super().score(rollout)
+        raise OSError("a disk that comes back")
 
 
 class Crashing(Constant):
@@ -90,3 +88,30 @@ class Crashing(Constant):
             else:
                 os._exit(1)
         return super().score(rollout)
+
+
+class Counting(Constant):
+    """Tells how often it was asked, and a checksum of what it got."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_asked = 0
+
+    def score(self, rollout: Rollout) -> Score:
+        self.num_asked += 1
+        sum_of_depth = float(np.sum(rollout.depth, dtype=np.float64))
+        components = {"num_asked": self.num_asked, "sum_of_depth": sum_of_depth}
+        return Score(value=1.0, components=components, scorer_version=self.version)
+
+
+class Lucky(Constant):
+    """Needs a package that only its own processes have."""
+
+    name = "lucky"
+
+    def __init__(self) -> None:
+        from phys4d_test_lucky_number import number  # pyright: ignore[reportMissingImports]
+
+        super().__init__(value=float(number))

@@ -63,7 +63,7 @@ def call(endpoint: str, request: pb.ScoreBatchRequest) -> pb.ScoreBatchResponse:
 
 def test_the_server_tells_what_it_offers(connect) -> None:
     info = connect().wait_ready(5)
-    assert [r.name for r in info.rewards][:2] == ["scene_chamfer", "constant"]
+    assert [r.name for r in info.rewards][:3] == ["scene_chamfer", "rollout_chamfer", "constant"]
     assert info.simulator.startswith("mujoco ")
     offered = {c.name: c for c in info.categories}
     assert {"drop", "collision", "ramp", "tower", "projectile"} <= set(offered["rigid"].families)
@@ -126,9 +126,9 @@ def test_a_reward_with_a_bug_gives_failures_and_never_a_number(connect, small_ro
     assert word in failure(outcomes[0]).message
 
 
-def test_failures_that_may_pass_are_sent_again(connect, small_rollouts) -> None:
+def test_failures_that_may_pass_are_sent_again(connect, small_rollouts, tmp_path: Path) -> None:
     client = connect(reward="flaky")
-    assert all(o.score is not None for o in client.score(small_rollouts(5)))
+    assert all(o.score is not None for o in client.score(small_rollouts(5, text=str(tmp_path))))
     assert client.num_retried == 5
 
 
@@ -181,7 +181,7 @@ def test_a_custom_reward_is_asked_for_by_name(connect, make_truth) -> None:
 def test_calls_beyond_the_limits_are_refused_as_a_whole(connect, small_rollouts, make_truth) -> None:
     with pytest.raises(ValueError, match="40 rollouts, at most 32"):
         connect(reward="constant").score(small_rollouts(40))
-    with pytest.raises(ValueError, match="unknown reward 'beauty'; on offer: scene_chamfer, constant"):
+    with pytest.raises(ValueError, match="unknown reward 'beauty'; on offer: scene_chamfer, rollout_chamfer"):
         connect(reward="beauty").score(small_rollouts(1))
     big = make_truth("drop", size=160)
     assert failure(connect().score([big])[0]).reason == "TOO_LARGE"

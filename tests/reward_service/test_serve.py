@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from phys4d.reward.client import RewardClient
 from phys4d.types import Failure, Rollout
@@ -68,6 +70,22 @@ def test_the_scores_are_those_of_the_pure_function(service, make_truth) -> None:
     assert isinstance(failure, Failure) and failure.reason == "NON_POSITIVE_DEPTH"
 
 
+def test_streams_and_health_checks_work_through_ray(service, small_rollouts) -> None:
+    with connect(service, reward="constant", stream="always") as client:
+        outcomes = client.score(small_rollouts(6, text="streamed"))
+        assert all(o.score is not None and o.score.value == 1.0 for o in outcomes)
+        again = client.score(small_rollouts(6, text="streamed"))
+        assert all(o.score is not None and o.score.cached for o in again)
+    with connect(service, token="wrong", stream="always") as client, pytest.raises(PermissionError):
+        client.score(small_rollouts(1))
+    with grpc.insecure_channel(service[0]) as channel:
+        request = health_pb2.HealthCheckRequest()
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            request, timeout=30, metadata=[("application", "phys4d")]
+        )
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
 def test_a_wrong_token_is_told_as_such(service, small_rollouts) -> None:
     with connect(service, token="wrong") as client, pytest.raises(PermissionError, match="token"):
         client.score(small_rollouts(1))
@@ -123,6 +141,34 @@ def test_a_reward_that_ends_its_process_fails_that_rollout_only(
         assert (outcome.result.error_class, outcome.result.reason) == ("INFRA", "SCORER_DIED")
     with connect(service, reward="crashing") as client:
         assert all(o.score is not None for o in client.score([crash, *others]))
+
+
+def test_a_killed_ingress_loses_nothing(service, small_rollouts) -> None:
+    """Its calls end with an error, are sent again, and are answered by the one that takes its place."""
+    titles = {p: Path(f"/proc/{p}/cmdline").read_bytes() for p in descendants(service[1])}
+    ingress = [p for p, title in titles.items() if b"Ingress" in title]
+    assert len(ingress) == 1
+    with connect(service, reward="slow", timeout_s=180, max_attempts=40) as client:
+        future = client.submit(small_rollouts(12, text="0.3"))
+        time.sleep(0.8)
+        os.kill(ingress[0], signal.SIGKILL)
+        outcomes = future.result(200)
+        assert all(o.score is not None and o.score.value == 1.0 for o in outcomes), outcomes
+        assert client.num_retried >= 1
+
+
+def test_replicas_are_replaced_under_load_without_an_error(service, small_rollouts) -> None:
+    """After SIGHUP every process is a new one, and no call noticed: nothing is sent twice."""
+    with connect(service, reward="constant", max_attempts=1) as client:
+        before = scorer_ids(client.score(small_rollouts(8, text="before")))
+        os.kill(service[1], signal.SIGHUP)
+        deadline, number, num_new = time.monotonic() + 180, 0, 0
+        while num_new < 5 and time.monotonic() < deadline:
+            number += 1
+            outcomes = client.score(small_rollouts(6, text=f"load {number}"))
+            assert all(o.score is not None for o in outcomes), outcomes
+            num_new = num_new + 1 if scorer_ids(outcomes).isdisjoint(before) else 0
+    assert num_new == 5
 
 
 def test_scorers_that_do_not_start_are_one_line(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Integer
 
-from phys4d.geometry import pixel_centres, unproject_depth
+from phys4d.geometry import carry_points, pixel_centres, unproject_depth
 from phys4d.geometry.camera import camera_from_world, unproject, world_from_camera
 from phys4d.metrics.chamfer import chamfer4d
 from phys4d.types import Camera
 
 HORIZONS_S = (1.0, 2.0, 3.0, 4.0, 5.0)
-GATE_M = 0.15
-"""Pixels whose depth differs more from a point's show another surface that moves otherwise."""
+TAU_M, C_TIME_M = 1.0, 0.1
+"""Distances are cut at tau; the price of one frame of delay in space-time."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,58 +28,52 @@ class PointTracks:
     """Object of each point, from 0."""
 
 
-def carried_tracks(
-    depth: Float[np.ndarray, "T height width"],
-    motion: Float[np.ndarray, "T-1 height width 3"],
+def object_pixels(
     object_ids: Integer[np.ndarray, "height width"],
-    camera: Camera,
-) -> PointTracks:
-    """Carry every object pixel of frame 0 along the motion, and lift it with the depth it has gathered.
-
-    Args:
-        object_ids: instances in frame 0; 0 is background. A pixel without depth is not present.
-    """
+) -> tuple[Float64[np.ndarray, "P 2"], Int[np.ndarray, " P"]]:
+    """(u, v) of the pixel centres that show objects, and the object of each, from 0; 0 is background."""
     on = object_ids > 0
     if not on.any():
         raise ValueError("frame 0 shows no object to follow")
-    uv = pixel_centres(*object_ids.shape)[on]
-    uvz, inside = _carry(uv, depth, motion)
-    points = unproject(uvz[..., :2], uvz[..., 2], camera)
+    return pixel_centres(*object_ids.shape)[on], object_ids[on].astype(int) - 1
+
+
+def carried_tracks(
+    depth: Float[np.ndarray, "T height width"],
+    motion: Float[np.ndarray, "T-1 height width 3"],
+    pixels: Float[np.ndarray, "P 2"],
+    object_index: Integer[np.ndarray, " P"],
+    camera: Camera,
+) -> PointTracks:
+    """Carry points of frame 0 along the motion, and lift them with the depth they have gathered.
+
+    A point without depth is not present.
+    """
+    carried = carry_points(np.asarray(pixels, np.float64), depth, motion)
+    points = unproject(carried.uv, carried.carried_m, camera)
     return PointTracks(
         points_m=points,
-        present=inside & np.isfinite(points).all(-1) & (uvz[..., 2] > 0),
-        object_index=object_ids[on].astype(int) - 1,
+        present=carried.present & np.isfinite(points).all(-1),
+        object_index=np.asarray(object_index, int),
     )
 
 
-def _carry(
-    uv: Float64[np.ndarray, "P 2"],
-    depth: Float[np.ndarray, "T height width"],
-    motion: Float[np.ndarray, "T-1 height width 3"],
-) -> tuple[Float64[np.ndarray, "T P 3"], Bool[np.ndarray, "T P"]]:
-    """(u, v, z) of points that start at pixel centres, and whether each has stayed in the image.
+def simulated_tracks(
+    position: Float[np.ndarray, "T P 3"], object_index: Integer[np.ndarray, " P"], camera: Camera
+) -> PointTracks:
+    """The exact tracks of points that the simulator has followed, of whatever bends or flows.
 
-    Motion is read bilinearly from those of the 4 pixels about a point that are within 0.15 m of its depth, if
-    there are any: beside an object's edge lies a background that does not move along.
+    Args:
+        position: (u px, v px, z m); not finite where a point is behind the camera.
     """
-    height, width = depth.shape[1:]
-    columns, rows = np.floor(uv[:, 0]).astype(int), np.floor(uv[:, 1]).astype(int)
-    points = [np.column_stack([uv, depth[0, rows, columns]])]
-    inside = [np.ones(len(uv), bool)]
-    corner = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    for step in range(len(motion)):
-        place = points[-1][:, :2] - 0.5
-        first = np.clip(np.floor(place), 0, [width - 2, height - 2])
-        share = np.clip(place - first, 0, 1)[:, None]
-        weight = np.prod(np.where(corner == 1, share, 1 - share), axis=-1)
-        column, row = np.moveaxis(first[:, None].astype(int) + corner, -1, 0)
-        gated = weight * (np.abs(depth[step, row, column] - points[-1][:, 2:]) < GATE_M)
-        total = gated.sum(1, keepdims=True)
-        weight = np.where(total > 1e-3, gated / np.maximum(total, 1e-3), weight)
-        points.append(points[-1] + (weight[..., None] * motion[step, row, column]).sum(1))
-        u, v = points[-1][:, 0], points[-1][:, 1]
-        inside.append(inside[-1] & (u >= 0) & (u <= width) & (v >= 0) & (v <= height))
-    return np.stack(points), np.stack(inside)
+    points = unproject(position[..., :2].astype(np.float64), position[..., 2].astype(np.float64), camera)
+    if not np.isfinite(points).all():
+        raise ValueError("the truth has points behind the camera; leave them out")
+    return PointTracks(
+        points_m=points,
+        present=np.ones(points.shape[:2], bool),
+        object_index=np.asarray(object_index, int),
+    )
 
 
 def rigid_tracks(
@@ -89,19 +83,16 @@ def rigid_tracks(
     rotation: Float[np.ndarray, "T O 3 3"],
     camera: Camera,
 ) -> PointTracks:
-    """The exact tracks of the same points, moved with the simulator's poses.
+    """The exact tracks of every object pixel of frame 0, moved with the simulator's poses of rigid bodies.
 
     Args:
         depth, object_ids: truth of frame 0.
         position_m: of the body origins in the world.
         rotation: world from body.
     """
-    on = object_ids > 0
-    if not on.any():
-        raise ValueError("frame 0 shows no object to follow")
+    index, on = object_pixels(object_ids)[1], object_ids > 0
     if not np.isfinite(depth[on]).all():
         raise ValueError("the truth must have depth wherever frame 0 shows an object")
-    index = object_ids[on].astype(int) - 1
     world = world_from_camera(unproject_depth(depth.astype(np.float64), camera)[on], camera)
     body = np.einsum("pji,pj->pi", rotation[0, index], world - position_m[0, index])
     moved = np.einsum("tpij,pj->tpi", rotation[:, index], body) + position_m[:, index]
@@ -112,46 +103,44 @@ def rigid_tracks(
     )
 
 
-def cloud_errors(
-    tracks: PointTracks, truth: PointTracks, *, tau_m: float = 1.0, c_time_m: float = 0.1
-) -> dict[str, float]:
-    """4D Chamfer distances and track error, metres, averaged over objects and the frames after the first.
+def cloud_chamfer_m(
+    tracks: PointTracks, truth: PointTracks, *, tau_m: float = TAU_M, c_time_m: float | None = None
+) -> float:
+    """4D Chamfer distance (acc + comp) / 2, metres, averaged over objects and the frames after the first.
 
-    Returns:
-        `cd_frame_m`: Chamfer distance (acc + comp) / 2 frame by frame; `cd_spacetime_m`: with time as a
-        fourth axis, `c_time_m` metres per frame; `track_l2_m`: distance of each point to its own true one.
-        Distances count up to tau, and a point that was lost counts as tau. On truth carried by its own motion
-        the three stay below 1 cm at 64 x 64 pixels, the error of interpolating motion.
+    Frame by frame (cd_frame), or with time as a fourth axis of `c_time_m` metres per frame (cd_spacetime).
+    Distances count up to tau, and a point that was lost counts as tau. On truth carried by its own motion it
+    stays below 1 cm at 64 x 64 pixels, the error of interpolating motion.
     """
     _check_same(tracks, truth)
     num_frames, num_points = tracks.present.shape
     frame_id = np.repeat(np.arange(num_frames), num_points)
     object_id = np.tile(tracks.object_index, num_frames)
-    shape = (1, num_frames, int(tracks.object_index.max()) + 1)
+    terms = chamfer4d(
+        tracks.points_m.reshape(-1, 3),
+        truth.points_m.reshape(-1, 3),
+        pred_frame_id=frame_id,
+        gt_frame_id=frame_id,
+        pred_object_id=object_id,
+        gt_object_id=object_id,
+        pred_valid=tracks.present.reshape(-1),
+        shape=(1, num_frames, int(tracks.object_index.max()) + 1),
+        tau_m=tau_m,
+        c_time_m=c_time_m,
+    )
+    return float(np.nanmean(terms.cd1_m[0, 1:]))
 
-    def chamfer(c_time: float | None) -> float:
-        terms = chamfer4d(
-            tracks.points_m.reshape(-1, 3),
-            truth.points_m.reshape(-1, 3),
-            pred_frame_id=frame_id,
-            gt_frame_id=frame_id,
-            pred_object_id=object_id,
-            gt_object_id=object_id,
-            pred_valid=tracks.present.reshape(-1),
-            shape=shape,
-            tau_m=tau_m,
-            c_time_m=c_time,
-        )
-        return float(np.nanmean(terms.cd1_m[0, 1:]))
 
+def track_l2_m(tracks: PointTracks, truth: PointTracks, *, tau_m: float = TAU_M) -> float:
+    """Distance of each point to its own true one, metres, averaged over objects and frames after the first.
+
+    It counts up to tau, and a point that was lost counts as tau. On truth it stays below 1 cm as well.
+    """
+    _check_same(tracks, truth)
     distance = np.linalg.norm(tracks.points_m - truth.points_m, axis=-1)
     distance = np.where(tracks.present, np.minimum(distance, tau_m), tau_m)[1:]
     per_object = [distance[:, tracks.object_index == o].mean() for o in np.unique(tracks.object_index)]
-    return {
-        "cd_frame_m": chamfer(None),
-        "cd_spacetime_m": chamfer(c_time_m),
-        "track_l2_m": float(np.mean(per_object)),
-    }
+    return float(np.mean(per_object))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +155,7 @@ class Drift:
     """Least-squares slope of the distance over time, metres per second."""
 
 
-def centroid_drift(tracks: PointTracks, truth: PointTracks, fps: float, *, tau_m: float = 1.0) -> Drift:
+def centroid_drift(tracks: PointTracks, truth: PointTracks, fps: float, *, tau_m: float = TAU_M) -> Drift:
     """Distance of each object's centroid to the true one over time, averaged over objects.
 
         e(t) = mean over objects of min(| mean of points - mean of true points |, tau)

@@ -7,8 +7,6 @@ first and last frame have no such velocity and do not count. Rotation is left ou
 import numpy as np
 from jaxtyping import Float, Float64
 
-GRAVITY_M_S2 = 9.81
-
 
 def velocities(
     position_m: Float[np.ndarray, "frames objects 3"], times_s: Float[np.ndarray, " frames"]
@@ -28,7 +26,7 @@ def energy_residual(
     times_s: Float[np.ndarray, " frames"],
     mass_kg: Float[np.ndarray, " objects"],
     *,
-    gravity_m_s2: float = GRAVITY_M_S2,
+    gravity_m_s2: float,
 ) -> float:
     """Relative change of mechanical energy, of objects without friction, spin and losses:
 
@@ -39,6 +37,7 @@ def energy_residual(
 
     Args:
         position_m: in the world, z up.
+        gravity_m_s2: of the scene, downwards; scenes differ in it.
     """
     velocity = velocities(position_m, times_s)
     kinetic = (0.5 * np.square(velocity).sum(-1) * mass_kg).sum(-1)
@@ -54,7 +53,7 @@ def momentum_residual(
     times_s: Float[np.ndarray, " frames"],
     mass_kg: Float[np.ndarray, " objects"],
     *,
-    gravity_m_s2: float = GRAVITY_M_S2,
+    gravity_m_s2: float,
 ) -> float:
     """Departure of total momentum from what gravity alone gives, as a speed in m/s:
 
@@ -65,6 +64,7 @@ def momentum_residual(
 
     Args:
         position_m: in the world, z up.
+        gravity_m_s2: of the scene, downwards; scenes differ in it.
     """
     momentum = (velocities(position_m, times_s) * np.asarray(mass_kg)[:, None]).sum(1)
     total = float(np.sum(mass_kg))

@@ -1,11 +1,12 @@
 """The command; see `phys4d.metrics.physics_iq`."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import UserError, run_main
@@ -26,9 +27,9 @@ class PhysicsIqConfig:
 
     real: Path = Path()
     """Testing folder of the benchmark at this frame rate, e.g. split-videos/testing/8FPS."""
-    generated: tuple[Path, ...] = ()
-    """Folder of mp4 files whose names begin with the id, e.g. 0001_; several folders, or one that holds such
-    folders, are several runs."""
+    generated: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Folder of mp4 files whose names begin with the id, e.g. 0001_. For several runs repeat the flag, or
+    name a folder of such folders."""
     fps: int = 0
     """Frames per second of all videos; scores at different rates do not compare."""
     json: Path | None = None
@@ -37,6 +38,8 @@ class PhysicsIqConfig:
     """CSV file with a row per run and scenario."""
     partial: bool = False
     """Leave out files that are refused, and say which; without it they are an error."""
+    stored_masks: bool = False
+    """Pass motion masks through a lossy file, as the benchmark's tool does for the published scores."""
     workers: int = 0
     """Processes; 0 is one per core."""
 
@@ -47,7 +50,7 @@ class PhysicsIqConfig:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Command line."""
-    config = load(PhysicsIqConfig, args=_joined(list(sys.argv[1:] if args is None else args), "--generated"))
+    config = load(PhysicsIqConfig, args=args)
     for flag, given in (
         ("--real", config.real != Path()),
         ("--generated", config.generated),
@@ -61,9 +64,14 @@ def main(args: Sequence[str] | None = None) -> None:
     from phys4d.metrics.physics_iq.runs import per_scenario_csv, score_runs, summarise
 
     runs = score_runs(
-        config.real, config.generated, fps=config.fps, partial=config.partial, workers=config.workers
+        config.real,
+        config.generated,
+        fps=config.fps,
+        partial=config.partial,
+        workers=config.workers,
+        stored_masks=config.stored_masks,
     )
-    summary = summarise(runs, fps=config.fps, partial=config.partial)
+    summary = summarise(runs, fps=config.fps, partial=config.partial, stored_masks=config.stored_masks)
     if config.json is not None:
         atomic_write_text(config.json, json.dumps(summary, indent=1) + "\n")
     if config.per_scenario is not None:
@@ -80,25 +88,6 @@ def describe(summary: dict[str, Any]) -> str:
         parts = ", ".join(f"{label} {values[key]:.4f}" for key, label in PARTS.items())
         lines.append(f"Physics-IQ {name:9s}{values['score']:6.2f}{spread}   ({parts})")
     return "\n".join(lines + [f"note: {note}" for note in summary["notes"]])
-
-
-def _joined(args: list[str], flag: str) -> list[str]:
-    """`--flag A --flag B` as `--flag A B`: the second would replace the first."""
-    kept: list[str] = []
-    values: list[str] = []
-    collecting = False
-    for word in args:
-        if word == flag:
-            collecting = True
-        elif word.startswith(f"{flag}="):
-            values.append(word.removeprefix(f"{flag}="))
-            collecting = False
-        elif collecting and not word.startswith("--"):
-            values.append(word)
-        else:
-            collecting = False
-            kept.append(word)
-    return [*kept, flag, *values] if values else kept
 
 
 if __name__ == "__main__":

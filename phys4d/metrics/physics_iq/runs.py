@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial as with_arguments
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,13 @@ class RunResult:
 
 
 def score_runs(
-    real: Path, generated: Sequence[Path], *, fps: int, partial: bool = False, workers: int = 0
+    real: Path,
+    generated: Sequence[Path],
+    *,
+    fps: int,
+    partial: bool = False,
+    workers: int = 0,
+    stored_masks: bool = False,
 ) -> list[RunResult]:
     """Score runs; the files of the benchmark are read once for all of them.
 
@@ -55,6 +62,7 @@ def score_runs(
         generated: folders of videos named by id, or folders of such folders.
         partial: leave out what is refused, and say so in `refusals`; else any refusal is an error.
         workers: processes; 0 is one per core. Each holds three clips, 1 GB for 5 s of 3840x2160 at 30 fps.
+        stored_masks: masks go through a lossy file, as in the benchmark's tool.
 
     Raises:
         ValueError: a file or a folder is refused, named in the message, or nothing is left to score.
@@ -67,7 +75,12 @@ def score_runs(
     takes, real_refusals = find_takes(real, fps)
     found = [find_generated(folder, takes) for folder in folders]
     work = [
-        _Work(takes=pair, generated=tuple(videos.get(pair.video_id) for videos, _ in found), fps=fps)
+        _Work(
+            takes=pair,
+            generated=tuple(videos.get(pair.video_id) for videos, _ in found),
+            fps=fps,
+            stored_masks=stored_masks,
+        )
         for pair in takes
     ]
     if not partial:
@@ -104,6 +117,7 @@ class _Work:
     takes: Takes
     generated: tuple[Path | None, ...]
     fps: int
+    stored_masks: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +140,14 @@ def compare_view(takes: Takes, generated: Clip, take_1: Clip, take_2: Clip) -> V
 def _compare(work: _Work) -> _Outcome:
     """One view of all runs; what cannot be read becomes a refusal of the runs it belongs to."""
     cv2.setNumThreads(1)
-    takes, fps, path = work.takes, work.fps, work.takes.take_1
+    takes, path = work.takes, work.takes.take_1
+    read = with_arguments(read_clip, fps=work.fps, stored_masks=work.stored_masks)
     num_runs = len(work.generated)
     try:
-        take_1 = read_clip(path, fps)
+        take_1 = read(path)
         shrunk = (take_1.bgr.shape[2], take_1.bgr.shape[1])
         path = takes.take_2
-        take_2 = read_clip(path, fps, shrunk)
+        take_2 = read(path, shrunk=shrunk)
         _same_size(take_2.size, take_1.size, takes)
     except ClipError as error:
         return _Outcome(results=[None] * num_runs, refusals=[[refusal_of(path, error)]] * num_runs)
@@ -141,7 +156,7 @@ def _compare(work: _Work) -> _Outcome:
         if video is None:
             continue
         try:
-            outcome.results[run] = compare_view(takes, read_clip(video, fps, shrunk), take_1, take_2)
+            outcome.results[run] = compare_view(takes, read(video, shrunk=shrunk), take_1, take_2)
         except ClipError as error:
             outcome.refusals[run].append(refusal_of(video, error))
     return outcome
@@ -196,7 +211,9 @@ def _refuse(refusals: Sequence[Refusal]) -> None:
         raise UserError(f"{refusals[0].reason}{more}; --partial scores the rest")
 
 
-def summarise(runs: Sequence[RunResult], *, fps: int, partial: bool) -> dict[str, Any]:
+def summarise(
+    runs: Sequence[RunResult], *, fps: int, partial: bool, stored_masks: bool = False
+) -> dict[str, Any]:
     """Scores of all runs, ready for JSON.
 
     `original` and `verified` hold each value's mean over runs, and with two runs or more its sample standard
@@ -221,8 +238,9 @@ def summarise(runs: Sequence[RunResult], *, fps: int, partial: bool) -> dict[str
         "num_runs": len(runs),
         "num_scenarios": len(scenarios),
         "complete": complete,
+        "stored_masks": stored_masks,
         "partial": partial and any(run.refusals for run in runs),
-        "notes": _notes(runs, scenarios, complete),
+        "notes": _notes(runs, scenarios, complete, stored_masks),
         "runs": per_run,
     }
 
@@ -234,7 +252,7 @@ def _over_runs(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return means | {f"{name}_std": statistics.stdev(s[name] for s in scores) for name in means}
 
 
-def _notes(runs: Sequence[RunResult], scenarios: set[str], complete: bool) -> list[str]:
+def _notes(runs: Sequence[RunResult], scenarios: set[str], complete: bool, stored_masks: bool) -> list[str]:
     """What a reader of the scores must know."""
     notes = []
     for run in runs:
@@ -248,6 +266,8 @@ def _notes(runs: Sequence[RunResult], scenarios: set[str], complete: bool) -> li
             f"{len(scenarios)} of the benchmark's {NUM_SCENARIOS} scenarios were scored; "
             "only complete runs compare with published scores"
         )
+    elif not stored_masks:
+        notes.append("published scores have masks from a lossy file; to compare with them, --stored-masks")
     if len(runs) < NUM_CLAIM_RUNS:
         notes.append(f"a claim needs {NUM_CLAIM_RUNS} runs, mean and standard deviation; got {len(runs)}")
     return notes

@@ -41,8 +41,13 @@ def inspect_clip(path: Path, fps: int) -> tuple[int, int]:
     return size
 
 
-def read_frames(path: Path, fps: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def read_frames(
+    path: Path, fps: int, count: int | None = None
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Decode a clip; BGR frames, bit for bit those of OpenCV's reader.
+
+    Args:
+        count: frames that the file must have; None is 5 s.
 
     Raises:
         ClipError: as `inspect_clip`; or the file is corrupt, rotated by its metadata, or shows no colour in
@@ -69,7 +74,7 @@ def read_frames(path: Path, fps: int) -> Iterator[UInt8[np.ndarray, "height widt
             if frame.pts is not None:
                 times.append(frame.pts)
             yield image
-    _check_times(path, np.asarray(times) * clock_s, clock_s, fps)
+    _check_times(path, np.asarray(times) * clock_s, clock_s, fps, count)
     if not coloured:
         raise ClipError(f"{path} is grey: no pixel of any frame has a colour; was it written as RGB?")
 
@@ -91,11 +96,14 @@ def _check_header(path: Path, stream: av.VideoStream) -> tuple[tuple[int, int], 
     return (width, height), float(stream.time_base or 0)
 
 
-def _check_times(path: Path, times_s: np.ndarray, clock_s: float, fps: int) -> None:
-    count, expected = len(times_s), num_frames(fps)
+def _check_times(
+    path: Path, times_s: np.ndarray, clock_s: float, fps: int, expected: int | None = None
+) -> None:
+    count, expected = len(times_s), expected or num_frames(fps)
+    length = f"{expected / fps:g} s"
     if count < 2:
         raise ClipError(
-            f"{path} has {count} frame{'' if count == 1 else 's'}, must have {expected} ({CLIP_S} s)"
+            f"{path} has {count} frame{'' if count == 1 else 's'}, must have {expected} ({length})"
         )
     gaps = np.diff(times_s)
     rate = (count - 1) / (times_s[-1] - times_s[0]) if times_s[-1] > times_s[0] else float("inf")
@@ -110,7 +118,7 @@ def _check_times(path: Path, times_s: np.ndarray, clock_s: float, fps: int) -> N
             f"{path} runs at {rate:.6g} fps, must run at {fps}; scores do not compare across rates"
         )
     if count != expected:
-        raise ClipError(f"{path} has {count} frames, must have {expected} ({CLIP_S} s at {fps} fps)")
+        raise ClipError(f"{path} has {count} frames, must have {expected} ({length} at {fps} fps)")
 
 
 @contextmanager

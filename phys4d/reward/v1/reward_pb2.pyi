@@ -19,36 +19,58 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CODEC_UNSPECIFIED: _ClassVar[Codec]
     CODEC_NONE: _ClassVar[Codec]
+    CODEC_BLOSC2: _ClassVar[Codec]
 D_TYPE_UNSPECIFIED: DType
 D_TYPE_FLOAT16: DType
 D_TYPE_FLOAT32: DType
 D_TYPE_UINT8: DType
 CODEC_UNSPECIFIED: Codec
 CODEC_NONE: Codec
+CODEC_BLOSC2: Codec
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("rewards", "simulator", "categories", "limits")
+    __slots__ = ("rewards", "simulator", "categories", "limits", "codecs", "streams", "server")
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     SIMULATOR_FIELD_NUMBER: _ClassVar[int]
     CATEGORIES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
     rewards: _containers.RepeatedCompositeFieldContainer[RewardInfo]
     simulator: str
     categories: _containers.RepeatedCompositeFieldContainer[CategoryInfo]
     limits: Limits
-    def __init__(self, rewards: _Optional[_Iterable[_Union[RewardInfo, _Mapping]]] = ..., simulator: _Optional[str] = ..., categories: _Optional[_Iterable[_Union[CategoryInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    codecs: _containers.RepeatedScalarFieldContainer[Codec]
+    streams: bool
+    server: str
+    def __init__(self, rewards: _Optional[_Iterable[_Union[RewardInfo, _Mapping]]] = ..., simulator: _Optional[str] = ..., categories: _Optional[_Iterable[_Union[CategoryInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., codecs: _Optional[_Iterable[_Union[Codec, str]]] = ..., streams: bool = ..., server: _Optional[str] = ...) -> None: ...
 
 class RewardInfo(_message.Message):
-    __slots__ = ("name", "version")
+    __slots__ = ("name", "version", "description", "inputs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    description: str
+    inputs: _containers.RepeatedCompositeFieldContainer[InputSpec]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ...) -> None: ...
+
+class InputSpec(_message.Message):
+    __slots__ = ("name", "dtypes", "required")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtypes: _containers.RepeatedScalarFieldContainer[DType]
+    required: bool
+    def __init__(self, name: _Optional[str] = ..., dtypes: _Optional[_Iterable[_Union[DType, str]]] = ..., required: bool = ...) -> None: ...
 
 class CategoryInfo(_message.Message):
     __slots__ = ("name", "families", "engine")
@@ -61,24 +83,30 @@ class CategoryInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., families: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_request_bytes", "max_rollouts", "max_tensor_bytes")
+    __slots__ = ("max_request_bytes", "max_rollouts", "max_tensor_bytes", "max_chunk_bytes", "max_stream_bytes")
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     MAX_TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_request_bytes: int
     max_rollouts: int
     max_tensor_bytes: int
-    def __init__(self, max_request_bytes: _Optional[int] = ..., max_rollouts: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ...) -> None: ...
+    max_chunk_bytes: int
+    max_stream_bytes: int
+    def __init__(self, max_request_bytes: _Optional[int] = ..., max_rollouts: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ...) -> None: ...
 
 class ScoreBatchRequest(_message.Message):
-    __slots__ = ("rollouts", "reward", "budget_ms")
+    __slots__ = ("rollouts", "reward", "budget_ms", "request_id")
     ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     rollouts: _containers.RepeatedCompositeFieldContainer[Rollout]
     reward: str
     budget_ms: int
-    def __init__(self, rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ..., reward: _Optional[str] = ..., budget_ms: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ..., reward: _Optional[str] = ..., budget_ms: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ScoreBatchResponse(_message.Message):
     __slots__ = ("outcomes",)
@@ -86,8 +114,48 @@ class ScoreBatchResponse(_message.Message):
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
+class ScoreStreamRequest(_message.Message):
+    __slots__ = ("open", "header", "chunk")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    open: StreamOpen
+    header: Rollout
+    chunk: Chunk
+    def __init__(self, open: _Optional[_Union[StreamOpen, _Mapping]] = ..., header: _Optional[_Union[Rollout, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+
+class StreamOpen(_message.Message):
+    __slots__ = ("reward", "budget_ms", "request_id")
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    reward: str
+    budget_ms: int
+    request_id: str
+    def __init__(self, reward: _Optional[str] = ..., budget_ms: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("rollout", "tensor", "offset", "data")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    rollout: int
+    tensor: int
+    offset: int
+    data: bytes
+    def __init__(self, rollout: _Optional[int] = ..., tensor: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ScoreStreamResponse(_message.Message):
+    __slots__ = ("outcome", "rollout")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    outcome: Outcome
+    rollout: int
+    def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ..., rollout: _Optional[int] = ...) -> None: ...
+
 class Rollout(_message.Message):
-    __slots__ = ("sample_id", "attempt", "idempotency_key", "scene", "camera", "tensors", "text")
+    __slots__ = ("sample_id", "attempt", "idempotency_key", "scene", "camera", "tensors", "text", "seed")
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +163,7 @@ class Rollout(_message.Message):
     CAMERA_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     sample_id: str
     attempt: int
     idempotency_key: str
@@ -102,7 +171,8 @@ class Rollout(_message.Message):
     camera: Camera
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
     text: str
-    def __init__(self, sample_id: _Optional[str] = ..., attempt: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., scene: _Optional[_Union[SceneSpec, _Mapping]] = ..., camera: _Optional[_Union[Camera, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., text: _Optional[str] = ...) -> None: ...
+    seed: int
+    def __init__(self, sample_id: _Optional[str] = ..., attempt: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., scene: _Optional[_Union[SceneSpec, _Mapping]] = ..., camera: _Optional[_Union[Camera, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., text: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class SceneSpec(_message.Message):
     __slots__ = ("category", "family", "seed", "parameters", "num_frames", "fps", "timestep_s", "engine")
@@ -143,7 +213,7 @@ class Camera(_message.Message):
     def __init__(self, fx: _Optional[float] = ..., fy: _Optional[float] = ..., cx: _Optional[float] = ..., cy: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., camera_from_world: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "codec", "byte_size", "crc32c", "data")
+    __slots__ = ("name", "dtype", "shape", "codec", "byte_size", "crc32c", "data", "packed_size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +221,7 @@ class Tensor(_message.Message):
     BYTE_SIZE_FIELD_NUMBER: _ClassVar[int]
     CRC32C_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    PACKED_SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: DType
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -158,7 +229,8 @@ class Tensor(_message.Message):
     byte_size: int
     crc32c: int
     data: bytes
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., codec: _Optional[_Union[Codec, str]] = ..., byte_size: _Optional[int] = ..., crc32c: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    packed_size: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., codec: _Optional[_Union[Codec, str]] = ..., byte_size: _Optional[int] = ..., crc32c: _Optional[int] = ..., data: _Optional[bytes] = ..., packed_size: _Optional[int] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("sample_id", "attempt", "score", "error")
@@ -173,8 +245,15 @@ class Outcome(_message.Message):
     def __init__(self, sample_id: _Optional[str] = ..., attempt: _Optional[int] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class Score(_message.Message):
-    __slots__ = ("value", "components", "scorer_version", "simulator", "scoring_s")
+    __slots__ = ("value", "components", "scorer_version", "simulator", "scoring_s", "phases_s", "cached", "seed")
     class ComponentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class PhasesSEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -186,9 +265,15 @@ class Score(_message.Message):
     SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
     SIMULATOR_FIELD_NUMBER: _ClassVar[int]
     SCORING_S_FIELD_NUMBER: _ClassVar[int]
+    PHASES_S_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     value: float
     components: _containers.ScalarMap[str, float]
     scorer_version: str
     simulator: str
     scoring_s: float
-    def __init__(self, value: _Optional[float] = ..., components: _Optional[_Mapping[str, float]] = ..., scorer_version: _Optional[str] = ..., simulator: _Optional[str] = ..., scoring_s: _Optional[float] = ...) -> None: ...
+    phases_s: _containers.ScalarMap[str, float]
+    cached: bool
+    seed: int
+    def __init__(self, value: _Optional[float] = ..., components: _Optional[_Mapping[str, float]] = ..., scorer_version: _Optional[str] = ..., simulator: _Optional[str] = ..., scoring_s: _Optional[float] = ..., phases_s: _Optional[_Mapping[str, float]] = ..., cached: bool = ..., seed: _Optional[int] = ...) -> None: ...

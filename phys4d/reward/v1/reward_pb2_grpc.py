@@ -45,6 +45,11 @@ class RewardServiceStub(object):
                 request_serializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreBatchRequest.SerializeToString,
                 response_deserializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreBatchResponse.FromString,
                 _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/phys4d.reward.v1.RewardService/ScoreStream',
+                request_serializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreStreamResponse.FromString,
+                _registered_method=True)
 
 
 class RewardServiceServicer(object):
@@ -65,6 +70,14 @@ class RewardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Scores rollouts that come in chunks; outcomes leave as they are ready, in any order. A server that is
+        busy reads slowly, and HTTP/2 flow control then holds the sender back. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.ScoreBatch,
                     request_deserializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreBatchRequest.FromString,
                     response_serializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreBatchResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class RewardService(object):
             '/phys4d.reward.v1.RewardService/ScoreBatch',
             phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreBatchRequest.SerializeToString,
             phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/phys4d.reward.v1.RewardService/ScoreStream',
+            phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreStreamRequest.SerializeToString,
+            phys4d_dot_reward_dot_v1_dot_reward__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

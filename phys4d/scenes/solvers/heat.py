@@ -99,6 +99,12 @@ def step(
     return received
 
 
+def stable_timestep_s(cell_m: float, conductivity_w_m_k: float, capacity_j_m3_k: float) -> float:
+    """Longest step at which no cell overshoots its neighbours, with every side held at a temperature."""
+    fastest = conductivity_w_m_k / capacity_j_m3_k
+    return math.inf if fastest == 0 else cell_m**2 / (12 * fastest)
+
+
 @dataclass(kw_only=True, eq=False)
 class HeatBlock:
     """A block of cubic cells."""
@@ -144,9 +150,8 @@ class HeatBlock:
         return float((self.temperature_c * self._capacity).sum()) * self.cell_m**3
 
     def stable_timestep_s(self) -> float:
-        """Longest step at which no cell overshoots its neighbours, with every side held at a temperature."""
-        fastest = float(self._k.max() / self._capacity.min())
-        return math.inf if fastest == 0 else self.cell_m**2 / (12 * fastest)
+        """Longest step at which no cell overshoots its neighbours."""
+        return stable_timestep_s(self.cell_m, float(self._k.max()), float(self._capacity.min()))
 
     def advance(self, duration_s: float, *, longest_step_s: float = math.inf) -> None:
         """Let heat flow for a time, in equal stable steps."""

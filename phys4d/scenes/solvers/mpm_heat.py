@@ -16,16 +16,20 @@ Stomakhin et al., Augmented MPM for Phase-Change and Varied Materials (SIGGRAPH 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
 from phys4d.scenes.solvers.jit import compiled
-from phys4d.scenes.solvers.mpm import PAD, MaterialPoints, Meltable
+from phys4d.scenes.solvers.materials import Meltable
+from phys4d.scenes.solvers.mpm import PAD, MaterialPoints
 from phys4d.scenes.solvers.mpm_kernels import NODE_MASS_KG, weights
 
 MELTING, LATENT, SOLID_HEAT, LIQUID_HEAT, CONDUCTIVITY = 0, 1, 2, 3, 4
+STEPS_PER_EXCHANGE = 10
+"""Steps of motion between exchanges of heat."""
 
 
 @compiled
@@ -154,6 +158,15 @@ class Outside:
             raise ValueError(f"coefficient_w_m2_k must be 0 or more, got {self.coefficient_w_m2_k}")
 
 
+def thermal_steps(duration_s: float, cell_m: float, materials: Sequence[Meltable]) -> int:
+    """Steps that explicit conduction needs for a time."""
+    least = min(
+        m.density_kg_m3 * min(m.solid_heat_j_kg_k, m.liquid_heat_j_kg_k) / max(m.conductivity_w_m_k, 1e-12)
+        for m in materials
+    )
+    return max(1, math.ceil(duration_s / (0.125 * cell_m**2 * least)))
+
+
 class MeltingPoints:
     """Material points, all `Meltable`, with heat; `speed_up` runs heat faster than motion (time lapse)."""
 
@@ -167,9 +180,11 @@ class MeltingPoints:
         speed_up: float = 1.0,
     ) -> None:
         rows: list[list[float]] = []
+        self._materials: list[Meltable] = []
         for m in points.materials:
             if not isinstance(m, Meltable):
                 raise ValueError(f"heat flows between Meltable materials, got {type(m).__name__}")
+            self._materials.append(m)
             rows.append(
                 [m.melting_c, m.latent_j_kg, m.solid_heat_j_kg_k, m.liquid_heat_j_kg_k, m.conductivity_w_m_k]
             )
@@ -200,21 +215,10 @@ class MeltingPoints:
         """Mass of melt."""
         return float(self.points.mass_kg @ self.points.liquid_share)
 
-    def stable_timestep_s(self) -> float:
-        """Longest thermal step of explicit conduction."""
-        least = min(
-            m.density_kg_m3
-            * min(m.solid_heat_j_kg_k, m.liquid_heat_j_kg_k)
-            / max(m.conductivity_w_m_k, 1e-12)
-            for m in self.points.materials
-            if isinstance(m, Meltable)
-        )
-        return 0.125 * self.points.tank.cell_m**2 * least
-
     def conduct(self, duration_s: float) -> None:
         """Let heat flow for a time while nothing moves, in stable steps."""
-        steps = max(1, math.ceil(duration_s / self.stable_timestep_s()))
         points = self.points
+        steps = thermal_steps(duration_s, points.tank.cell_m, self._materials)
         for _ in range(steps):
             self.received_j += exchange(
                 points._x,
@@ -236,7 +240,11 @@ class MeltingPoints:
             self._refresh()
 
     def advance(
-        self, num_steps: int, *, steps_per_exchange: int = 10, gravity_m_s2: tuple = (0, 0, -9.81)
+        self,
+        num_steps: int,
+        *,
+        steps_per_exchange: int = STEPS_PER_EXCHANGE,
+        gravity_m_s2: Sequence[float] = (0.0, 0.0, -9.81),
     ) -> None:
         """Move for `num_steps` steps, with heat flowing `speed_up` times as fast."""
         while num_steps > 0:

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from phys4d.data import open_dataset
 from phys4d.data.torch_dataset import TensorDataset
-from phys4d.scenes.render import RenderConfig, render_split
+from phys4d.scenes.render import render_split
+from phys4d.scenes.render_config import RenderConfig
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,17 @@ CAMERA = Camera(fx=20.0, fy=20.0, cx=5.0, cy=5.0, width=10, height=10, camera_fr
 
 
 @pytest.mark.parametrize("make", LIBRARIES)
-def test_uniform_motion_adds_up(make: Make) -> None:
-    motion = np.tile(np.array([0.5, -0.25, 0.1]), (4, 10, 10, 1))
-    points, valid = carry_points(make(np.array([[3.0, 6.0]])), make(np.full((10, 10), 2.0)), make(motion))
-    assert np.allclose(np.asarray(points)[:, 0], [[3 + 0.5 * t, 6 - 0.25 * t, 2 + 0.1 * t] for t in range(5)])
-    assert bool(valid.all())
+def test_points_on_a_tilted_plane_are_carried_exactly(make: Make) -> None:
+    """Uniform motion of (1.5, 0.5) px and 0.1 m per frame over depth linear in the pixel."""
+    v, u = np.mgrid[:16, :16] + 0.5
+    depth = np.stack([2 + 0.01 * (u - 1.5 * t) + 0.02 * (v - 0.5 * t) + 0.1 * t for t in range(4)])
+    motion = np.tile(np.array([1.5, 0.5, 0.1]), (3, 16, 16, 1))
+    found = carry_points(make(np.array([[4.5, 6.5]])), make(depth), make(motion))
+    t = np.arange(4)
+    np.testing.assert_allclose(np.asarray(found.uv)[:, 0], np.stack([4.5 + 1.5 * t, 6.5 + 0.5 * t], -1))
+    for z in (found.lifted_m, found.carried_m):
+        np.testing.assert_allclose(np.asarray(z)[:, 0], 2 + 0.045 + 0.13 + 0.1 * t, rtol=1e-12)
+    assert bool(found.present.all())
 
 
 @pytest.mark.parametrize("make", LIBRARIES)
@@ -32,16 +38,31 @@ def test_an_expanding_field_carries_points_along_its_solution(make: Make) -> Non
     u = np.arange(10) + 0.5
     motion = np.zeros((3, 10, 10, 3))
     motion[..., 0] = 0.2 * (u - 5)
-    points, _ = carry_points(make(np.array([[6.0, 5.0]])), make(np.ones((10, 10))), make(motion))
-    assert np.allclose(np.asarray(points)[:, 0, 0], 5 + 1.2 ** np.arange(4))
+    found = carry_points(make(np.array([[6.0, 5.0]])), make(np.ones((4, 10, 10))), make(motion))
+    assert np.allclose(np.asarray(found.uv)[:, 0, 0], 5 + 1.2 ** np.arange(4))
 
 
 @pytest.mark.parametrize("make", LIBRARIES)
-def test_a_point_that_leaves_the_image_stays_unsound(make: Make) -> None:
+def test_a_point_on_an_edge_moves_with_its_own_surface(make: Make) -> None:
+    """A box 2 m away moves by 1 px before a wall at 4 m and a sky without depth, which stay."""
+    depth, motion = np.full((4, 8, 12), 4.0), np.zeros((3, 8, 12, 3))
+    depth[:, 0] = np.nan
+    for t in range(4):
+        depth[t, 1:5, 2 + t : 5 + t] = 2.0
+        if t < 3:
+            motion[t, 1:5, 2 + t : 5 + t, 0] = 1.0
+    found = carry_points(make(np.array([[4.5, 1.5], [4.9, 2.5]])), make(depth), make(motion))
+    np.testing.assert_allclose(np.asarray(found.uv)[-1, :, 0], [7.5, 7.9])
+    np.testing.assert_allclose(np.asarray(found.lifted_m)[1:], 2.0)
+    assert bool(found.present.all())
+
+
+@pytest.mark.parametrize("make", LIBRARIES)
+def test_a_point_that_left_the_image_does_not_come_back(make: Make) -> None:
     motion = np.zeros((4, 10, 10, 3))
     motion[0, ..., 0], motion[2, ..., 0] = 9.0, -9.0
-    _, valid = carry_points(make(np.array([[4.0, 4.0]])), make(np.ones((10, 10))), make(motion))
-    assert np.asarray(valid)[:, 0].tolist() == [True, True, False, False, False]
+    found = carry_points(make(np.array([[4.0, 4.0]])), make(np.ones((5, 10, 10))), make(motion))
+    assert np.asarray(found.present)[:, 0].tolist() == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("make", LIBRARIES)

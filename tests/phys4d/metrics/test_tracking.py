@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phys4d.metrics.tracking import constant_velocity, track_colours, trajectory_errors
+from phys4d.metrics.tracking import colour_masks, constant_velocity, track_colours, trajectory_errors
 
 
 def discs(centres: np.ndarray, radius: float = 6.0, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +52,12 @@ def test_constant_velocity_is_exact_for_straight_lines() -> None:
 def test_a_first_frame_without_objects_is_refused() -> None:
     with pytest.raises(ValueError, match="frame 0 shows no object"):
         track_colours(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
+
+
+def test_masks_by_colour_are_the_discs() -> None:
+    video, ids = discs(moving_centres())
+    masks = colour_masks(video, ids)
+    assert masks.shape == (5, 64, 64, 2)
+    for o in (0, 1):
+        assert (masks[0, ..., o] == (ids == o + 1)).all()
+        assert np.ptp(masks[..., o].sum((1, 2))) < 12, "a disc keeps its area as it moves"

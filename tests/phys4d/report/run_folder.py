@@ -11,6 +11,24 @@ import numpy as np
 
 from phys4d.runtime.run import RunFolder
 
+PUBLISHED = [
+    {
+        "model": "A model",
+        "given": "first frame",
+        "metric": "Physics-IQ Original",
+        "before": "1.0",
+        "after": "2.0",
+        "source": "a test",
+    },
+    {
+        "model": "Another",
+        "given": "first frame",
+        "metric": "Physics-IQ Verified",
+        "before": "31.8 ± 1.5",
+        "after": "",
+        "source": "a test",
+    },
+]
 FAMILIES = ("drop", "collision", "ramp", "tower", "projectile", "drop")
 ERRORS = {"base": 0.231, "stage1": 0.231, "stage2": 0.142, "stage3": 0.104, "constant_velocity": 0.31}
 
@@ -42,6 +60,39 @@ def ball_video(gravity: float, seed: int, num_frames: int = 9, size: int = 64) -
         motion[t][inside, 0] = centres[t + 1][0] - centres[t][0]
         motion[t][inside, 1] = centres[t + 1][1] - centres[t][1]
     return {"rgb": np.array(rgb, np.uint8), "depth": np.array(depth, np.float32), "motion": motion}
+
+
+def ball_clouds(gravities: dict[str, float], num_frames: int = 9) -> dict[str, np.ndarray]:
+    """A ball and a box in metres, camera frame; the ball falls with each stage's own gravity."""
+    draws = np.random.default_rng(0)
+    ball = draws.standard_normal((120, 3))
+    ball *= 0.2 / np.linalg.norm(ball, axis=1, keepdims=True)
+    box = draws.uniform(-0.15, 0.15, (80, 3)) + np.array([0.8, 0.6, 3.0])
+    times = np.arange(num_frames)[:, None] / 12.0
+
+    def points(gravity: float) -> np.ndarray:
+        centre = np.concatenate(
+            [-0.6 + times, -0.5 + 0.5 * gravity * 9.81 * times**2, 2.6 + 0 * times], axis=1
+        )
+        return np.concatenate([ball + centre[:, None], np.repeat(box[None], num_frames, 0)], axis=1)
+
+    u, v = np.meshgrid(np.linspace(-2, 2, 40), np.linspace(0, 1.4, 20))
+    floor = np.stack([u, 0.8 + 0 * u, 2.5 + v], -1).reshape(-1, 3)
+    index = np.repeat(np.array([0, 1], np.uint8), [120, 80])
+    truth = points(gravities["truth"])
+    arrays = {
+        "background_m": floor, "background_rgb": np.full(floor.shape, 120, np.uint8), "object_index": index,
+        "object_rgb": np.where(index[:, None] == 0, [214, 96, 58], [70, 120, 200]).astype(np.uint8),
+        "truth_m": truth,
+    }  # fmt: skip
+    for stage in ("stage2", "stage3"):
+        found = points(gravities[stage])
+        gap = np.linalg.norm(found - truth, axis=-1)
+        present = np.ones(gap.shape, bool)
+        present[-1, :10] = False
+        arrays |= {f"{stage}_m": found, f"{stage}_present": present}
+        arrays[f"{stage}_error_m"] = np.stack([gap[:, index == o].mean(1) for o in (0, 1)], 1)
+    return arrays
 
 
 def write_stages(folder: Path) -> None:
@@ -102,7 +153,7 @@ def write_evaluation(folder: Path, num_scenes: int = 6) -> None:
                 rows.append(row | {"higher_is_better": scale < 0})
     comparisons = [
         {"before": "stage2", "after": "stage3", "reader": reader, "metric": "trajectory_error",
-         "mean_difference": -0.038, "ci95": ci95, "num_scenes": 64}
+         "mean_difference": -0.038, "ci95": ci95, "p_value": 0.001, "p_holm": 0.002, "num_scenes": 64}
         for reader, ci95 in (("heads", [-0.051, -0.024]), ("estimator", [-0.051, 0.004]))
     ]  # fmt: skip
     gravity = {"truth": 0.62, "base": 0.1, "stage1": 0.1, "stage2": 0.4, "stage3": 0.57}
@@ -116,10 +167,23 @@ def write_evaluation(folder: Path, num_scenes: int = 6) -> None:
                 arrays = {"rgb": arrays["rgb"]}
             np.savez_compressed(place / f"{stage}.npz", **arrays)
             files[stage] = str((place / f"{stage}.npz").relative_to(folder / "evaluation"))
+        np.savez_compressed(place / "clouds.npz", **ball_clouds(gravity))
+        clouds = str((place / "clouds.npz").relative_to(folder / "evaluation"))
         caption = f"an orange ball <{family}> falls & bounces"
-        scenes.append({"id": f"{index:06d}", "family": family, "caption": caption, "files": files})
+        entry = {"id": f"{index:06d}", "family": family, "caption": caption, "files": files}
+        scenes.append(entry | {"fps": 12.0, "clouds": clouds, "objects": ["ball", "box"]})
+    failures = [scenes[-1] | {"stage": "stage3", "error_m": 0.31}]
     (folder / "evaluation" / "results.json").write_text(
-        json.dumps({"rows": rows, "comparisons": comparisons, "scenes": scenes})
+        json.dumps(
+            {
+                "rows": rows,
+                "comparisons": comparisons,
+                "scenes": scenes,
+                "failures": failures,
+                "published": PUBLISHED,
+                "config": "num_scenes = 64\nnum_seeds = 3\n",
+            }
+        )
     )
 
 

@@ -108,8 +108,8 @@ def test_a_paired_difference_decides_where_there_is_one(run_folder: Path) -> Non
     assert (
         "the difference is −0.0380 m, 95 % interval −0.0510 to −0.0240, which leaves out zero." in page.text
     )
-    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to −0.0240 better 64" in page.text
-    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to 0.00400 not told apart 64" in page.text
+    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to −0.0240 0.0020 better 64" in page.text
+    assert "Stage 2 to Stage 3 −0.0380 −0.0510 to 0.00400 0.0020 not told apart 64" in page.text
 
 
 def test_one_seed_has_no_spread(run_folder: Path) -> None:
@@ -122,10 +122,79 @@ def test_every_stage_and_scene_is_shown(run_folder: Path) -> None:
     source, page = report(run_folder)
     for title in ("Base", "Stage 1", "Stage 2", "Stage 3", "Simulator", "Constant velocity"):
         assert title in page.text
-    assert source.count('class="scene"') == 2
-    assert source.count("data:image/webp;base64,") == 2 * (5 + 4 + 4)
+    assert source.count('class="scene"') == 2 + 1, "two scenes and one of them again as a failure"
+    assert source.count("data:image/webp;base64,") == 2 * (5 + 4 + 4) + 6
     assert "an orange ball <drop> falls & bounces" in page.text
     assert "Component: Chamfer" in page.text and "group_size = 8" in page.text
+
+
+def test_scores_of_the_literature_are_marked_and_stand_beside_ours(run_folder: Path) -> None:
+    parts = {"s_iou": 0.31, "ws_iou": 0.22, "st_iou": 0.13, "mse": 0.014}
+    scores = {
+        "original": {"score": 21.5, "score_std": 0.6, **parts},
+        "verified": {"score": 24.25, "score_std": 0.8},
+        "fps": 8, "num_runs": 4, "complete": False,
+    }  # fmt: skip
+    (run_folder / "physics_iq").mkdir()
+    (run_folder / "physics_iq" / "stage3.json").write_text(json.dumps(scores))
+    _, page = report(run_folder)
+    assert "Stage 3 0.310 0.220 0.130 0.0140 21.5 ± 0.6 24.2 ± 0.8 4 runs, 8 fps; not all videos" in page.text
+    assert "Published, not measured here A model first frame – – – – 1.0 → 2.0 – a test" in page.text
+    assert "Another first frame – – – – – 31.8 ± 1.5 a test" in page.text
+    (run_folder / "physics_iq" / "stage3.json").write_text("{}")
+    assert "A model" in report(run_folder)[1].text
+
+
+def test_best_of_n_is_a_column_and_says_what_it_cost(run_folder: Path) -> None:
+    edit_results(run_folder, rows=[row("stage2", [0.2]), row("best_of_n", [0.1]), row("external", [0.3])])
+    (run_folder / "best_of_n").mkdir()
+    (run_folder / "best_of_n" / "facts.json").write_text('{"num_candidates": 12}')
+    _, page = report(run_folder)
+    assert "Held-out metric Stage 2 Best of N external" in page.text
+    assert "Num candidates 12" in page.text and "num_seeds = 3" in page.text
+
+
+def changed(metric: str, reader: str, change: float, margin: float) -> dict[str, object]:
+    interval = [change - margin, change + margin]
+    values = {"before": "stage2", "after": "stage3", "metric": metric, "reader": reader, "num_scenes": 64}
+    return values | {"mean_difference": change, "ci95": interval, "p_value": 0.5, "p_holm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("estimated", "in_pixels", "words"),
+    [
+        ((-0.05, 0.02), (-0.4, 0.2), ("fine", "fine")),
+        ((-0.01, 0.02), (0.1, 0.2), ("watch", "watch")),
+        ((0.05, 0.02), (-0.4, 0.2), ("alarm", "fine")),
+    ],
+)
+def test_a_gain_that_only_the_heads_see_raises_a_flag(
+    run_folder: Path, estimated: tuple[float, float], in_pixels: tuple[float, float], words: tuple[str, str]
+) -> None:
+    comparisons = [
+        changed("4D Chamfer", "heads", -0.05, 0.02),
+        changed("4D Chamfer", "estimator", *estimated),
+        changed("trajectory error", "rgb", *in_pixels),
+    ]
+    edit_results(run_folder, comparisons=comparisons)
+    source, _ = report(run_folder)
+    readings = source.partition("Does it show where nothing was trained on it?")[2].partition("</table>")[0]
+    assert tuple(re.findall(r'class="state (\w+)"', readings)) == words
+
+
+def test_a_component_that_drifts_while_the_reward_rises_raises_a_flag(run_folder: Path) -> None:
+    """Points lost rise from 0.01 to 0.3, the depth scale falls from 1 to 0.6, the gain stays."""
+    rows = [
+        {"step": s, "reward_mean": 0.3 + 0.01 * s, "val_reward": 0.3 - 0.01 * s, "failed_fraction": 0.0,
+         "val_component_missing_fraction": 0.01 + 0.015 * s, "val_component_alignment_scale": 1 - 0.02 * s,
+         "val_component_gain": 0.1}
+        for s in range(21)
+    ]  # fmt: skip
+    text = "".join(json.dumps(values) + "\n" for values in rows)
+    (run_folder / "stage3" / "metrics.jsonl").write_text(text)
+    source, _ = report(run_folder)
+    watched = source.partition("What must stay as it is while the reward rises")[2].partition("</table>")[0]
+    assert re.findall(r'class="state (\w+)"', watched) == ["alarm", "fine", "alarm", "alarm", "fine"]
 
 
 @pytest.mark.parametrize(

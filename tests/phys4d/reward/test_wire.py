@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phys4d.reward import wire
+from phys4d.reward import tensors, wire
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Camera, Failure, Outcome, Rollout, SceneSpec, Score
 
@@ -131,14 +131,14 @@ def test_a_shape_that_promises_terabytes_is_refused_before_memory_is_taken() -> 
         name="x", dtype=pb.D_TYPE_FLOAT32, shape=[2**40, 2**40], codec=pb.CODEC_NONE, byte_size=2**62
     )
     with pytest.raises(wire.WireError, match="TOO_LARGE"):
-        wire.tensor_from_proto(tensor, max_bytes=LIMIT)
+        tensors.tensor_from_proto(tensor, max_bytes=LIMIT)
 
 
 @pytest.mark.parametrize("shape", [[], [0, 3], [-1, 3], [1] * 9])
 def test_shapes_without_sense_are_refused(shape: list[int]) -> None:
     tensor = pb.Tensor(name="x", dtype=pb.D_TYPE_UINT8, shape=shape, codec=pb.CODEC_NONE)
     with pytest.raises(wire.WireError, match="WRONG_SHAPE"):
-        wire.tensor_from_proto(tensor, max_bytes=LIMIT)
+        tensors.tensor_from_proto(tensor, max_bytes=LIMIT)
 
 
 def test_missing_parts_are_named() -> None:

@@ -1,12 +1,14 @@
 """Scenes with flexes: every family is drawn, moves, keeps its invariants, and refuses bad parameters."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from phys4d.scenes import flex_bodies, meshes, registry
+from phys4d.scenes import flex_simulation, meshes, registry
+from phys4d.scenes.annotations import contacts
 from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.trajectory import UnstableSimulation
 from phys4d.types import SceneSpec
@@ -70,7 +72,11 @@ def test_held_points_stay_until_they_are_released() -> None:
     held = [int(n) for n in spec.parameters["objects"][0]["held"]]
     stays = registry.simulate(_rebuilt(spec)).meshes[0].vertices_m[:, held]
     assert np.abs(stays - stays[0]).max() < 1e-9
-    falls = registry.simulate(_rebuilt(spec, release_s=0.2)).meshes[0].vertices_m[:, held, 2]
+    let_go = registry.simulate(_rebuilt(spec, release_s=0.2))
+    assert let_go.equalities is not None
+    # Seven frames at 12 fps: the third is at 0.17 s.
+    assert np.array_equal(let_go.equalities.all(axis=1), [True] * 3 + [False] * 4)
+    falls = let_go.meshes[0].vertices_m[:, held, 2]
     assert np.abs(falls[2] - falls[0]).max() < 0.02
     assert (falls[0] - falls[-1]).min() > 0.05
 
@@ -78,7 +84,7 @@ def test_held_points_stay_until_they_are_released() -> None:
 def test_a_rope_tied_to_a_weight_carries_it_on_a_circle() -> None:
     """The weight's far end of the rope keeps its distance from the pivot within 2 %."""
     scene, trajectory = registry.sample_scene("ropes", "swing", 0)
-    line = flex_bodies.rope_points(scene, trajectory, 0)
+    line = flex_simulation.rope_points(scene, trajectory, 0)
     distance = np.linalg.norm(line[:, -1] - line[:, 0], axis=1)
     assert np.allclose(distance, distance[0], rtol=0.02)
     assert np.linalg.norm(line[-1, -1] - line[0, -1]) > 0.2
@@ -90,6 +96,21 @@ def test_a_driven_plate_keeps_its_course() -> None:
     values = scene.spec.parameters["objects"][1]
     way = np.linalg.norm(values["drive_m_s"]) * min(values["drive_s"], trajectory.times_s[-1])
     assert abs(np.linalg.norm(trajectory.position_m[-1, 1] - trajectory.position_m[0, 1]) - way) < 0.005
+    # At rest the drive pushes as hard as the contacts do; were it left out, they would push 6 % less.
+    last = contacts(scene, trajectory)
+    on_plate = last[(last[:, 0] == len(trajectory.times_s) - 1) & (last[:, 1:3] == 2).any(axis=1)]
+    assert trajectory.applied is not None
+    assert on_plate[:, 9].sum() == pytest.approx(np.abs(trajectory.applied[-1]).sum(), rel=1e-3)
+
+
+def test_a_balloon_at_rest_presses_on_the_floor_with_its_weight() -> None:
+    """The gas pushes it against the floor; contacts without that load would bear a quarter less."""
+    spec = registry.sample_spec("inflatables", "bounce", 0, num_frames=2)
+    scene = registry.build(replace(spec, num_frames=4, fps=1.0))
+    found = contacts(scene, registry.simulate(scene))
+    resting = found[found[:, 0] == 3]
+    assert set(resting[:, 1]) | set(resting[:, 2]) == {0, 1}
+    assert resting[:, 9].sum() == pytest.approx(9.81 * scene.objects[0].mass_kg, rel=3e-3)
 
 
 def test_overstretched_cloth_is_refused() -> None:

@@ -22,7 +22,7 @@ def test_a_spec_from_json_rebuilds_model_and_trajectory_bit_for_bit(family: str)
     buffers = [np.empty(mujoco.mj_sizeModel(scene.model), np.uint8) for scene in (first, second)]
     for scene, buffer in zip((first, second), buffers, strict=True):
         mujoco.mj_saveModel(scene.model, None, buffer)
-    assert np.array_equal(*buffers)
+    assert np.array_equal(buffers[0], buffers[1])
     assert simulate(first).qpos.tobytes() == simulate(second).qpos.tobytes()
 
 

@@ -51,11 +51,14 @@ def test_drawn_scenes_move_and_show_their_objects(family: str) -> None:
 def test_mixed_physics_starts_from_the_same_picture_and_words(family: str) -> None:
     """Where no draw is refused, only gravity, friction and restitution differ."""
     hidden = {"gravity_m_s2", "object_friction", "physics"}
+    true: dict[str, Any] = {}
+    mixed: dict[str, Any] = {}
     for seed in range(50):
         true = sample_spec("rigid", family, seed).parameters
         mixed = sample_spec("rigid", family, seed, physics="mixed").parameters
         if true["attempt"] == mixed["attempt"]:
             break
+    assert true["attempt"] == mixed["attempt"]
     for name in set(true) - hidden - {"objects", "fixtures"}:
         assert mixed[name] == true[name]
     for group, redrawn in (("objects", "restitution"), ("fixtures", "friction")):

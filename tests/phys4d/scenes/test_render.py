@@ -1,6 +1,7 @@
 """The render program: whole datasets, resumed after a kill, refused when asked for nonsense."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 
 from phys4d.data import open_dataset
+from phys4d.runtime.errors import UserError
 from phys4d.scenes import build, simulate
-from phys4d.scenes.render import RenderConfig, family_names, render_sample, render_split
+from phys4d.scenes.render import render_split
+from phys4d.scenes.render_config import RenderConfig, family_names
+from phys4d.scenes.sample import render_sample
 
 ROOT = Path(__file__).parents[3]
 
@@ -117,6 +121,7 @@ def test_other_settings_in_the_same_split_are_refused(rendered: Path) -> None:
         (["--families", "dorp"], "error: unknown family 'dorp' (did you mean 'drop'?)"),
         (["--famlies", "drop"], "error: unknown option '--famlies'"),
         (["--num-samples", "0"], "num_samples must be at least 1, got 0"),
+        (["--families", "ropes/swing"], "got ropes/swing; add ropes to --category"),
         (["--split", "a/b"], "split must be a plain folder name, got 'a/b'"),
     ],
 )
@@ -161,6 +166,47 @@ def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
     render_sample(config, names, 4, Counter())
     again = render_sample(config, names, 3, Counter())
     assert all(np.array_equal(first["arrays"][k], again["arrays"][k]) for k in first["arrays"])
+
+
+def test_a_full_disk_ends_in_one_line_and_is_continued(rendered: Path, tmp_path: Path) -> None:
+    """A real limit on file size stands for the full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, ((rendered / "train/shard-000000.tar").stat().st_size - 1, limits[1])
+    )
+    try:
+        with pytest.raises(
+            UserError, match=r"no space left to write .*train: 0 of 34 videos are there; free"
+        ):
+            render_split(_config(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name for path in (tmp_path / "train").iterdir()} == {"settings.json"}
+    render_split(_config(tmp_path))
+    assert (tmp_path / "train" / "index.json").read_bytes() == (
+        rendered / "train" / "index.json"
+    ).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_renders_what_this_machine_does(rendered: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        address = ray.get_runtime_context().gcs_address
+        flags = ["--num-samples", "34", "--width", "16", "--height", "16", "--num-frames", "3"]
+        done = subprocess.run(
+            _command(tmp_path, *flags, "--supersampling", "1", "--ray-address", address),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    finally:
+        ray.shutdown()
+    assert done.returncode == 0, done.stderr
+    for name in ("shard-000000.tar", "shard-000001.tar", "index.json"):
+        assert (tmp_path / "train" / name).read_bytes() == (rendered / "train" / name).read_bytes()
 
 
 def test_a_shard_with_a_flipped_bit_is_made_again(rendered: Path, tmp_path: Path) -> None:

@@ -80,25 +80,31 @@ def test_a_change_of_ten_grey_levels_escapes_the_mask_and_one_of_twenty_does_not
     assert moved[14] == 0 and moved[20] > 40
 
 
-def test_masks_that_went_through_a_lossy_codec_agree_to_three_parts_in_a_hundred(
-    pair: tuple, tmp_path
-) -> None:
-    """The benchmark stores masks as mp4v. These masks are a few pixels thin at 32 x 24, a bad case for it."""
-    clips = [clip_of(rgb) for rgb in pair]
-    lossy = []
-    for number, (rgb, clip) in enumerate(zip(pair, clips, strict=True)):
-        path, mask_of = str(tmp_path / f"{number}.mp4"), MotionMask()
-        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 8, clip.size, isColor=False)
-        for frame in rgb:
-            writer.write(mask_of(np.ascontiguousarray(frame[..., ::-1])))
-        writer.release()
-        reader, masks = cv2.VideoCapture(path), []
-        for _ in rgb:
-            masks.append(cv2.resize(reader.read()[1], clip.masks.shape[:0:-1])[..., 0] > 127)
-        lossy.append(Clip(bgr=clip.bgr, masks=np.stack(masks), size=clip.size))
-    exact, stored = agreement(*clips), agreement(*lossy)
-    means = [(a.mean_st_iou + a.s_iou + a.ws_iou) / 3 for a in (exact, stored)]
-    assert means[0] == pytest.approx(means[1], abs=0.03)
+def stored(rgb: np.ndarray, path: str) -> Clip:
+    """A clip whose masks went through the lossy file that the benchmark's tool keeps them in."""
+    clip, mask_of = clip_of(rgb), MotionMask()
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 8, clip.size, isColor=False)
+    for frame in rgb:
+        writer.write(mask_of(np.ascontiguousarray(frame[..., ::-1])))
+    writer.release()
+    reader = cv2.VideoCapture(path)
+    masks = [cv2.resize(reader.read()[1], clip.masks.shape[:0:-1])[..., 0] > 127 for _ in rgb]
+    return Clip(bgr=clip.bgr, masks=np.stack(masks), size=clip.size)
+
+
+def test_stored_masks_are_the_benchmarks_and_take_up_to_a_point_from_a_score(pair: tuple, tmp_path) -> None:
+    """At 512 x 288 they took up to 0.9 points; here the masks are a few pixels thin."""
+    first, late = pair
+    scores = []
+    for read in (
+        clip_of,
+        lambda rgb: make_clip((np.ascontiguousarray(f[..., ::-1]) for f in rgb), stored_fps=8),
+        lambda rgb: stored(rgb, str(tmp_path / "masks.mp4")),
+    ):
+        model = agreement(read(first), read(late))
+        scores.append(100 * (model.mean_st_iou + model.s_iou + model.ws_iou) / 3)
+    assert scores[1] == scores[2] != scores[0]
+    assert scores[1] == pytest.approx(scores[0], abs=3)
 
 
 def test_clips_of_unequal_length_are_refused() -> None:

@@ -120,8 +120,13 @@ def test_repeated_flags_are_several_runs(
 
 def test_two_processes_find_what_one_finds(real: Path, late: Path, tmp_path: Path) -> None:
     for workers in (1, 2):
-        command(real, late, workers=workers, more=("--json", str(tmp_path / f"{workers}.json")))
+        more = ("--stored-masks", "--json", str(tmp_path / f"{workers}.json"))
+        command(real, late, workers=workers, more=more)
     assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+    found = json.loads((tmp_path / "1.json").read_text())
+    exact = scores(real, late)
+    assert found["stored_masks"] and not exact["stored_masks"]
+    assert 0 < abs(found["verified"]["score"] - exact["verified"]["score"]) < 5
 
 
 def test_generated_videos_of_another_size_are_stretched(

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from phys4d.scenes.solvers.mpm import Liquid, MaterialPoints, Meltable, Tank, fill
+from phys4d.scenes.solvers.materials import Liquid, Meltable
+from phys4d.scenes.solvers.mpm import MaterialPoints, Tank, fill
 from phys4d.scenes.solvers.mpm_heat import MeltingPoints, Outside
 
 WAX = Meltable(

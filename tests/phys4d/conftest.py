@@ -1,14 +1,16 @@
 """Scenes whose outcome can be computed by hand."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from phys4d.scenes import BuiltScene, build
-from phys4d.types import SceneSpec
+if TYPE_CHECKING:
+    from phys4d.scenes import BuiltScene
 
-MakeScene = Callable[..., BuiltScene]
+MakeScene = Callable[..., "BuiltScene"]
 
 
 def _ball(**values: Any) -> dict[str, Any]:
@@ -27,9 +29,11 @@ def _ball(**values: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_scene() -> MakeScene:
     """Build balls (or what their overrides say) over a floor, seen from y = -3."""
+    from phys4d.scenes import build
+    from phys4d.types import SceneSpec
 
     def make(
         *objects: dict[str, Any],

@@ -1,0 +1,225 @@
+"""The reward service: what it costs to have rewards in other processes, and what that buys.
+
+All servers here are real ones, started as children of the benchmark; their result caches are off.
+"""
+
+import http.client
+import importlib.metadata
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.probe_reward import Probe
+from benchmarks.registry import Work, compare
+from phys4d.reward import wire
+from phys4d.reward.calls import CallPlan, Cancellation, score_batch, score_stream
+from phys4d.reward.client import RewardClient
+from phys4d.reward.endpoints import Endpoint
+from phys4d.types import Camera, Outcome, Rollout, SceneSpec
+
+GRPC = f"grpcio {importlib.metadata.version('grpcio')}"
+MUJOCO = f"mujoco {importlib.metadata.version('mujoco-core')}"
+ROOT = Path(__file__).parents[1]
+PROBE = ("--no-scene-chamfer", "--rewards", "benchmarks.probe_reward:Probe")
+
+
+class Server:
+    """A plain server that ends with the benchmark."""
+
+    def __init__(self, *flags: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="reward-bench-")
+        ready = Path(self._folder.name) / "ready"
+        command = [sys.executable, "-m", "reward_service.plain", "--port", "0", "--ready-file", str(ready)]
+        command += ["--cache-size", "0", "--log-level", "WARNING", *flags]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        self._end = weakref.finalize(self, _end, process)
+        deadline = time.monotonic() + 120
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ValueError(f"the server of the benchmark did not start: {' '.join(command)}")
+            time.sleep(0.05)
+        self.endpoint = ready.read_text().strip()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(30)
+
+
+def made_up(num_frames: int, width: int, height: int) -> Rollout:
+    """Noise in the size of a rollout."""
+    rng = np.random.default_rng(0)
+    return Rollout(
+        sample_id="bench",
+        scene=SceneSpec(
+            category="rigid", family="drop", seed=0, parameters={}, num_frames=num_frames, fps=12.0
+        ),
+        camera=Camera(
+            fx=width, fy=width, cx=width / 2, cy=height / 2, width=width, height=height,
+            camera_from_world=np.eye(4),
+        ),
+        depth=rng.uniform(1, 8, (num_frames, height, width)).astype(np.float16),
+        motion=rng.normal(size=(num_frames - 1, height, width, 3)).astype(np.float16),
+        object_ids=np.ones((height, width), np.uint8),
+    )  # fmt: skip
+
+
+def value(outcome: Outcome) -> float:
+    """Its score; a failure ends the benchmark."""
+    if outcome.score is None:
+        raise ValueError(f"the server of the benchmark failed: {outcome.result}")
+    return outcome.score.value
+
+
+@compare("50 MB rollout in 1 MiB chunks, everything but the reward", peer=f"{GRPC}, one unary message")
+def streamed() -> tuple[Work, Work]:
+    """49 frames of 416 x 312 in float16; the same server, packed beforehand."""
+    server = Server(*PROBE, "--num-replicas", "1")
+    endpoint = Endpoint(server.endpoint, None)
+    message = wire.rollout_to_proto(made_up(49, 416, 312))
+
+    def send(call) -> float:
+        plan = CallPlan(
+            reward="",
+            metadata=[],
+            request_id="",
+            deadline=time.monotonic() + 60,
+            reserve_s=1.0,
+            cancellation=Cancellation(),
+        )
+        outcomes: list[Outcome] = []
+        call(endpoint, [message], plan, outcomes.append)
+        return value(outcomes[0])
+
+    def ours(_=server) -> object:
+        return send(score_stream)
+
+    return ours, lambda: send(score_batch)
+
+
+@compare("tiny rollout through the service", peer="flow_grpo's way: HTTP and pickle, http.server of Python")
+def against_pickle() -> tuple[Work, Work]:
+    """9 frames of 64 x 48; the peer checks nothing and keeps its connection open."""
+    server = Server(*PROBE, "--num-replicas", "1")
+    client = RewardClient(server.endpoint)
+    rollout, reward = made_up(9, 64, 48), Probe()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked = pickle.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = pickle.dumps(reward.score(asked).value)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    peer = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=peer.serve_forever, daemon=True).start()
+    connection = http.client.HTTPConnection(*peer.server_address[:2])
+
+    def ours(_=server) -> object:
+        return value(client.score([rollout])[0])
+
+    def theirs() -> object:
+        connection.request("POST", "/", pickle.dumps(rollout))
+        return pickle.loads(connection.getresponse().read())
+
+    return ours, theirs
+
+
+def truth(size: int) -> Rollout:
+    """What the simulator itself sees of a drawn scene."""
+    from phys4d.scenes.annotations import annotate
+    from phys4d.scenes.registry import sample_scene
+
+    scene, trajectory = sample_scene("rigid", "tower", 0)
+    camera = scene.camera(size, size)
+    seen = annotate(scene, trajectory, camera)
+    return Rollout(
+        sample_id="truth",
+        scene=scene.spec,
+        camera=camera,
+        depth=np.nan_to_num(seen.depth, nan=10.0).astype(np.float16),
+        motion=seen.motion.astype(np.float16),
+        object_ids=seen.object_ids[0],
+    )
+
+
+def anew(rollout: Rollout, number: int) -> Rollout:
+    """The same scene under another seed, which no cache of scenes knows."""
+    return replace(rollout, sample_id=f"{number}", scene=replace(rollout.scene, seed=number))
+
+
+@compare("scene_chamfer of 8 scenes through the service", peer="the same pure function in this process")
+def overhead() -> tuple[Work, Work]:
+    """9 frames of 64 x 64, simulated anew each time; one scorer. Above 1 / 1.15 it costs below 15 %."""
+    from reward_service.config import ChamferSettings
+    from reward_service.scoring import score
+
+    server = Server("--num-replicas", "1")
+    client, rollout, settings = RewardClient(server.endpoint), truth(64), ChamferSettings()
+    numbers = iter(range(1, 1 << 40))
+
+    def ours(_=server) -> object:
+        return [value(o) for o in client.score([anew(rollout, next(numbers)) for _ in range(8)])]
+
+    return ours, lambda: [score(anew(rollout, next(numbers)), settings).value for _ in range(8)]
+
+
+@compare("scene_chamfer of 16 scenes by two scorers", peer="one scorer of the same service")
+def two_scorers() -> tuple[Work, Work]:
+    """Two cores at least; above 1.7 on idle ones."""
+    servers = [Server("--num-replicas", str(count)) for count in (2, 1)]
+    clients, rollout = [RewardClient(server.endpoint) for server in servers], truth(64)
+    numbers = iter(range(1, 1 << 40))
+
+    def score(client: RewardClient) -> object:
+        return [value(o) for o in client.score([anew(rollout, next(numbers)) for _ in range(16)])]
+
+    def ours(_=servers) -> object:
+        return score(clients[0])
+
+    return ours, lambda: score(clients[1])
+
+
+@compare("rollout_chamfer's 32 simulations of 3 frames at once", peer=f"{MUJOCO}, mj_step in a Python loop")
+def many_velocities() -> tuple[Work, Work]:
+    """One thread each; more threads add on idle cores."""
+    import mujoco
+
+    from phys4d import scenes
+    from phys4d.scenes import simulation
+    from reward_service.nearest import roll_out
+
+    scene = scenes.build(scenes.sample_spec("rigid", "collision", 1))
+    steps = simulation.frame_steps(scene)[:4]
+    qvels = scene.qvel * np.linspace(0.5, 1.5, 32)[:, None]
+    datas = [mujoco.MjData(scene.model)]
+
+    def theirs() -> object:
+        paths = []
+        for qvel in qvels:
+            data = replace(scene, qvel=qvel).initial_state()
+            path = []
+            for step in range(1, steps[-1] + 1):
+                mujoco.mj_step(scene.model, data)
+                if step in steps:
+                    path.append(data.qpos.copy())
+            paths.append(path)
+        return paths
+
+    return lambda: roll_out(scene, qvels, steps, datas), theirs

@@ -1,0 +1,245 @@
+"""What evaluation measures, of our stages and of anyone's videos: per-scene values in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phys4d.metrics.physics_iq.published import PUBLISHED
+from phys4d.runtime.errors import UserError
+from policy.world_metrics import GEOMETRY_METRICS, RGB_METRICS, geometry_metrics, rgb_metrics
+
+if TYPE_CHECKING:
+    from phys4d.data import Sample
+    from phys4d.reward.client import RewardClient
+    from phys4d.types import Outcome, Rollout
+
+TRACK, FINAL = "trajectory error", "final trajectory error"
+SERVICE_METRICS = {
+    "reward": ("value", "", True),
+    "4D Chamfer": ("cd_frame_m", "m", False),
+    "centroid error": ("centroid_l2_m", "m", False),
+}
+"""Metric name: component of the score, unit, whether higher is better."""
+METRICS = {
+    TRACK: ("px", False),
+    FINAL: ("px", False),
+    **{name: values[1:] for name, values in SERVICE_METRICS.items()},
+    **GEOMETRY_METRICS,
+    **RGB_METRICS,
+}
+"""Metric name: unit, whether higher is better."""
+RESAMPLES = 2000
+
+
+@dataclass
+class Table:
+    """Per-scene values of every stage, reader and metric, one list of scenes per seed."""
+
+    values: dict[tuple[str, str, str], list[np.ndarray]] = field(default_factory=dict)
+
+    def add(self, stage: str, reader: str, metric: str, per_scene: Sequence[float] | np.ndarray) -> None:
+        """Append one seed's values; NaN where a scene could not be measured."""
+        self.values.setdefault((stage, reader, metric), []).append(np.asarray(per_scene, np.float64))
+
+    def copy(self, stage: str, as_stage: str, readers: Sequence[str]) -> None:
+        """Record a stage's values as those of another, whose videos are the same."""
+        for (of, reader, metric), seeds in list(self.values.items()):
+            if of == stage and reader in readers:
+                self.values[as_stage, reader, metric] = list(seeds)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Means over scenes, one per seed, and their mean; what no scene has is left out."""
+        rows = []
+        for (stage, reader, metric), seeds in self.values.items():
+            measured = int(min(np.isfinite(values).sum() for values in seeds))
+            if not measured:
+                continue
+            means = [float(np.nanmean(values)) for values in seeds]
+            unit, higher = METRICS[metric]
+            low, high = _interval(np.mean(seeds, axis=0))
+            rows.append(
+                {
+                    "stage": stage,
+                    "reader": reader,
+                    "metric": metric,
+                    "unit": unit,
+                    "mean": float(np.mean(means)),
+                    "seeds": means,
+                    "ci95": [low, high],
+                    "higher_is_better": higher,
+                    "num_scenes": measured,
+                }
+            )
+        return rows
+
+    def comparison(self, before: str, after: str, reader: str, metric: str) -> dict[str, Any] | None:
+        """Paired difference `after - before` over scenes (means over seeds).
+
+        `ci95` is a bootstrap interval of its mean; `p_value` is two-sided, of a test that flips the signs of
+        scenes at random.
+        """
+        pair = [self.values.get((stage, reader, metric)) for stage in (before, after)]
+        if pair[0] is None or pair[1] is None:
+            return None
+        difference = np.mean(pair[1], axis=0) - np.mean(pair[0], axis=0)
+        difference = difference[np.isfinite(difference)]
+        if not len(difference):
+            return None
+        low, high = _interval(difference)
+        return {
+            "before": before,
+            "after": after,
+            "reader": reader,
+            "metric": metric,
+            "mean_difference": float(difference.mean()),
+            "ci95": [low, high],
+            "p_value": sign_flip_p_value(difference),
+            "num_scenes": len(difference),
+        }
+
+
+def _interval(per_scene: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over scenes; NaN does not count."""
+    seen = per_scene[np.isfinite(per_scene)]
+    if not len(seen):
+        return float("nan"), float("nan")
+    resampled = np.random.default_rng(0).choice(seen, (RESAMPLES, len(seen))).mean(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def sign_flip_p_value(difference: np.ndarray) -> float:
+    """Two-sided p of a mean difference at least so far from 0 if each scene's sign were a coin's.
+
+    From 10,000 draws and the observed one, so it is never 0.
+    """
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (10_000, len(difference)))
+    far = np.abs(signs @ difference) >= np.abs(difference.sum()) * (1 - 1e-12)
+    return float((1 + far.sum()) / (1 + len(signs)))
+
+
+def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Comparisons with `p_holm`, the p-value that holds for all of them together.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    adjusted, least = [dict(c) for c in comparisons], 0.0
+    for rank, c in enumerate(sorted(adjusted, key=lambda c: c["p_value"])):
+        least = max(least, min(1.0, (len(adjusted) - rank) * c["p_value"]))
+        c["p_holm"] = least
+    return adjusted
+
+
+def track_metrics(
+    videos: Sequence[np.ndarray], samples: Sequence[Sample], true_tracks: Sequence[np.ndarray]
+) -> tuple[list[float], list[float]]:
+    """Mean error over frames after the first, and error in the last frame, in pixels per scene."""
+    from phys4d.metrics.tracking import track_colours, trajectory_errors
+
+    means, finals = [], []
+    for video, sample, truth in zip(videos, samples, true_tracks, strict=True):
+        errors = trajectory_errors(
+            track_colours(video, sample.object_ids[0]), truth, lost_px=video.shape[2] / 2
+        )
+        means.append(mean_seen(errors[1:]))
+        finals.append(mean_seen(errors[-1]))
+    return means, finals
+
+
+def mean_seen(values: np.ndarray) -> float:
+    """Mean of the finite values, NaN if there are none."""
+    seen = values[np.isfinite(values)]
+    return float(seen.mean()) if len(seen) else float("nan")
+
+
+def score_rollouts(
+    client: RewardClient, table: Table, stage: str, reader: str, rollouts: Sequence[Rollout]
+) -> None:
+    """Score one seed's rollouts and record the metrics."""
+    record_scores(table, stage, reader, client.score(rollouts))
+
+
+def record_scores(table: Table, stage: str, reader: str, outcomes: Sequence[Outcome]) -> None:
+    """Record the service's metrics of one seed; a rollout without a score is NaN and counted."""
+    failed = [o for o in outcomes if o.score is None]
+    if len(failed) == len(outcomes):
+        raise UserError(f"no rollout of {stage} ({reader}) was scored; first reason: {failed[0].result}")
+    if failed:
+        print(
+            f"{stage} ({reader}): {len(failed)} of {len(outcomes)} rollouts have no score: {failed[0].result}"
+        )
+    for metric, (component, _, _) in SERVICE_METRICS.items():
+        values = []
+        for outcome in outcomes:
+            parts = (
+                {} if outcome.score is None else {"value": outcome.score.value, **outcome.score.components}
+            )
+            values.append(parts.get(component, float("nan")))
+        table.add(stage, reader, metric, values)
+
+
+def record_geometry(
+    table: Table,
+    stage: str,
+    reader: str,
+    samples: Sequence[Sample],
+    depths: Iterable[np.ndarray],
+    motions: Iterable[np.ndarray],
+) -> None:
+    """Record the 4D consistency of one seed's depth and motion.
+
+    The estimators' motion in depth is the difference of their depths, so its warp error would be 0 always.
+    """
+    values = [geometry_metrics(*video) for video in zip(samples, depths, motions, strict=True)]
+    for metric in GEOMETRY_METRICS:
+        if (reader, metric) == ("estimator", "depth warp L1"):
+            continue
+        table.add(stage, reader, metric, [scene.get(metric, float("nan")) for scene in values])
+
+
+def record_rgb(
+    table: Table,
+    stage: str,
+    samples: Sequence[Sample],
+    videos: Sequence[np.ndarray],
+    true_tracks: Sequence[np.ndarray],
+    flows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
+) -> None:
+    """Record what one seed's pixels say.
+
+    Args:
+        flows: of each video there, back, and where it is trusted, if they are known already.
+    """
+    from phys4d.models.estimators import DisFlow
+
+    means, finals = track_metrics(videos, samples, true_tracks)
+    table.add(stage, "rgb", TRACK, means)
+    table.add(stage, "rgb", FINAL, finals)
+    if flows is None:
+        dis = DisFlow()
+        flows = [dis.there_and_back(video) for video in videos]
+    values = [rgb_metrics(*video) for video in zip(samples, videos, flows, strict=True)]
+    for metric in RGB_METRICS:
+        table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
+
+
+def print_table(table: Table) -> None:
+    """One line per row."""
+    print(f"{'stage':18s} {'reader':10s} {'metric':24s} {'mean':>9s} {'sd over seeds':>14s}")
+    for row in table.rows():
+        spread = f"{np.std(row['seeds'], ddof=1):.4f}" if len(row["seeds"]) > 1 else "-"
+        name = f"{row['stage']:18s} {row['reader']:10s} {row['metric']:24s}"
+        print(f"{name} {row['mean']:9.4f} {spread:>14s} {row['unit']}")
+
+
+def print_published() -> None:
+    """The literature's scores, marked as such."""
+    print("published, not measured here (Physics-IQ's real videos):")
+    for score in PUBLISHED:
+        values = " -> ".join(filter(None, [score["before"], score["after"]]))
+        name = f"{score['model']} ({score['given']})"
+        print(f"  {name:38s} {score['metric']:20s} {values:14s} {score['source']}")

@@ -1,0 +1,135 @@
+"""Generate what Physics-IQ scores: `python -m policy.physics_iq --descriptions CSV --switch-frames DIR`.
+
+Writes texts and first frames to `prompts/`, and of each run a folder of mp4 files of exactly 5 s, named as
+the benchmark wants them. Videos that are there stay, so that a run which was stopped goes on. To score them:
+
+    python -m phys4d.metrics.physics_iq --real split-videos/testing/8FPS --fps 8 --generated OUT \\
+        --json OUT.json
+
+The report shows the scores of `runs/<run>/physics_iq/*.json` beside published ones.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from phys4d.runtime import config as configs
+from phys4d.runtime.errors import UserError, run_main
+from phys4d.runtime.seeding import derive_seed
+from phys4d.runtime.threads import limit_threads
+from policy.config import PhysicsIqConfig
+
+if TYPE_CHECKING:
+    from phys4d.models.protocol import VideoModel
+
+PROMPTS = "prompts"
+
+
+def generate(config: PhysicsIqConfig) -> list[Path]:
+    """Generate all runs; returns their folders."""
+    import cv2
+    import torch
+
+    from phys4d.metrics.physics_iq.videos import num_frames
+    from phys4d.models.protocol import Conditioning, to_model_range, to_uint8
+    from phys4d.runtime.files import atomic_write_bytes
+    from phys4d.runtime.progress import progress
+    from policy.rollout import sample, sampling_rule
+
+    limit_threads(config.num_threads)
+    name, model = _load(config)
+    folder = config.out or config.run / "physics_iq" / name
+    jobs = _write_prompts(config, folder / PROMPTS)
+    kept, made = num_frames(config.fps), config.num_frames or num_frames(config.fps) + 1
+    _, num_latent_frames, _, _ = model.latent_shape(made, config.height, config.width)
+    rule = sampling_rule(model, config.num_steps, shift=config.shift)
+    runs = [folder / f"run_{r + 1:02d}" for r in range(config.num_runs)]
+    work = [(r, job) for r in range(config.num_runs) for job in jobs]
+    for r, job in progress(work, desc=f"Physics-IQ {name}", unit="video"):
+        path = runs[r] / job["video_name"]
+        if path.is_file():
+            continue
+        first = cv2.imread(str(folder / PROMPTS / job["first_frame"]), cv2.IMREAD_COLOR)
+        if first is None:
+            raise UserError(f"{folder / PROMPTS / job['first_frame']} is gone; remove {folder / PROMPTS}")
+        picture = torch.from_numpy(np.ascontiguousarray(first[None, None, ..., ::-1]))
+        with torch.no_grad():
+            latents = model.encode_video(to_model_range(picture)).float()[:, :, 0]
+            conditioning = Conditioning(model.encode_text([job["text"]]), latents)
+            made_latents = sample(
+                model,
+                conditioning,
+                rule,
+                num_frames=num_latent_frames,
+                seeds=[derive_seed(config.seed, r, job["video_id"])],
+            ).latents_BCThw
+            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].numpy()
+        atomic_write_bytes(path, encode_mp4(video, config.fps))
+    return runs
+
+
+def _load(config: PhysicsIqConfig) -> tuple[str, VideoModel]:
+    """Name of what generates, and the model."""
+    if config.model:
+        from phys4d.models.registry import load_model
+
+        return Path(config.model).name, load_model(config.model)
+    from policy.stages import finished_stages, load_stage
+
+    finished = finished_stages(config.run)
+    stage = finished[-1] if config.stage == "last" and finished else config.stage
+    if stage not in finished:
+        known = ", ".join(finished) or "none; train the base with `make base`"
+        raise UserError(f"{config.run} has no finished {stage}; finished stages: {known}")
+    return stage, load_stage(config.run, stage)[0]
+
+
+def _write_prompts(config: PhysicsIqConfig, folder: Path) -> list[dict[str, str]]:
+    """Texts and first frames of the model's size; those of an earlier call must be the same."""
+    from phys4d.metrics.physics_iq.prompts import load_jobs, write_jobs
+
+    for flag, given in (("descriptions", config.descriptions), ("switch-frames", config.switch_frames)):
+        if given == Path():
+            raise UserError(f"--{flag} is missing; both come with the benchmark")
+    jobs = load_jobs(config.descriptions, config.switch_frames, partial=config.partial)
+    listed = folder / "prompts.jsonl"
+    if not listed.is_file():
+        write_jobs(jobs, folder, size=(config.width, config.height))
+    lines = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines()]
+    if [(line["video_id"], line["text"]) for line in lines] != [(job.video_id, job.text) for job in jobs]:
+        raise UserError(f"{listed} is of other descriptions; remove {folder.parent} or choose another --out")
+    return lines
+
+
+def encode_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: int) -> bytes:
+    """RGB as H.264 at a constant rate, all but lossless."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "8"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def main() -> None:
+    """Command line."""
+    config, _ = configs.load_preset(
+        PhysicsIqConfig, Path(__file__).parent / "presets" / "physics_iq", default="tiny-wan"
+    )
+    for folder in generate(config):
+        print(folder)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,198 @@
+"""What must hold before a long run: looked at on two videos of the first held-out prompt, in seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phys4d.runtime.errors import UserError
+from phys4d.runtime.files import atomic_write_text
+from policy.algorithms import replay
+from policy.prompts import encode_prompts, num_latent_frames
+from policy.rewards import Rewards
+from policy.rollout import Rollouts, sample
+from policy.trainer import Trainer
+from policy.update import ON_POLICY_TOLERANCE
+
+NUM_VIDEOS = 2
+PERTURBATION = 0.02
+"""Standard deviation of the adapter's second factors while the gradient is looked at; they start at 0."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+def preflight(trainer: Trainer, folder: Path) -> list[Check]:
+    """Look, print, and write `preflight.json`; the policy and all random numbers stay as they are.
+
+    Raises:
+        UserError: a check failed; names them all.
+    """
+    rollouts = _sample(trainer)
+    checks = [_hashes(trainer, rollouts), *_replay(trainer, rollouts), *_gradient(trainer, rollouts)]
+    checks.append(_rewards(trainer, rollouts))
+    for check in checks:
+        print(f"pre-flight {'ok' if check.passed else 'FAILED'}: {check.name}: {check.found}", flush=True)
+    atomic_write_text(
+        folder / "preflight.json",
+        json.dumps({"skipped": False, "checks": [asdict(c) for c in checks]}, indent=1),
+    )
+    failed = [f"{c.name}: {c.found}" for c in checks if not c.passed]
+    if failed:
+        raise UserError(
+            f"pre-flight failed ({'; '.join(failed)}); mend it, or train all the same with --skip-preflight"
+        )
+    return checks
+
+
+def note_skipped(folder: Path) -> None:
+    """Say and record that nothing was looked at."""
+    print("pre-flight skipped, as asked for by --skip-preflight", flush=True)
+    atomic_write_text(folder / "preflight.json", json.dumps({"skipped": True, "checks": []}, indent=1))
+
+
+def _sample(trainer: Trainer) -> Rollouts:
+    prompts = [trainer.held_out[0]] * NUM_VIDEOS
+    return sample(
+        trainer.model,
+        encode_prompts(trainer.model, prompts),
+        trainer.rule,
+        num_frames=num_latent_frames(trainer.model, prompts),
+        window=range(trainer.config.rollout.window_size),
+        seeds=range(NUM_VIDEOS),
+    )
+
+
+def _hashes(trainer: Trainer, rollouts: Rollouts) -> Check:
+    """Encoding a prompt again gives the very same conditioning."""
+    again = encode_prompts(trainer.model, [trainer.held_out[0]] * NUM_VIDEOS).digests()
+    same = tuple(again) == rollouts.digests
+    return Check("conditioning", same, "same hash twice" if same else "another hash when encoded again")
+
+
+def _replay(trainer: Trainer, rollouts: Rollouts) -> list[Check]:
+    """An unchanged policy gives the log-probabilities that it sampled with."""
+    gap = 0.0
+    with torch.no_grad():
+        for recorded in rollouts.steps:
+            out = replay(trainer.model, trainer.rule, rollouts, recorded)
+            assert out.log_prob is not None
+            gap = max(gap, float((out.log_prob - recorded.log_prob_B).abs().max()))
+    ratio = math.expm1(gap)
+    return [
+        Check("replay", gap <= ON_POLICY_TOLERANCE, f"log-probabilities differ by {gap:.1e}"),
+        Check("ratio", ratio <= ON_POLICY_TOLERANCE, f"1 to within {ratio:.1e}"),
+    ]
+
+
+def _gradient(trainer: Trainer, rollouts: Rollouts) -> list[Check]:
+    """The log-probability's gradient reaches every matrix of the adapter; and what autograd keeps for it."""
+    kept = [p.detach().clone() for p in trainer.parameters]
+    generator = torch.Generator().manual_seed(0)
+    saved: dict[int, Tensor] = {}
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.transformer.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    try:
+        with torch.no_grad():
+            for parameter in trainer.parameters:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(PERTURBATION * noise.to(parameter))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = replay(trainer.model, trainer.rule, rollouts, rollouts.steps[0])
+        assert out.log_prob is not None
+        activations = sum(t.untyped_storage().nbytes() for t in saved.values()) // NUM_VIDEOS
+        saved.clear()
+        out.log_prob.sum().backward()
+        named = [(n, p) for n, p in trainer.model.transformer.named_parameters() if p.requires_grad]
+        missed = [n for n, p in named if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(trainer.parameters, kept, strict=True):
+                parameter.copy_(value)
+                parameter.grad = None
+    found = f"reaches {len(named) - len(missed)} of {len(named)} adapter matrices"
+    if missed:
+        found += f", not {missed[0]}"
+    return [Check("gradient", not missed, found), _memory(trainer, rollouts, activations)]
+
+
+def _memory(trainer: Trainer, rollouts: Rollouts, activation_bytes: int) -> Check:
+    """Weights, adapter states, a batch's activations and an iteration's latents, against what is free."""
+    config, ranks = trainer.config.rollout, trainer.ranks.num
+    videos = config.prompts_per_batch * config.group_size // ranks
+    latent = rollouts.latents_BCThw[0].nbytes
+    kept = (2 * config.window_size + 1) * latent * config.num_prompts * config.group_size // ranks
+    module: Any = trainer.model
+    weights = sum(p.nbytes for p in module.parameters())
+    # Gradient, two moments and the average, beside the weights that are counted above.
+    states = 4 * sum(p.nbytes for p in trainer.parameters)
+    needed = states + videos * activation_bytes + kept
+    device = trainer.ranks.device
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable_bytes()
+    mib = 2**20
+    return Check(
+        "memory",
+        needed <= free,
+        f"{needed / mib:.0f} MiB beside weights of {weights / mib:.0f} MiB ({videos} videos x "
+        f"{activation_bytes / mib:.1f} MiB of activations), {free / mib:.0f} MiB free",
+    )
+
+
+def _reclaimable_bytes() -> int:
+    """File cache that the kernel gives up when asked for memory; 0 where it does not say."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return 0
+    lines = (line.split(":") for line in path.read_text().splitlines())
+    kib = {name: int(value.split()[0]) for name, value in lines}
+    return 1024 * max(0, kib.get("MemAvailable", 0) - kib.get("MemFree", 0))
+
+
+def _rewards(trainer: Trainer, rollouts: Rollouts) -> Check:
+    """The same rollout earns the same twice."""
+    first, second = (_scored(trainer.rewards, trainer, rollouts, name) for name in ("a", "b"))
+    pairs = list(zip(first, second, strict=True))
+    differ = [(x, y) for x, y in pairs if x != y]
+    if differ:
+        return Check("reward", False, f"the same rollout earns {differ[0][0]} and then {differ[0][1]}")
+    numbers = [x for x in first if isinstance(x, float)]
+    if len(numbers) < len(first) / 2:
+        return Check("reward", False, f"no score: {next(x for x in first if isinstance(x, str))}")
+    return Check("reward", True, f"the same twice, {numbers[0]:.4g}")
+
+
+def _scored(rewards: Rewards, trainer: Trainer, rollouts: Rollouts, name: str) -> Sequence[float | str]:
+    prompts = [trainer.held_out[0]] * NUM_VIDEOS
+    ids = [f"preflight-{name}/{k}" for k in range(NUM_VIDEOS)]
+    sent = trainer.reader.rollouts(
+        rollouts.latents_BCThw, rollouts.conditioning, prompts, ids, rgb=rewards.needs_rgb
+    )
+    return [
+        o.score.value
+        if o.score is not None
+        else f"{getattr(o.result, 'error_class', '')} {getattr(o.result, 'reason', '')}"
+        for column in rewards.score(sent)
+        for o in column
+    ]

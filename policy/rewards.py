@@ -1,0 +1,237 @@
+"""The rewards of a run: from one service, from several, from functions; also through outages."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from phys4d.reward.callables import CallableReward
+from phys4d.reward.client import RewardClient
+from phys4d.types import Failure, Outcome, Rollout
+from policy.config import RewardConfig
+from policy.service import connect
+
+GONE = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "NO_OUTCOME"}
+"""Reasons that a service in the middle of its death gives; what failed so is sent again once it is back."""
+
+RESENDS = 3
+"""Times that rollouts are sent again to a service that answers and still fails them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the rewards of a run."""
+
+    name: str
+    """Of the reward on its service; empty is the service's first."""
+    weight: float
+    endpoint: str = ""
+    """host:port; empty is the run's."""
+    function: str = ""
+    """package.module:function, called in this process."""
+
+
+def parse_sources(config: RewardConfig) -> list[Source]:
+    """The sources that a configuration names.
+
+    Raises:
+        ValueError: a name that fits none of the forms, or a weight that is 0 or not finite.
+    """
+    if not config.sources:
+        return [Source(config.name, 1.0)]
+    sources = []
+    for text, weight in config.sources.items():
+        if not (math.isfinite(weight) and weight != 0.0):
+            raise ValueError(f"the weight of reward {text!r} must be finite and not 0, got {weight}")
+        if re.fullmatch(r"[\w.-]*", text):
+            sources.append(Source(text, weight))
+        elif match := re.fullmatch(r"([\w.-]*)@([^@\s]+:\d+)", text):
+            sources.append(Source(match[1], weight, endpoint=match[2]))
+        elif match := re.fullmatch(r"[\w.]+:(\w+)", text):
+            sources.append(Source(match[1], weight, function=text))
+        else:
+            raise ValueError(
+                f"a reward is NAME, NAME@HOST:PORT or package.module:function, got {text!r} in reward.sources"
+            )
+    return sources
+
+
+class ServiceReward:
+    """One reward of a service that may go away and come back.
+
+    Rollouts under way when it goes are sent again under their ids once it answers: scoring is deterministic,
+    so that it does not matter whether the first sending arrived.
+    """
+
+    def __init__(self, client: RewardClient, *, outage_s: float, revive: Callable[[], None]) -> None:
+        self.client = client
+        self.outage_s = outage_s
+        self.num_outages = 0
+        self.num_resent = 0
+        self._revive = revive
+        self._closing = threading.Event()
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
+        """Outcomes in order; those of a service that stays away for longer than `outage_s` are failures."""
+        outcomes = {o.sample_id: o for o in self.client.score(rollouts)}
+        give_up = time.monotonic() + self.outage_s
+        resends = 0
+        while lost := [r for r in rollouts if _failed(outcomes[r.sample_id])]:
+            answers = self._answers()
+            sudden = [r for r in lost if _failed(outcomes[r.sample_id]) in GONE]
+            if answers and (not sudden or resends == RESENDS):
+                break
+            if not answers and not self._wait(give_up, len(lost)):
+                break
+            again = sudden if answers else lost
+            resends += 1
+            self.num_resent += len(again)
+            outcomes |= {o.sample_id: o for o in self.client.score(again)}
+        return [outcomes[r.sample_id] for r in rollouts]
+
+    def _answers(self) -> bool:
+        try:
+            self.client.server_info(timeout_s=2.0)
+        except ConnectionError:
+            return False
+        return True
+
+    def _wait(self, give_up: float, num_lost: int) -> bool:
+        """Until the service answers again; False if it does not in time."""
+        self.num_outages += 1
+        left_s = give_up - time.monotonic()
+        if left_s > 0:
+            print(
+                f"the reward service at {self.client.endpoint} is gone with {num_lost} rollouts under way; "
+                f"waiting up to {left_s:.0f} s for it",
+                flush=True,
+            )
+        while time.monotonic() < give_up and not self._closing.is_set():
+            self._revive()
+            if self._answers():
+                print(f"the reward service at {self.client.endpoint} is back", flush=True)
+                return True
+            self._closing.wait(0.2)
+        return False
+
+    def close(self) -> None:
+        self._closing.set()
+        self.client.close()
+
+
+class FunctionReward:
+    """A reward function in this process."""
+
+    num_outages = 0
+    num_resent = 0
+
+    def __init__(self, function: str) -> None:
+        self._reward = CallableReward(function)
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
+        return self._reward.score_all(rollouts)
+
+    def close(self) -> None:
+        pass
+
+
+class Rewards:
+    """All rewards of a run, each scoring in a thread of its own."""
+
+    def __init__(
+        self, config: RewardConfig, endpoint: str, *, revive: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        Args:
+            endpoint: the run's service.
+            revive: called while that service is gone, to start it again if it is ours.
+
+        Raises:
+            ConnectionError: a service does not answer.
+            ValueError: see `parse_sources`.
+        """
+        self.sources = parse_sources(config)
+        self.needs_rgb = config.send_rgb or any(s.function for s in self.sources)
+        self._send_rgb = config.send_rgb
+        self._rewards: list[ServiceReward | FunctionReward] = []
+        for source in self.sources:
+            if source.function:
+                self._rewards.append(FunctionReward(source.function))
+                continue
+            given = source.endpoint or config.endpoint
+            client = connect(given or endpoint, config, reward=source.name, timeout_s=10.0 if given else 30.0)
+            ours = not source.endpoint
+            self._rewards.append(
+                ServiceReward(client, outage_s=config.outage_s, revive=revive if ours else lambda: None)
+            )
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"reward-{s.name}") for s in self.sources]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reward in self._rewards:
+            reward.close()
+        for thread in self._threads:
+            thread.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def weights(self) -> list[float]:
+        return [source.weight for source in self.sources]
+
+    @property
+    def num_outages(self) -> int:
+        """Times that a service went away."""
+        return sum(reward.num_outages for reward in self._rewards)
+
+    @property
+    def num_resent(self) -> int:
+        """Rollouts sent again after an outage."""
+        return sum(reward.num_resent for reward in self._rewards)
+
+    def submit(self, rollouts: Sequence[Rollout]) -> Pending:
+        """Score in the background, so that sampling goes on."""
+        plain = rollouts if self._send_rgb else [replace(r, rgb=None) for r in rollouts]
+        return Pending(
+            [
+                thread.submit(reward.score, rollouts if isinstance(reward, FunctionReward) else plain)
+                for reward, thread in zip(self._rewards, self._threads, strict=True)
+            ]
+        )
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[list[Outcome]]:
+        """Outcomes of each source."""
+        return self.submit(rollouts).result()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Rollouts being scored."""
+
+    futures: list[Future[list[Outcome]]]
+
+    def result(self) -> list[list[Outcome]]:
+        """Outcomes of each source, in the order of the rollouts."""
+        return [future.result() for future in self.futures]
+
+
+def values(outcomes: Sequence[Sequence[Outcome]]) -> Float64[Tensor, "samples sources"]:
+    """Scores as numbers; NaN where there is none."""
+    columns = [[math.nan if o.score is None else o.score.value for o in column] for column in outcomes]
+    return torch.tensor(columns, dtype=torch.float64).T
+
+
+def _failed(outcome: Outcome) -> str:
+    """The reason of a failure that may pass; empty for scores and lasting failures."""
+    failure = outcome.result
+    return failure.reason if isinstance(failure, Failure) and failure.error_class == "INFRA" else ""

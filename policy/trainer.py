@@ -1,0 +1,446 @@
+"""The loop of stage 3, one for all algorithms: sample, score, compare, update; and measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phys4d.data import Dataset
+from phys4d.models.protocol import VideoModel
+from phys4d.models.reading import to_numpy
+from phys4d.report.videos import Video
+from phys4d.runtime.errors import UserError
+from phys4d.runtime.seeding import derive_seed
+from phys4d.training import Ema
+from phys4d.types import Failure, Outcome
+from policy.advantages import Advantages, compute_advantages
+from policy.algorithms import ALGORITHMS
+from policy.config import TrainConfig
+from policy.film import panels, write_sheet
+from policy.monitors import cloud_statistics, pixel_statistics
+from policy.prompts import Prompt, encode_prompts, load_prompts, num_latent_frames
+from policy.ranks import Ranks
+from policy.reading import Reader
+from policy.rewards import Pending, Rewards, values
+from policy.rollout import Rollouts, SamplingRule, sample
+from policy.update import UpdateStats, update_policy
+from policy.windows import window
+
+
+class OldPolicy(Ema):
+    """Weights that follow the trained ones; the videos of DiffusionNFT are sampled by them."""
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Keep `decay` of what it was."""
+        self.num_updates += 1
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+
+@dataclass
+class Sampled:
+    """The rollouts of one iteration on this rank, and their rewards as they come."""
+
+    rollouts: list[Rollouts] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+    group_ids: list[list[int]] = field(default_factory=list)
+    """Group of each video of a batch, over all ranks."""
+
+
+class Scoring:
+    """Waits for rewards and turns them into advantages, as far as those are asked for."""
+
+    def __init__(self, sampled: Sampled, config: TrainConfig, rewards: Rewards, ranks: Ranks) -> None:
+        self._sampled = sampled
+        self._config = config
+        self._rewards = rewards
+        self._ranks = ranks
+        self.outcomes: list[list[list[Outcome]] | None] = [None] * len(sampled.rollouts)
+        """By batch and source, on this rank."""
+        self._values: list[Tensor | None] = [None] * len(sampled.rollouts)
+        self._advantages: list[Advantages | None] = [None] * len(sampled.rollouts)
+        self.wait_s = 0.0
+        algorithm, reward = config.algorithm, config.reward
+        self._needs_all = (
+            ALGORITHMS[algorithm.name].compares == "batch"
+            or algorithm.std_scope != "group"
+            or reward.aggregation == "normalize_then_sum"
+        )
+
+    def values(self, b: int) -> Tensor:
+        """Rewards of a batch over all ranks, (videos, sources)."""
+        known = self._values[b]
+        if known is None:
+            start = time.monotonic()
+            outcomes = self._sampled.pending[b].result()
+            self.wait_s += time.monotonic() - start
+            self.outcomes[b] = outcomes
+            known = self._values[b] = self._ranks.gather(values(outcomes))
+            self._refuse_failures(b)
+        return known
+
+    def batches(self, chosen: Sequence[int]) -> Iterator[tuple[Rollouts, Advantages]]:
+        """Rollouts of this rank with their advantages, batch by batch, in the order asked for."""
+        for b in chosen:
+            yield self._sampled.rollouts[b], self._of_rank(b)
+
+    def all_advantages(self) -> list[Advantages]:
+        """Of all batches, over all ranks."""
+        return [self.advantages(b) for b in range(len(self._values))]
+
+    def advantages(self, b: int) -> Advantages:
+        """Of one batch over all ranks; what is compared beyond a group waits for all rewards."""
+        known = self._advantages[b]
+        if known is not None:
+            return known
+        if not self._needs_all:
+            known = self._advantages[b] = self._compare(self.values(b), self._sampled.group_ids[b])
+            return known
+        columns = [self.values(i) for i in range(len(self._values))]
+        groups = [group for ids in self._sampled.group_ids for group in ids]
+        whole = self._compare(torch.cat(columns), groups)
+        start = 0
+        for i, column in enumerate(columns):
+            part = slice(start, start + len(column))
+            # Counts are of the whole; they are told once.
+            counts = {} if i == 0 else dict.fromkeys(_COUNTS, 0)
+            self._advantages[i] = dataclasses.replace(
+                whole, values=whole.values[part], trained=whole.trained[part], **counts
+            )
+            start += len(column)
+        known = self._advantages[b]
+        assert known is not None
+        return known
+
+    def _compare(self, rewards: Tensor, groups: Sequence[int]) -> Advantages:
+        algorithm = self._config.algorithm
+        if ALGORITHMS[algorithm.name].compares == "batch":
+            groups = [0] * len(groups)
+        return compute_advantages(
+            rewards,
+            groups,
+            weights=self._rewards.weights,
+            aggregation=self._config.reward.aggregation,
+            scale=algorithm.std_scope,
+            clip=algorithm.advantage_clip,
+        )
+
+    def _of_rank(self, b: int) -> Advantages:
+        whole = self.advantages(b)
+        part = self._ranks.share(len(whole.values))
+        return dataclasses.replace(whole, values=whole.values[part], trained=whole.trained[part])
+
+    def _refuse_failures(self, b: int) -> None:
+        """Stop where more rollouts of the iteration than allowed have no score; all are waited for first."""
+        allowed = self._config.reward.max_failed_fraction
+        known = self._values[b]
+        assert known is not None
+        if known.isnan().any(dim=1).double().mean() <= allowed:
+            return
+        whole = torch.cat([self.values(i) for i in range(len(self._values)) if i != b] + [known])
+        num_failed = int(whole.isnan().any(dim=1).sum())
+        if num_failed <= allowed * len(whole):
+            return
+        mine = [o.result for batch in self.outcomes if batch for column in batch for o in column]
+        failures = self._ranks.gather_lists([f for f in mine if isinstance(f, Failure)])
+        reasons = Counter(f"{f.error_class} {f.reason}" for f in failures).most_common(3)
+        listed = ", ".join(f"{count}x {reason}" for reason, count in reasons)
+        raise UserError(
+            f"{num_failed} of {len(whole)} rollouts have no score ({listed}; first: {failures[0].message}); "
+            "mend the reward service, then run again to resume"
+        )
+
+
+_COUNTS = ("num_invalid", "num_groups", "num_small_groups", "num_flat_groups", "num_clipped")
+
+
+@dataclass
+class Trainer:
+    """What one run of stage 3 holds."""
+
+    config: TrainConfig
+    model: VideoModel
+    reader: Reader
+    rewards: Rewards
+    dataset: Dataset
+    held_out: Sequence[Prompt]
+    rule: SamplingRule
+    parameters: list[nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    ema: Ema
+    ranks: Ranks
+    old: OldPolicy | None = None
+    """Of algorithms whose videos an old policy samples."""
+    watcher: Reader | None = None
+    """Reads depth and motion the way that training does not."""
+    kl_joint_nats: float | None = None
+    """KL of the trained steps of a video together, as of the last iteration."""
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """Sample, score and update once; returns what is logged."""
+        start = time.monotonic()
+        sampled = self._sample(iteration)
+        sampled_at = time.monotonic()
+        scoring = Scoring(sampled, self.config, self.rewards, self.ranks)
+        algorithm, rollout = self.config.algorithm, self.config.rollout
+        num_updates, num_batches = algorithm.updates_per_iteration, len(sampled.rollouts)
+        terms = ALGORITHMS[algorithm.name].terms_per_video(algorithm, rollout.window_size)
+        updates = []
+        for epoch in range(algorithm.inner_epochs):
+            for u in range(num_updates):
+                chosen = range(u, num_batches, num_updates)
+                num_videos = len(chosen) * rollout.prompts_per_batch * rollout.group_size
+                updates.append(
+                    update_policy(
+                        self.model,
+                        self.rule,
+                        scoring.batches(chosen),
+                        self.parameters,
+                        self.optimiser,
+                        algorithm,
+                        on_policy=epoch == 0 and u == 0,
+                        max_terms=num_videos * terms,
+                        ranks=self.ranks,
+                        old_policy=self.old_policy,
+                        epoch=epoch,
+                    )
+                )
+                if not updates[-1].skipped:
+                    self.ema.update()
+        if self.old is not None:
+            self.old.follow(min(algorithm.nft_old_rate * iteration, algorithm.nft_old_limit))
+        advantages = scoring.all_advantages()
+        end = time.monotonic()
+        rewards = torch.cat([scoring.values(b) for b in range(num_batches)])
+        first = sampled.rollouts[0].latents_BCThw
+        num_dims = int(self.model.generated_mask(first).expand(first[:1].shape).sum())
+        scalars = _update_scalars(updates)
+        self.kl_joint_nats = scalars["kl"] * num_dims * terms
+        return {
+            **reward_scalars(rewards, self.rewards, rollout.group_size),
+            **self._component_scalars(scoring),
+            **scalars,
+            "kl_joint_nats": self.kl_joint_nats,
+            "dropped_groups": float(sum(a.num_dropped_groups for a in advantages)),
+            "sample_s": sampled_at - start,
+            "wait_s": scoring.wait_s,
+            "update_s": end - sampled_at - scoring.wait_s,
+            "iteration_s": end - start,
+        }
+
+    def old_policy(self) -> AbstractContextManager[None]:
+        """Within this context the weights are those that sample."""
+        return nullcontext() if self.old is None else self.old.applied()
+
+    def _sample(self, iteration: int) -> Sampled:
+        """Sample all prompt batches, each sent for scoring while the next is sampled."""
+        config = self.config.rollout
+        algorithm = ALGORITHMS[self.config.algorithm.name]
+        rng = random.Random(derive_seed(self.config.seed, "prompts", iteration))
+        chosen = self.prompts_of(iteration, rng)
+        sampled = Sampled()
+        for b in range(0, config.num_prompts, config.prompts_per_batch):
+            prompts = load_prompts(self.dataset, chosen[b : b + config.prompts_per_batch])
+            siblings = [prompt for prompt in prompts for _ in range(config.group_size)]
+            steps = window(config, iteration, rng)
+            mine = self.ranks.share(len(siblings))
+            videos = [b * config.group_size + k for k in range(len(siblings))]
+            groups = [video // config.group_size for video in videos]
+            conditioning = encode_prompts(self.model, prompts).repeat(config.group_size).select(mine)
+            seeds = [derive_seed(self.config.seed, "noise", iteration, video) for video in videos[mine]]
+            shared = None
+            if config.shared_prefix:
+                shared = [derive_seed(self.config.seed, "group", iteration, g) for g in groups[mine]]
+            with self.old_policy():
+                rollouts = sample(
+                    self.model,
+                    conditioning,
+                    self.rule,
+                    num_frames=num_latent_frames(self.model, siblings),
+                    window=steps if algorithm.records_steps else (),
+                    seeds=seeds,
+                    groups=shared if algorithm.records_steps else None,
+                    keep_means=algorithm.keeps_means,
+                )
+            ids = [
+                f"iteration-{iteration}/prompt-{v // config.group_size}/sibling-{v % config.group_size}"
+                for v in videos[mine]
+            ]
+            sent = self.reader.rollouts(
+                rollouts.latents_BCThw, conditioning, siblings[mine], ids, rgb=self.rewards.needs_rgb
+            )
+            sampled.pending.append(self.rewards.submit(sent))
+            sampled.rollouts.append(rollouts)
+            sampled.group_ids.append(groups)
+        return sampled
+
+    def prompts_of(self, iteration: int, rng: random.Random) -> list[int]:
+        """Indices of an iteration's prompts; a function of seed and iteration, so that it can be resumed."""
+        config, total = self.config.rollout, len(self.dataset)
+        if config.prompt_order == "random":
+            return rng.sample(range(total), config.num_prompts)
+        from trl.trainer.utils import RepeatSampler
+
+        epoch, position = divmod(iteration, total // config.num_prompts)
+        order = RepeatSampler(
+            range(total),
+            mini_repeat_count=1,
+            batch_size=config.num_prompts,
+            seed=derive_seed(self.config.seed, "epoch", epoch),
+        )
+        return list(order)[position * config.num_prompts : (position + 1) * config.num_prompts]
+
+    def _component_scalars(self, scoring: Scoring) -> dict[str, float]:
+        """Means of what the first source says besides its value."""
+        scores = [o.score for batch in scoring.outcomes if batch for o in batch[0] if o.score is not None]
+        scores = self.ranks.gather_lists([dict(s.components) for s in scores])
+        return {f"reward_component_{k}": v for k, v in mean_components(scores).items()} if scores else {}
+
+    def held_out_videos(self) -> tuple[Tensor, Any, Sequence[Prompt]]:
+        """Latents of this rank's held-out prompts by the averaged policy: ODE, the same noise every time."""
+        mine = range(self.ranks.index, len(self.held_out), self.ranks.num)
+        prompts = [self.held_out[i] for i in mine]
+        conditioning = encode_prompts(self.model, prompts)
+        with self.ema.applied():
+            videos = sample(
+                self.model,
+                conditioning,
+                self.rule,
+                num_frames=num_latent_frames(self.model, prompts),
+                seeds=[derive_seed("eval", i) for i in mine],
+            )
+        return videos.latents_BCThw, conditioning, prompts
+
+    def evaluate(self, videos: tuple[Tensor, Any, Sequence[Prompt]] | None = None) -> dict[str, float]:
+        """Mean reward on held-out prompts."""
+        latents, conditioning, prompts = videos or self.held_out_videos()
+        ids = [f"eval/{prompt.key}" for prompt in prompts]
+        outcomes = self.rewards.score(
+            self.reader.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
+        )
+        rows = self.ranks.gather_lists(values(outcomes).tolist())
+        components = self.ranks.gather_lists(
+            [dict(o.score.components) for o in outcomes[0] if o.score is not None]
+        )
+        table = torch.tensor(rows, dtype=torch.float64)
+        whole = table[~table.isnan().any(dim=1)]
+        if not len(whole):
+            return {"val_failed_fraction": 1.0}
+        return {
+            "val_reward": float((whole @ torch.tensor(self.rewards.weights, dtype=torch.float64)).mean()),
+            "val_failed_fraction": 1 - len(whole) / len(table),
+            **{f"val_component_{k}": v for k, v in mean_components(components).items()},
+        }
+
+    def watch(self, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> dict[str, float]:
+        """What monitors look at, on the first held-out videos of this rank."""
+        chosen = slice(0, self.config.monitor.num_videos)
+        latents, conditioning, prompts = videos[0][chosen], videos[1].select(chosen), videos[2][chosen]
+        ids = [f"watch/{prompt.key}" for prompt in prompts]
+        seen = pixel_statistics(self.reader.decode(latents).cpu().numpy())
+        if self.watcher is not None:
+            read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
+            rewards = values(self.rewards.score(read)) @ torch.tensor(
+                self.rewards.weights, dtype=torch.float64
+            )
+            if not rewards.isnan().all():
+                seen["held_out_reward"] = float(rewards.nanmean())
+        return seen | cloud_statistics(self.reader.rollouts(latents, conditioning, prompts, ids))
+
+    def write_picture(self, path: Path, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> Path:
+        """Frames of the first held-out video, with depth and motion, above what the reference makes of it."""
+        one = videos[1].select(slice(0, 1))
+
+        def shown(latents: Tensor) -> Video:
+            depth, motion = to_numpy(self.reader.geometry(latents, one))
+            return Video(rgb=self.reader.decode(latents)[0].cpu().numpy(), depth=depth[0], motion=motion[0])
+
+        with self.model.reference():
+            before = sample(
+                self.model,
+                one,
+                self.rule,
+                num_frames=videos[0].shape[2],
+                seeds=[derive_seed("eval", self.ranks.index)],
+            ).latents_BCThw
+        rows = panels(shown(videos[0][:1]), shown(before), names=("now", "iteration 0"))
+        return write_sheet(path, rows, title=videos[2][0].text)
+
+    def save(self, folder: Path) -> None:
+        """Write all that the next iteration depends on."""
+        torch.save(
+            {
+                "parameters": [p.detach() for p in self.parameters],
+                "average": self.ema.average,
+                "num_ema_updates": self.ema.num_updates,
+                "old": None if self.old is None else self.old.average,
+                "optimiser": self.optimiser.state_dict(),
+            },
+            folder / "trainer.pt",
+        )
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        state = torch.load(folder / "trainer.pt", weights_only=True, map_location=self.ranks.device)
+        targets = [(self.parameters, state["parameters"]), (self.ema.average, state["average"])]
+        if self.old is not None:
+            targets.append((self.old.average, state["old"]))
+        with torch.no_grad():
+            for target, kept in targets:
+                for tensor, value in zip(target, kept, strict=True):
+                    tensor.copy_(value)
+        self.ema.num_updates = state["num_ema_updates"]
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def mean_components(components: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each component that all have."""
+    if not components:
+        return {}
+    names = sorted(set.intersection(*(set(c) for c in components)))
+    return {name: sum(c[name] for c in components) / len(components) for name in names}
+
+
+def reward_scalars(rewards: Tensor, sources: Rewards, group_size: int) -> dict[str, float]:
+    """Means and spread of the rewards of an iteration, (videos, sources), siblings next to one another."""
+    total = rewards @ torch.tensor(sources.weights, dtype=torch.float64)
+    valid = total[~total.isnan()]
+    scalars = {
+        "failed_fraction": 1 - len(valid) / len(total),
+        "reward_outages": float(sources.num_outages),
+        "rollouts_resent": float(sources.num_resent),
+    }
+    if len(valid):
+        spread = total.view(-1, group_size).std(dim=1)
+        spread = spread[spread.isfinite()]
+        scalars["reward_mean"] = float(valid.mean())
+        scalars["reward_group_std"] = float(spread.mean()) if len(spread) else 0.0
+    if len(sources.sources) > 1:
+        for source, column in zip(sources.sources, rewards.T, strict=True):
+            mean = float(column.nanmean())
+            if math.isfinite(mean):
+                scalars[f"reward_{source.name or 'first'}"] = mean
+    return scalars
+
+
+def _update_scalars(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    mean = {
+        item.name: sum(float(getattr(u, item.name)) for u in updates) / len(updates)
+        for item in dataclasses.fields(updates[0])
+    }
+    return {
+        **mean,
+        "ratio_max": max(u.ratio_max for u in updates),
+        "skipped_updates": sum(u.skipped for u in updates),
+    }

@@ -1,0 +1,26 @@
+"""Which steps of a batch are stochastic and trained."""
+
+from __future__ import annotations
+
+import random
+
+from policy.config import RolloutConfig
+
+
+def window(config: RolloutConfig, iteration: int, rng: random.Random) -> range:
+    """Positions of one batch of groups; all siblings of a prompt train the same.
+
+    A sliding window moves from `window_start` towards the data, one position each `window_interval`
+    iterations, and stays where it meets `window_end`. Source: Li et al. 2025 (MixGRPO).
+
+    Args:
+        rng: draws a random window; not used by the others.
+    """
+    last = config.window_end - config.window_size
+    if config.window == "fixed":
+        first = config.window_start
+    elif config.window == "sliding":
+        first = min(config.window_start + iteration // config.window_interval, last)
+    else:
+        first = rng.randint(0, last)
+    return range(first, first + config.window_size)

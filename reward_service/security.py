@@ -1,0 +1,73 @@
+"""Who may call: bearer tokens and TLS."""
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+
+from reward_service.config import TlsSettings
+
+SERVICE_PREFIX = "/phys4d.reward.v1."
+
+
+def shows_token(metadata: Sequence[tuple[str, str | bytes]] | None, token: str | None) -> bool:
+    """Whether a call's metadata hold the bearer token; takes as long for a wrong one as for the right one."""
+    if token is None:
+        return True
+    shown = dict(metadata or ()).get("authorization", "")
+    shown = shown.encode() if isinstance(shown, str) else shown
+    return hmac.compare_digest(shown, f"Bearer {token}".encode())
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Ends calls without the token, and calls beyond what the server takes, before it reads their messages.
+
+    Health checks pass.
+
+    Args:
+        token: what callers must show, or None.
+        is_full: whether the server takes no more calls now.
+    """
+
+    def __init__(self, token: str | None, is_full: Callable[[], bool]) -> None:
+        self._token = token
+        self._is_full = is_full
+        self._no_token = _refuse(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong bearer token")
+        self._full = _refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls under way; try again later")
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Let the call through, or answer with a status at once."""
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
+        if method.startswith(SERVICE_PREFIX) and not shows_token(metadata, self._token):
+            return self._no_token
+        if method.startswith(f"{SERVICE_PREFIX}RewardService/Score") and self._is_full():
+            return self._full
+        return await continuation(handler_call_details)
+
+
+def _refuse(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:
+    """Answers any kind of call; as a stream, so that no message is awaited."""
+
+    async def end(_: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await context.abort(code, message)
+        yield b""
+
+    return grpc.stream_stream_rpc_method_handler(end)
+
+
+def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
+    """Credentials of a server, or None without TLS.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if tls.cert_file is None or tls.key_file is None:
+        return None
+    pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
+    ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
+    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)

@@ -1,0 +1,88 @@
+"""External videos are those of the scenes, whole and at the data's rate, or they are refused by name."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from phys4d.runtime.errors import UserError
+from policy.external import match_videos, read_video
+
+KEYS = ["000000", "000001", "000002"]
+SHAPE = (6, 32, 48, 3)
+
+
+def write(path: Path, *, scale: int = 1, fps: int = 12, num_frames: int = 6, height: int = 32) -> np.ndarray:
+    """A red square that moves over grey; returns the frames at scale 1."""
+    video = np.full((num_frames, height, 48, 3), 120, np.uint8)
+    for t in range(num_frames):
+        video[t, 8:20, 4 + 4 * t : 16 + 4 * t] = (200, 40, 40)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 48 * scale, height * scale, "yuv444p"
+        stream.options = {"crf": "0"}
+        for frame in video.repeat(scale, 1).repeat(scale, 2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return video
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_video_is_read_at_the_datas_size(tmp_path: Path, scale: int) -> None:
+    """Exact up to the rounding of YUV."""
+    written = write(tmp_path / "000000.mp4", scale=scale)
+    read = read_video(tmp_path / "000000.mp4", SHAPE, 12.0)
+    assert read.shape == SHAPE and read.dtype == np.uint8
+    assert np.abs(read.astype(int) - written).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"fps": 24}, "runs at 24 fps, must run at 12"),
+        ({"num_frames": 5}, "has 5 frames, must have 6 (0.5 s at 12 fps)"),
+        ({"num_frames": 1}, "has 1 frame, must have 6 (0.5 s)"),
+        ({"height": 48}, "is of 48x48 pixels, must be 48x32 or larger with the same proportions"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_files_name(
+    tmp_path: Path, wrong: dict[str, int], words: str
+) -> None:
+    path = tmp_path / "000000.mp4"
+    write(path, **wrong)
+    with pytest.raises(ValueError) as refusal:
+        read_video(path, SHAPE, 12.0)
+    assert str(refusal.value).startswith(str(path)) and words in str(refusal.value)
+
+
+def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "000000.mp4"
+    path.write_bytes(b"no video")
+    with pytest.raises(ValueError, match="is corrupt"):
+        read_video(path, SHAPE, 12.0)
+
+
+def test_every_wanted_scene_needs_its_video_unless_partial(tmp_path: Path) -> None:
+    (tmp_path / "000000.mp4").touch()
+    (tmp_path / "000002.mp4").touch()
+    with pytest.raises(UserError, match=r"lacks 000001\.mp4 of 3; .*--partial"):
+        match_videos(tmp_path, KEYS, known=KEYS, partial=False)
+    assert list(match_videos(tmp_path, KEYS, known=KEYS, partial=True)) == ["000000", "000002"]
+    assert list(match_videos(tmp_path, KEYS[:1], known=KEYS, partial=False)) == ["000000"]
+
+
+def test_an_empty_folder_is_no_partial_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lacks 000000\.mp4 and 2 more of 3"):
+        match_videos(tmp_path, KEYS, known=KEYS, partial=True)
+
+
+def test_a_file_of_no_scene_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ball.mp4").touch()
+    with pytest.raises(UserError, match=r"ball\.mp4 belongs to no scene; names must be keys such as 000000"):
+        match_videos(tmp_path, KEYS, known=KEYS, partial=True)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder .*nowhere of videos"):
+        match_videos(tmp_path / "nowhere", KEYS, known=KEYS, partial=False)

@@ -1,0 +1,194 @@
+"""The whole loop in one process, on an untrained tiny Wan and a reward function; and the look before it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from phys4d.models.heads import GeometryHeads
+from phys4d.models.lora import add_lora
+from phys4d.models.wan import tiny_wan
+from phys4d.runtime.errors import UserError
+from phys4d.training import Ema
+from phys4d.types import Camera, SceneSpec
+from policy.config import AlgorithmConfig, RewardConfig, RolloutConfig, TrainConfig
+from policy.monitors import pixel_statistics
+from policy.preflight import note_skipped, preflight
+from policy.prompts import load_prompts
+from policy.ranks import Ranks
+from policy.reading import Reader
+from policy.rewards import Rewards
+from policy.rollout import sampling_rule
+from policy.trainer import OldPolicy, Trainer
+
+T, H, W = 5, 32, 32
+CAPTIONS = ["a red ball falls from rest", "a blue box slides left at 1.25", "a ball", "a box"]
+CONFIG = TrainConfig(
+    rollout=RolloutConfig(num_prompts=2, prompts_per_batch=1, group_size=3, num_steps=4, window_end=3),
+    algorithm=AlgorithmConfig(lora_rank=2, learning_rate=0.01),
+)
+
+
+def brightness(completions: list[np.ndarray], **_: object) -> list[float]:
+    return [float(c[1:].mean()) / 255 for c in completions]
+
+
+calls = [0]
+
+
+def fickle(completions: list[np.ndarray], **_: object) -> list[float]:
+    calls[0] += 1
+    return [float(calls[0])] * len(completions)
+
+
+def dataset() -> Any:
+    """Four scenes; what a dataset's samples have that prompts need."""
+    rng = np.random.default_rng(0)
+    camera = Camera(fx=9.0, fy=9.0, cx=16.0, cy=16.0, width=W, height=H, camera_from_world=np.eye(4))
+    scene = SceneSpec(category="rigid", family="drop", seed=0, parameters={}, num_frames=T, fps=12.0)
+    ids = np.zeros((T, H, W), np.uint8)
+    ids[:, 8:16, 8:16] = 1
+    return [
+        SimpleNamespace(
+            key=f"{i:06d}",
+            caption=caption,
+            spec=scene,
+            camera=camera,
+            object_ids=ids,
+            rgb=rng.integers(0, 255, (T, H, W, 3), np.uint8),
+        )
+        for i, caption in enumerate(CAPTIONS)
+    ]
+
+
+def make_trainer(config: TrainConfig = CONFIG, reward: str = "brightness") -> Trainer:
+    torch.manual_seed(0)
+    model = tiny_wan(CAPTIONS, width=32, num_layers=3).eval()
+    torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.2)
+    heads = GeometryHeads(**(model.head_sizes | {"channels": 16})).eval()
+    parameters = add_lora(model.transformer, "policy", rank=2, targets=model.lora_targets)
+    rollout = config.rollout
+    sources = {f"{__name__}:{reward}": 1.0}
+    return Trainer(
+        config=config,
+        model=model,
+        reader=Reader(model, heads, None),
+        rewards=Rewards(RewardConfig(sources=sources), ""),
+        dataset=dataset(),
+        held_out=load_prompts(dataset(), range(2)),
+        rule=sampling_rule(
+            model,
+            rollout.num_steps,
+            shift=rollout.shift,
+            sampler=rollout.sampler,
+            noise_level=rollout.noise_level,
+        ),
+        parameters=parameters,
+        optimiser=torch.optim.AdamW(parameters, config.algorithm.learning_rate),
+        ema=Ema(parameters, 0.9),
+        ranks=Ranks.alone(),
+        old=OldPolicy(parameters, 0.0) if config.algorithm.name == "diffusion_nft" else None,
+    )
+
+
+def with_algorithm(**changes: Any) -> TrainConfig:
+    return replace(CONFIG, algorithm=replace(CONFIG.algorithm, **changes))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        with_algorithm(name="ddpo", inner_epochs=2),
+        with_algorithm(name="grpo_guard", kl_weight=0.1),
+        with_algorithm(name="diffusion_nft", nft_old_rate=0.2),
+        replace(
+            CONFIG,
+            rollout=replace(
+                CONFIG.rollout, shared_prefix=True, prompt_order="epochs", window="sliding", window_interval=1
+            ),
+        ),
+    ],
+    ids=["ddpo", "grpo_guard", "diffusion_nft", "grpo in fast mode"],
+)
+def test_every_algorithm_learns_and_resumes_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
+    """T17: three iterations are the same as two, a stop, and one more; also of the old policy and the EMA."""
+    whole = make_trainer(config)
+    rows = [whole.iterate(i) for i in range(2)]
+    whole.save(tmp_path)
+    rows.append(whole.iterate(2))
+    resumed = make_trainer(config)
+    resumed.restore(tmp_path)
+    again = resumed.iterate(2)
+    timings = {"sample_s", "wait_s", "update_s", "iteration_s"}
+    assert {k: v for k, v in again.items() if k not in timings} == {
+        k: v for k, v in rows[2].items() if k not in timings
+    }
+    pairs = [(whole.parameters, resumed.parameters), (whole.ema.average, resumed.ema.average)]
+    if whole.old is not None and resumed.old is not None:
+        pairs.append((whole.old.average, resumed.old.average))
+        assert not torch.equal(whole.old.average[0], whole.parameters[0]), "the old policy lags behind"
+    for first, second in pairs:
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(row["grad_norm"] > 0 and row["skipped_updates"] == 0 for row in rows)
+    assert rows[2]["kl"] > 0 and rows[2]["kl_joint_nats"] > rows[2]["kl"]
+
+
+def test_trls_sampler_visits_every_prompt_once_an_epoch() -> None:
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, prompt_order="epochs"))
+    trainer = make_trainer(config)
+    drawn = [trainer.prompts_of(iteration, None) for iteration in range(4)]  # pyright: ignore
+    assert sorted(drawn[0] + drawn[1]) == sorted(drawn[2] + drawn[3]) == [0, 1, 2, 3]
+
+
+def test_a_sound_run_passes_the_look_before_it_and_is_left_as_it_was(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    before, state = [p.detach().clone() for p in trainer.parameters], torch.get_rng_state()
+    checks = preflight(trainer, tmp_path)
+    assert [c.name for c in checks] == ["conditioning", "replay", "ratio", "gradient", "memory", "reward"]
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert json.loads((tmp_path / "preflight.json").read_text())["checks"][3]["passed"]
+    note_skipped(tmp_path)
+    assert json.loads((tmp_path / "preflight.json").read_text())["skipped"]
+
+
+def test_each_fault_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="pre-flight failed .reward: the same rollout earns 1.0 and then 2.0"):
+        preflight(make_trainer(reward="fickle"), tmp_path)
+
+    trainer = make_trainer()
+    unused = torch.nn.Parameter(torch.zeros(2, 2))
+    trainer.model.transformer.register_parameter("unused", unused)
+    trainer.parameters.append(unused)
+    with pytest.raises(UserError, match=r"gradient: reaches \d+ of \d+ adapter matrices, not unused"):
+        preflight(trainer, tmp_path)
+
+    rollout = replace(CONFIG.rollout, group_size=3_000_000)
+    with pytest.raises(UserError, match="memory: .* MiB beside weights .* MiB free.*--skip-preflight"):
+        preflight(make_trainer(replace(CONFIG, rollout=rollout)), tmp_path)
+
+    trainer = make_trainer()
+    predict, seen = trainer.model.predict, [0.0]
+
+    def drifting(*args: Any, **kwargs: Any) -> Any:
+        seen[0] += 0.05
+        out = predict(*args, **kwargs)
+        return replace(out, velocity_BCThw=out.velocity_BCThw + seen[0])
+
+    monkeypatch.setattr(trainer.model, "predict", drifting)
+    with pytest.raises(UserError, match="replay: log-probabilities differ by .*ratio: 1 to within"):
+        preflight(trainer, tmp_path)
+
+
+def test_monitors_look_at_the_same_videos_every_time(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    first, second = trainer.watch(trainer.held_out_videos()), trainer.watch(trainer.held_out_videos())
+    assert first == second and set(pixel_statistics(np.zeros((1, 3, 4, 4, 3)))) <= set(first)
+    assert {"unique_points", "coverage"} <= set(first)
+    picture = trainer.write_picture(tmp_path / "videos.png", trainer.held_out_videos())
+    assert picture.stat().st_size > 1000

@@ -1,0 +1,162 @@
+"""World metrics on a rendered fall: truth is at its floor, and a frozen or reversed video is not."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from phys4d.data import Sample
+from phys4d.data.format import ARRAYS
+from phys4d.models.estimators import DisFlow
+from phys4d.scenes.render import RenderConfig, render_sample
+from phys4d.types import Camera, SceneSpec
+from policy.measurements import Table, sign_flip_p_value, with_holm
+from policy.world_metrics import (
+    MAX_POINTS,
+    benchmark_metrics,
+    frames_in_flight,
+    free_fall_metrics,
+    geometry_metrics,
+    rgb_metrics,
+    scene_clouds,
+)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    """The first `drop` of 48 x 48 pixels, with a second take."""
+    config = RenderConfig(
+        width=48, height=48, num_frames=9, look="plain", second_take=True, supersampling=1, workers=1
+    )
+    made = render_sample(config, ["drop"], 0, Counter())
+    arrays, metadata = made["arrays"], made["metadata"]
+    return Sample(
+        key="000000",
+        spec=SceneSpec(**metadata["spec"]),
+        camera=Camera.from_dict(metadata["camera"]),
+        caption=metadata["caption"],
+        objects=metadata["objects"],
+        engine=metadata["engine"],
+        more={name: array for name, array in arrays.items() if name not in ARRAYS},
+        **{name: arrays[name] for name in ARRAYS},
+    )
+
+
+def still(array: np.ndarray) -> np.ndarray:
+    return array[:1].repeat(len(array), 0)
+
+
+def test_the_simulators_own_geometry_is_at_the_floor_of_every_metric(sample: Sample) -> None:
+    truth = geometry_metrics(sample, sample.depth, sample.motion)
+    assert truth["flow EPE"] == truth["scene flow EPE"] == truth["depth flicker"] == 0.0
+    assert truth["depth AbsRel"] < 1e-6 and truth["depth delta1"] == 1.0
+    for metric in ("spacetime Chamfer", "track error", "final centroid drift", "depth warp L1"):
+        assert truth[metric] < 0.03, "interpolating motion at 48 pixels"
+
+
+def test_a_frozen_world_is_worse_wherever_motion_counts(sample: Sample) -> None:
+    truth = geometry_metrics(sample, sample.depth, sample.motion)
+    frozen = geometry_metrics(sample, still(sample.depth), np.zeros_like(sample.motion))
+    for metric in ("spacetime Chamfer", "track error", "final centroid drift", "slope of centroid drift",
+                   "flow EPE", "scene flow EPE"):  # fmt: skip
+        assert frozen[metric] > 3 * truth[metric] + 0.01, metric
+
+
+def test_the_second_take_is_at_100_percent_of_the_physical_variance(sample: Sample) -> None:
+    share = "share of physical variance"
+    assert benchmark_metrics(sample, sample.more["rgb_take2"])[share] == pytest.approx(100, abs=1e-3)
+    assert benchmark_metrics(sample, sample.rgb)[share] == pytest.approx(100, abs=1e-3)
+    assert benchmark_metrics(sample, still(sample.rgb))[share] < 50
+
+
+def test_scenes_without_a_second_take_have_no_share_of_variance(sample: Sample) -> None:
+    once = dataclasses.replace(sample, more={})
+    assert "share of physical variance" not in benchmark_metrics(once, sample.rgb)
+
+
+def test_exact_masks_fall_without_error_and_a_frozen_ball_does_not_fall(sample: Sample) -> None:
+    truth = sample.object_ids == 1
+    assert free_fall_metrics(sample, truth) == {
+        "free-fall L2": 0.0, "free-fall Chamfer": 0.0, "free-fall IoU": 1.0
+    }  # fmt: skip
+    frozen = free_fall_metrics(sample, still(truth))
+    assert frozen["free-fall L2"] > 0.05 and frozen["free-fall IoU"] < 0.5
+
+
+def test_pixels_tell_truth_from_its_reverse(sample: Sample) -> None:
+    """Flow leads back as well in both; masks and the fall do not agree."""
+    forward, reverse = (
+        rgb_metrics(sample, v, DisFlow().there_and_back(v)) for v in (sample.rgb, sample.rgb[::-1].copy())
+    )
+    assert forward["free-fall IoU"] > 0.8 > reverse["free-fall IoU"]
+    assert forward["motion ST-IoU"] == 1.0 > reverse["motion ST-IoU"]
+    assert forward["flow cycle error"] < 0.5 and reverse["flow cycle error"] < 0.5
+
+
+def test_clouds_of_truth_lie_on_truth_and_frozen_ones_stay_behind(sample: Sample) -> None:
+    clouds = scene_clouds(
+        sample,
+        {
+            "exact": (sample.depth, sample.motion),
+            "frozen": (still(sample.depth), np.zeros_like(sample.motion)),
+        },
+    )
+    num_points = len(clouds["object_index"])
+    assert num_points <= MAX_POINTS and clouds["truth_m"].shape == (9, num_points, 3)
+    assert np.nanmax(clouds["exact_error_m"]) < 0.05
+    assert np.ptp(clouds["frozen_m"], axis=0).max() < 1e-6
+    gap = np.linalg.norm(clouds["frozen_m"] - clouds["truth_m"], axis=-1)[-1].mean()
+    assert np.nanmean(clouds["frozen_error_m"][-1]) == pytest.approx(min(gap, 1.0), rel=0.2)
+
+
+def test_free_flight_ends_where_something_else_acts() -> None:
+    """10 frames at 12 fps: a ball falls for 6, lies on the floor for 4; another rests all the time."""
+    t = np.arange(10) / 12
+    height = np.where(np.arange(10) < 6, 2 - 0.5 * 9.81 * t**2, 2 - 0.5 * 9.81 * t[5] ** 2)
+    falls = np.stack([0.3 * t, 0 * t, height], -1)
+    assert frames_in_flight(falls, 12.0, 9.81) == 6
+    assert frames_in_flight(falls, 12.0, 1.62) == 0, "too fast for the moon"
+    assert frames_in_flight(0 * falls, 12.0, 9.81) == 0
+
+
+def test_momentum_and_energy_are_kept_by_the_truth_and_not_by_what_hangs_in_the_air(sample: Sample) -> None:
+    """Of the truth what is left are steps of 2 ms in the times of frames, and motion read between pixels."""
+    names = ("free-flight momentum residual", "free-flight energy residual")
+    truth = geometry_metrics(sample, sample.depth, sample.motion)
+    frozen = geometry_metrics(sample, still(sample.depth), np.zeros_like(sample.motion))
+    slowed = geometry_metrics(sample, sample.depth, 0.4 * sample.motion)
+    assert truth[names[0]] < 0.2 and truth[names[1]] < 0.1
+    assert frozen[names[0]] > 5 * truth[names[0]] and names[1] not in frozen
+    assert all(slowed[name] > 2 * truth[name] for name in names)
+
+
+def test_paired_tests_tell_a_steady_gain_from_chance() -> None:
+    """All of 12 differences have one sign: p is 2 / 2^12; with signs that balance it is 1."""
+    assert sign_flip_p_value(np.linspace(0.5, 1.5, 12)) == pytest.approx(2 / 2**12, abs=5e-4)
+    assert sign_flip_p_value(np.array([1.0, -1.0] * 6)) == 1.0
+
+
+def test_holms_p_values_are_those_of_his_rule() -> None:
+    """Sorted 0.01, 0.03, 0.04 times 3, 2, 1, and never below the one before."""
+    adjusted = with_holm([{"p_value": p} for p in (0.03, 0.01, 0.04)])
+    assert [c["p_holm"] for c in adjusted] == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_stage_1_has_the_pixels_of_the_base_and_heads_of_its_own() -> None:
+    table = Table()
+    table.add("base", "rgb", "motion MSE", [0.5])
+    table.add("base", "heads", "track error", [0.1])
+    table.copy("base", "stage1", ("rgb", "estimator"))
+    table.add("base", "rgb", "motion MSE", [0.7])
+    assert [(r["stage"], r["metric"], r["seeds"]) for r in table.rows() if r["stage"] == "stage1"] == [
+        ("stage1", "motion MSE", [0.5])
+    ]
+
+
+def test_a_metric_that_no_scene_has_gets_no_row() -> None:
+    table = Table()
+    table.add("base", "rgb", "free-fall L2", [float("nan"), float("nan")])
+    table.add("base", "rgb", "motion MSE", [0.5, float("nan")])
+    (row,) = table.rows()
+    assert (row["metric"], row["mean"], row["num_scenes"]) == ("motion MSE", 0.5, 1)
