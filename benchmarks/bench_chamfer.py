@@ -97,25 +97,25 @@ def against_pytorch3d(num_points: int) -> tuple[Work, Work]:
     return ours, theirs
 
 
-@compare("nearest points, 9 frames x 3 objects x 192", peer=f"{SCIPY} cKDTree, float64")
+@compare("nearest points, 9 frames x 3 objects x 192, by SciPy", peer=f"{SCIPY} cKDTree, float64")
 def small_clouds_against_scipy() -> tuple[Work, Work]:
     """The cloud sizes of a tiny rollout with three objects."""
     return against_scipy(27, 192)
 
 
-@compare("nearest points, 9 frames x 3 objects x 192", peer=f"{TORCH} cdist, float64")
+@compare("nearest points, 9 frames x 3 objects x 192, by torch", peer=f"{TORCH} cdist, float64")
 def small_clouds_against_cdist() -> tuple[Work, Work]:
     """The same."""
     return against_cdist(27, 192)
 
 
-@compare("nearest points, 2 frames x 4096", peer=f"{SCIPY} cKDTree, float64")
+@compare("nearest points, 2 frames x 4096, by SciPy", peer=f"{SCIPY} cKDTree, float64")
 def large_clouds_against_scipy() -> tuple[Work, Work]:
     """The cloud sizes of a full rollout."""
     return against_scipy(2, 4096)
 
 
-@compare("nearest points, 2 frames x 4096", peer=f"{TORCH} cdist, float64")
+@compare("nearest points, 2 frames x 4096, by torch", peer=f"{TORCH} cdist, float64")
 def large_clouds_against_cdist() -> tuple[Work, Work]:
     """The same."""
     return against_cdist(2, 4096)

@@ -131,6 +131,11 @@ RATES: list[Rate] = []
 CURVES: list[Curve] = []
 
 
+def _refuse_twins(name: str) -> None:
+    if any(item.name == name for item in (*COMPARISONS, *RATES, *CURVES)):
+        raise ValueError(f"two benchmarks are called {name!r}; `benchmarks.compare` needs to tell them apart")
+
+
 def compare(
     name: str, *, peer: str, rtol: float = 1e-5, unit: Literal["s", "bytes"] = "s"
 ) -> Callable[[Callable[[], tuple[Work, Work]]], Callable[[], tuple[Work, Work]]]:
@@ -144,6 +149,7 @@ def compare(
     """
 
     def register(make: Callable[[], tuple[Work, Work]]) -> Callable[[], tuple[Work, Work]]:
+        _refuse_twins(name)
         COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol, unit=unit))
         return make
 
@@ -156,6 +162,7 @@ def rate(
     """Register a function that prepares the input and returns (work, how many units a call of it does)."""
 
     def register(make: Callable[[], tuple[Work, int]]) -> Callable[[], tuple[Work, int]]:
+        _refuse_twins(name)
         RATES.append(Rate(name=name, unit=unit, make=make))
         return make
 
@@ -183,6 +190,7 @@ def curve(
         raise ValueError(f"{name}: sizes must rise and be at least 3, got {sizes}")
 
     def register(make: Callable[[int], dict[str, Work]]) -> Callable[[int], dict[str, Work]]:
+        _refuse_twins(name)
         CURVES.append(Curve(name=name, x=x, sizes=sizes, unit=unit, exponent=exponent, make=make))
         return make
 
