@@ -208,6 +208,9 @@ fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
 bench: $(VENV)/.setup ## Measure the hot paths against named peers.
 	$(PY) -m benchmarks $(FLAGS)
 
+bench-compare: $(VENV)/.setup ## Compare two files of make bench: make bench-compare OLD.json NEW.json.
+	$(PY) -m benchmarks.compare $(filter-out $@,$(MAKECMDGOALS))
+
 bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
 	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
 
