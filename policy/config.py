@@ -120,6 +120,13 @@ class RewardConfig:
 
     endpoint: str = ""
     """host:port of a running reward service; empty starts one on this machine for the run."""
+    token_file: Path | None = None
+    """File with the bearer token that the service at `endpoint` asks for."""
+    ca_file: Path | None = None
+    """PEM file of the authority that signed the service's certificate; none does not encrypt."""
+    cert_file: Path | None = None
+    """PEM file of a certificate to show (mTLS), with its private key in `key_file`."""
+    key_file: Path | None = None
     name: str = ""
     """Which of the service's rewards to train on; empty is its first."""
     preset: str = "tiny"
@@ -147,6 +154,12 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction < 1:
             raise ValueError(f"max_failed_fraction must be in [0, 1), got {self.max_failed_fraction}")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("reward.cert_file and reward.key_file belong together; one of them is missing")
+        if self.cert_file is not None and self.ca_file is None:
+            raise ValueError("reward.cert_file is shown over TLS only; name reward.ca_file too")
+        if not self.endpoint and (self.token_file or self.ca_file):
+            raise ValueError("reward.token_file and reward.ca_file belong to reward.endpoint, which is empty")
         if self.sources and self.name:
             raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
         if self.outage_s < 0:
