@@ -222,8 +222,8 @@ def main() -> None:
     while True:
         try:
             name, rollout = _receive(connection)
-            # The parent ends a child that takes too long; one whose parent is gone ends itself and tells where
-            # it hung, whatever native code holds the interpreter.
+            # The parent ends a child that takes too long. One whose parent is gone ends itself and says
+            # where it hung, whatever native code holds the interpreter.
             faulthandler.dump_traceback_later(config.limits.max_scoring_s + ORPHAN_GRACE_S, exit=True)
             outcome = score_one(rewards, name, rollout)
             faulthandler.cancel_dump_traceback_later()
