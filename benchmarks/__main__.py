@@ -104,6 +104,8 @@ def comparisons(config: BenchConfig) -> Iterator[Timing]:
         span = f"{t.ratio_range[0]:.2f}-{t.ratio_range[1]:.2f}"
         costs = f"{_shown(t.ours, t.unit):>11s} {_shown(t.theirs, t.unit):>11s}"
         print(f"{t.name:60s} {costs} {t.ratio:7.2f}x {span:>13s}  {t.peer}", flush=True)
+        if t.steps_per_s is not None:
+            print(f"{'':60s} {t.steps_per_s:.2f} steps/s, peak memory {t.peak_memory_mb:.0f} MB", flush=True)
         yield t
 
 

@@ -26,7 +26,9 @@ How a cost grows with a size is a curve, of ours first and of peers:
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +56,8 @@ class Comparison:
     make: Callable[[], tuple[Work, Work]]
     rtol: float
     unit: Literal["s", "bytes"] = "s"
+    num_steps: int = 0
+    """Training steps of one call, to tell steps per second and memory; 0 where it is no training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,9 @@ class Timing:
     """Median of the peer's cost over ours in the same repeat; above 1 we are cheaper."""
     ratio_range: tuple[float, float]
     repeats: int
+    steps_per_s: float | None = None
+    peak_memory_mb: float | None = None
+    """Highest resident memory of the process, or of the GPU where torch works there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +144,12 @@ def _refuse_twins(name: str) -> None:
 
 
 def compare(
-    name: str, *, peer: str, rtol: float = 1e-5, unit: Literal["s", "bytes"] = "s"
+    name: str,
+    *,
+    peer: str,
+    rtol: float = 1e-5,
+    unit: Literal["s", "bytes"] = "s",
+    num_steps: int = 0,
 ) -> Callable[[Callable[[], tuple[Work, Work]]], Callable[[], tuple[Work, Work]]]:
     """Register a function that prepares the input and returns (ours, theirs).
 
@@ -146,11 +158,14 @@ def compare(
         peer: whose code the other one is, with version.
         rtol: relative difference up to which the two results count as equal.
         unit: seconds of the clock; or bytes, which the works then return as `Measured`.
+        num_steps: training steps of one call.
     """
 
     def register(make: Callable[[], tuple[Work, Work]]) -> Callable[[], tuple[Work, Work]]:
         _refuse_twins(name)
-        COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol, unit=unit))
+        COMPARISONS.append(
+            Comparison(name=name, peer=peer, make=make, rtol=rtol, unit=unit, num_steps=num_steps)
+        )
         return make
 
     return register
@@ -282,7 +297,16 @@ def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Tim
         ratio=statistics.median(ratios),
         ratio_range=(min(ratios), max(ratios)),
         repeats=repeats,
+        steps_per_s=comparison.num_steps / ours if comparison.num_steps else None,
+        peak_memory_mb=_peak_memory_mb() if comparison.num_steps else None,
     )
+
+
+def _peak_memory_mb() -> float:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _cost(work: Work, count: int, clock: Callable[[], float] = time.perf_counter) -> float:

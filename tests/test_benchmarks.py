@@ -25,6 +25,7 @@ from benchmarks.registry import (
     measure_curve,
     measure_rate,
 )
+from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
 from phys4d.scenes.registry import CATEGORIES
 
 
@@ -99,6 +100,14 @@ def test_files_that_are_not_of_a_run_are_refused(tmp_path: Path) -> None:
             compare.main([str(tmp_path / "a.json"), str(tmp_path / "a.json")])
     with pytest.raises(ValueError, match="no file .*none.json; write it with: make bench"):
         compare.main([str(tmp_path / "none.json"), str(tmp_path / "a.json")])
+
+
+def test_training_steps_fill_the_budget_that_autoencoder_and_latents_leave() -> None:
+    assert affordable_steps(360.0, 60.0, 0.1) == 3000
+    with pytest.raises(ValueError, match="60 CPU seconds are too few: 60 went to the autoencoder"):
+        affordable_steps(60.0, 59.95, 0.1)
+    with pytest.raises(ValueError, match="unknown tiny preset 'tiny-wam'; did you mean 'tiny-wan'"):
+        TinyBenchConfig(only="tiny-wam")
 
 
 def test_a_rate_counts_units_and_not_calls() -> None:
