@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from phys4d.models.load_config import LoadConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
@@ -118,6 +120,13 @@ class RewardConfig:
 
     endpoint: str = ""
     """host:port of a running reward service; empty starts one on this machine for the run."""
+    token_file: Path | None = None
+    """File with the bearer token that the service at `endpoint` asks for."""
+    ca_file: Path | None = None
+    """PEM file of the authority that signed the service's certificate; none does not encrypt."""
+    cert_file: Path | None = None
+    """PEM file of a certificate to show (mTLS), with its private key in `key_file`."""
+    key_file: Path | None = None
     name: str = ""
     """Which of the service's rewards to train on; empty is its first."""
     preset: str = "tiny"
@@ -145,6 +154,12 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction < 1:
             raise ValueError(f"max_failed_fraction must be in [0, 1), got {self.max_failed_fraction}")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("reward.cert_file and reward.key_file belong together; one of them is missing")
+        if self.cert_file is not None and self.ca_file is None:
+            raise ValueError("reward.cert_file is shown over TLS only; name reward.ca_file too")
+        if not self.endpoint and (self.token_file or self.ca_file):
+            raise ValueError("reward.token_file and reward.ca_file belong to reward.endpoint, which is empty")
         if self.sources and self.name:
             raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
         if self.outage_s < 0:
@@ -182,13 +197,9 @@ class MonitorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig:
-    """What is kept where, for models that fill a GPU."""
+class MemoryConfig(LoadConfig):
+    """How the base model is held, for models that fill a GPU too; the adapter is float32."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of transformer and text encoder; the adapter is float32."""
-    gradient_checkpointing: bool = False
-    """Recompute blocks in the backward pass instead of keeping their activations."""
     offload: bool = False
     """Keep text encoder and autoencoder in the host's memory while they are not used."""
 
@@ -270,6 +281,7 @@ class EvaluateConfig:
     shift: float = 3.0
     """As in the rollouts of stage 3."""
     reward: RewardConfig = field(default_factory=RewardConfig)
+    memory: LoadConfig = field(default_factory=LoadConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
     num_failures: int = 4
@@ -338,6 +350,10 @@ class SampleConfig:
     """Steps of the deterministic sampler."""
     shift: float = 3.0
     """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance, which doubles the work; 1 is none. Published models are shown with 5
+    to 7; stages 2 and 3 train and sample without."""
+    memory: LoadConfig = field(default_factory=LoadConfig)
     out: Path | None = None
     """Folder of the files; none is `samples/` of the run."""
     seed: int = 0

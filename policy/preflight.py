@@ -69,9 +69,9 @@ def _sample(trainer: Trainer) -> Rollouts:
     prompts = [trainer.held_out[0]] * NUM_VIDEOS
     return sample(
         trainer.model,
-        encode_prompts(trainer.model, prompts),
+        encode_prompts(trainer.cache, prompts),
         trainer.rule,
-        num_frames=num_latent_frames(trainer.model, prompts),
+        num_latent_frames=num_latent_frames(trainer.model, prompts),
         window=range(trainer.config.rollout.window_size),
         seeds=range(NUM_VIDEOS),
     )
@@ -79,7 +79,7 @@ def _sample(trainer: Trainer) -> Rollouts:
 
 def _hashes(trainer: Trainer, rollouts: Rollouts) -> Check:
     """Encoding a prompt again gives the very same conditioning."""
-    again = encode_prompts(trainer.model, [trainer.held_out[0]] * NUM_VIDEOS).digests()
+    again = encode_prompts(trainer.cache, [trainer.held_out[0]] * NUM_VIDEOS).digests()
     same = tuple(again) == rollouts.digests
     return Check("conditioning", same, "same hash twice" if same else "another hash when encoded again")
 

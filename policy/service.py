@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from phys4d.reward.client import RewardClient
+from phys4d.reward.endpoints import ClientTls
 from policy.config import RewardConfig
 
 START_TIMEOUT_S = 180.0
@@ -72,6 +74,25 @@ class LocalService:
                 self._child.wait()
 
 
+def security(config: RewardConfig) -> dict[str, Any]:
+    """What a client shows and asks for: token and TLS.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the token file is empty.
+    """
+    options: dict[str, Any] = {}
+    if config.token_file is not None:
+        options["token"] = config.token_file.read_text(encoding="utf-8").strip()
+        if not options["token"]:
+            raise ValueError(f"token file {config.token_file} is empty")
+    if config.ca_file is not None:
+        options["tls"] = ClientTls(
+            ca_file=config.ca_file, cert_file=config.cert_file, key_file=config.key_file
+        )
+    return options
+
+
 @contextmanager
 def reward_service(config: RewardConfig) -> Iterator[tuple[str, LocalService | None]]:
     """An endpoint, and the service if it was started here, which ends with the block."""
@@ -99,8 +120,10 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
 
 def connect(endpoint: str, config: RewardConfig, *, reward: str, timeout_s: float) -> RewardClient:
     """A client of one reward of a service that answers."""
+    # Other services have tokens of their own: ours is not for them.
+    shown = security(config) if endpoint == config.endpoint else {}
     client = RewardClient(
-        endpoint, timeout_s=config.timeout_s, max_attempts=config.max_attempts, reward=reward
+        endpoint, timeout_s=config.timeout_s, max_attempts=config.max_attempts, reward=reward, **shown
     )
     info = client.wait_ready(timeout_s)
     rewards = ", ".join(f"{reward.name} {reward.version}" for reward in info.rewards)

@@ -95,6 +95,11 @@ def from_toml(config_class: type[C], path: Path) -> C:
     return _build(config_class, values, "", str(path))
 
 
+def from_mapping(config_class: type[C], values: Mapping[str, Any], source: str) -> C:
+    """`from_toml` for values that were read elsewhere; `source` names the place in errors."""
+    return _build(config_class, values, "", source)
+
+
 def to_toml(config: Any) -> str:
     """Write a configuration as TOML that `from_toml` reads back to an equal one. None is written `"none"`."""
     return "\n".join(_toml_lines(config, table="")) + "\n"

@@ -1,0 +1,118 @@
+{{- define "phys4d.fullname" -}}
+{{- if contains "phys4d" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-phys4d" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "phys4d.selector" -}}
+app.kubernetes.io/name: phys4d
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "phys4d.labels" -}}
+{{ include "phys4d.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{- define "phys4d.registry" -}}
+{{- required "images.registry is where reward.Dockerfile and train.Dockerfile were pushed; set it" .Values.images.registry | trimSuffix "/" }}
+{{- end }}
+
+{{- define "phys4d.rewardImage" -}}
+{{- $tag := .Values.images.reward.tag | default (ternary (printf "%s-gpu" .Chart.AppVersion) .Chart.AppVersion (gt (int .Values.scorers.gpus) 0)) }}
+{{- printf "%s/%s:%s" (include "phys4d.registry" .) .Values.images.reward.name $tag }}
+{{- end }}
+
+{{- define "phys4d.trainImage" -}}
+{{- printf "%s/%s:%s" (include "phys4d.registry" .) .Values.images.train.name (.Values.images.train.tag | default .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "phys4d.tokenSecret" -}}
+{{- .Values.token.existingSecret | default (printf "%s-token" (include "phys4d.fullname" .)) }}
+{{- end }}
+
+{{- define "phys4d.tlsSecret" -}}
+{{- .Values.gateway.tls.existingSecret | default (printf "%s-tls" (include "phys4d.fullname" .)) }}
+{{- end }}
+
+{{- define "phys4d.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "phys4d.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "phys4d.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The reward as the service's configuration names it: package.module:Class(option=literal). */}}
+{{- define "phys4d.target" -}}
+{{- if .endpoint -}}
+reward_service.remote:RemoteReward(name={{ .name | quote }}, endpoint={{ .endpoint | quote }}
+{{- range $key, $value := .options }}, {{ $key }}={{ include "phys4d.literal" $value }}{{ end }})
+{{- else -}}
+{{ .importPath }}({{ $comma := "" }}{{ range $key, $value := .options }}{{ $comma }}{{ $key }}={{ include "phys4d.literal" $value }}{{ $comma = ", " }}{{ end }})
+{{- end }}
+{{- end }}
+
+{{- /* A Python literal. */}}
+{{- define "phys4d.literal" -}}
+{{- if kindIs "bool" . }}{{ ternary "True" "False" . }}{{ else if kindIs "string" . }}{{ toJson . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{- define "phys4d.targets" -}}
+{{- $weighted := false }}{{ $targets := list }}{{ $parts := list }}
+{{- range .Values.rewards }}{{ if hasKey . "weight" }}{{ $weighted = true }}{{ end }}{{ end }}
+{{- if $weighted }}
+{{- if .Values.sceneChamfer }}{{ $parts = append $parts (printf "(%q, %q, %v)" "scene_chamfer" "scene_chamfer" .Values.sceneChamferWeight) }}{{ end }}
+{{- range .Values.rewards }}
+{{- if hasKey . "weight" }}{{ $parts = append $parts (printf "(%q, %q, %v)" .name (include "phys4d.target" .) .weight) }}{{ else }}
+{{- fail (printf "rewards: %s has no weight while another one has; give each a weight or none" .name) }}{{ end }}
+{{- end }}
+{{- $chamfer := "" }}
+{{- range $key, $value := .Values.config.chamfer }}{{ $chamfer = printf "%s%q: %s, " $chamfer $key (include "phys4d.literal" $value) }}{{ end }}
+{{- $targets = append $targets (printf "reward_service.combined:WeightedSum(parts=[%s], chamfer={%s})" (join ", " $parts) $chamfer) }}
+{{- else }}
+{{- range .Values.rewards }}
+{{- if .endpoint }}{{ $targets = append $targets (include "phys4d.target" .) }}{{ else }}
+{{- $targets = append $targets (printf "reward_service.combined:NamedReward(name=%q, target=%q)" .name (include "phys4d.target" .)) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- dict "targets" $targets "weighted" $weighted | toJson }}
+{{- end }}
+
+{{- /* GPUs of one scorer replica: the sum over its rewards, or scorers.replicaGpus where it is more. */}}
+{{- define "phys4d.replicaGpus" -}}
+{{- $sum := 0.0 }}
+{{- range .Values.rewards }}{{ $sum = addf $sum (.gpus | default 0.0) }}{{ end }}
+{{- maxf $sum .Values.scorers.replicaGpus }}
+{{- end }}
+
+{{- /* Replicas that one scorer pod holds, after refusing what can never be scheduled. */}}
+{{- define "phys4d.replicasPerPod" -}}
+{{- $gpus := include "phys4d.replicaGpus" . | float64 }}
+{{- $perPod := floor (divf (float64 .Values.scorers.cpu) (float64 .Values.scorers.replicaCpus)) | int }}
+{{- if gt $gpus 0.0 }}
+{{- if and (gt $gpus 1.0) (ne $gpus (floor $gpus)) }}{{ fail (printf "one scorer replica would take %v GPUs; Ray grants fractions below 1 or whole ones" $gpus) }}{{ end }}
+{{- if eq (int .Values.scorers.gpus) 0 }}{{ fail (printf "scorer replicas take %v GPUs, but scorers.gpus is 0; raise it, or take gpus from rewards and scorers.replicaGpus" $gpus) }}{{ end }}
+{{- $perPod = min $perPod (floor (divf (float64 .Values.scorers.gpus) $gpus) | int) }}
+{{- end }}
+{{- if lt (int $perPod) 1 }}{{ fail (printf "no scorer replica (%v CPUs, %v GPUs) fits into a pod of %v CPUs and %v GPUs" .Values.scorers.replicaCpus $gpus .Values.scorers.cpu .Values.scorers.gpus) }}{{ end }}
+{{- $room := mul $perPod .Values.scorers.maxPods }}
+{{- if gt (int .Values.scorers.maxReplicas) (int $room) }}{{ fail (printf "scorers.maxReplicas is %v, but %v pods hold %v (%v each); raise maxPods or lower it" .Values.scorers.maxReplicas .Values.scorers.maxPods $room $perPod) }}{{ end }}
+{{- $perPod }}
+{{- end }}

@@ -1,0 +1,73 @@
+{{- /* What Ray Serve runs; `make deploy-check` starts exactly this. */}}
+{{- define "phys4d.serveConfig" -}}
+{{- $rewards := include "phys4d.targets" . | fromJson }}
+{{- $config := .Values.config }}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: 8000
+grpc_options:
+  port: 9000
+  grpc_servicer_functions:
+    - phys4d.reward.v1.reward_pb2_grpc.add_RewardServiceServicer_to_server
+    - grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server
+  enable_reflection: false
+logging_config:
+  encoding: JSON
+  log_level: WARNING
+  enable_access_log: false
+applications:
+  - name: phys4d
+    route_prefix: /
+    import_path: reward_service.cluster:app
+    args:
+      host: 0.0.0.0
+      token_file: /etc/phys4d/token/token
+      metrics_port: 9464
+      log_format: json
+      log_level: {{ $config.log_level }}
+      num_replicas: {{ .Values.scorers.minReplicas }}
+      num_threads: {{ $config.num_threads }}
+      max_queued: {{ $config.max_queued }}
+      cache_size: {{ $config.cache_size }}
+      drain_s: {{ $config.drain_s }}
+      scene_chamfer: {{ and .Values.sceneChamfer (not $rewards.weighted) }}
+      rewards: {{ $rewards.targets | toJson }}
+      {{- with $config.chamfer }}
+      chamfer: {{ toJson . }}
+      {{- end }}
+      {{- with $config.limits }}
+      limits: {{ toJson . }}
+      {{- end }}
+    deployments:
+      - name: Ingress
+        num_replicas: auto
+        autoscaling_config:
+          min_replicas: {{ .Values.ingress.minReplicas }}
+          max_replicas: {{ .Values.ingress.maxReplicas }}
+          target_ongoing_requests: 8
+        max_ongoing_requests: 64
+        max_queued_requests: 256
+        # Metrics have one port on each pod.
+        max_replicas_per_node: 1
+        graceful_shutdown_timeout_s: {{ $config.drain_s }}
+        ray_actor_options:
+          num_cpus: {{ if gt (int .Values.ingress.cpu) 1 }}{{ sub (int .Values.ingress.cpu) 1 }}{{ else }}0.5{{ end }}
+          resources: {phys4d_ingress: 1}
+      - name: Scorer
+        num_replicas: auto
+        autoscaling_config:
+          min_replicas: {{ .Values.scorers.minReplicas }}
+          max_replicas: {{ .Values.scorers.maxReplicas }}
+          target_ongoing_requests: {{ .Values.scorers.targetOngoing }}
+          upscale_delay_s: {{ .Values.scorers.upscaleDelaySeconds }}
+          downscale_delay_s: {{ .Values.scorers.downscaleDelaySeconds }}
+        # One is scored while the next is on its way.
+        max_ongoing_requests: 2
+        max_queued_requests: {{ $config.max_queued }}
+        graceful_shutdown_timeout_s: {{ $config.drain_s }}
+        ray_actor_options:
+          num_cpus: {{ .Values.scorers.replicaCpus }}
+          num_gpus: {{ include "phys4d.replicaGpus" . }}
+          resources: {phys4d_scorer: 1}
+{{- end }}

@@ -1,0 +1,91 @@
+"""The commands of the jobs: their shell syntax, and every flag against the programs' own parsers."""
+
+import re
+import shlex
+import subprocess
+
+from deploy.rendering import Manifest, of_kind
+
+PRINT_COMMANDS = """
+python() { printf 'COMMAND'; printf ' %q' "$@"; printf '\\n'; }
+wait_for() { :; }
+step() { "${@:2}"; }
+"""
+"""Stands in for what the script calls: commands are printed and not run."""
+
+
+def check(manifests: list[Manifest]) -> int:
+    """Every command of the trainer and of the data job is one its program takes. Returns how many there are.
+
+    Raises:
+        ValueError: the shell or a program refuses; says which.
+    """
+    commands = []
+    for made in of_kind(manifests, "ConfigMap"):
+        if "trainer.sh" in made["data"]:
+            # Its own functions come first and are replaced.
+            head, tail = made["data"]["trainer.sh"].split("\nwait_for() {", 1)
+            body = tail.split("\ncd /tmp\n", 1)[1]
+            commands += _commands(f"{head}\n{PRINT_COMMANDS}\n{body}", made["data"]["trainer.sh"])
+    for job in of_kind(manifests, "RayJob"):
+        bash, dash_c, script = shlex.split(job["spec"]["entrypoint"])
+        if (bash, dash_c) != ("bash", "-c"):
+            raise ValueError(f"RayJob: the entry point must be bash -c, got {bash} {dash_c}")
+        commands += _commands(f"{PRINT_COMMANDS}\n{script}", script)
+    for module, arguments in commands:
+        _parse(module, arguments)
+    return len(commands)
+
+
+def _commands(printing: str, whole: str) -> list[tuple[str, list[str]]]:
+    for text in (whole, printing):
+        checked = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+        if checked.returncode != 0:
+            raise ValueError(f"bash refuses the script: {checked.stderr.strip()}")
+    done = subprocess.run(["bash", "-c", printing], capture_output=True, text=True, cwd="/tmp")
+    if done.returncode != 0:
+        raise ValueError(f"the script ends with {done.returncode}: {done.stderr.strip()}")
+    lines = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith("COMMAND ")]
+    for words in lines:
+        if words[1] != "-m" or not re.fullmatch(r"[a-z0-9_.]+", words[2]):
+            raise ValueError(f"a job runs python {' '.join(words[1:3])}, not python -m MODULE")
+    return [(words[2], words[3:]) for words in lines]
+
+
+def _parse(module: str, arguments: list[str]) -> None:
+    """Have the program's parser read the flags.
+
+    Raises:
+        ValueError: it refuses them.
+    """
+    from pathlib import Path
+
+    from phys4d.runtime.config import load, load_preset
+    from phys4d.scenes.render import RenderConfig, family_names
+    from policy.config import EvaluateConfig, TrainConfig
+    from pretrain.base_config import BaseConfig
+    from pretrain.config import StageOneConfig
+    from sft.config import StageTwoConfig
+
+    presets = {
+        "pretrain.base": (BaseConfig, "pretrain/presets/base"),
+        "pretrain.train": (StageOneConfig, "pretrain/presets/stage1"),
+        "sft.train": (StageTwoConfig, "sft/presets"),
+        "policy.train": (TrainConfig, "policy/presets/train"),
+        "policy.evaluate": (EvaluateConfig, "policy/presets/evaluate"),
+    }
+    root = Path(__file__).parents[1]
+    try:
+        if module in presets:
+            config_class, folder = presets[module]
+            load_preset(config_class, root / folder, default="none", args=arguments)
+        elif module == "phys4d.scenes.render":
+            family_names(load(RenderConfig, args=arguments))
+        elif module == "phys4d.report":
+            from phys4d.report.__main__ import ReportConfig
+
+            load(ReportConfig, args=arguments)
+        else:
+            raise ValueError("no known program")
+    except ValueError as error:
+        raise ValueError(f"a job runs {module} {' '.join(arguments)}: {error}") from None
