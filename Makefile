@@ -21,8 +21,8 @@ RUN ?= $(PRESET)
 REWARD_ENDPOINT ?=
 # host:port of the server that `make conformance` checks.
 ENDPOINT ?=
-# Folder with KubeRay's CRDs for `make deploy-check`: ray.io_rayservices.v1.7.0.yaml, ray.io_rayjobs.v1.7.0.yaml.
-KUBERAY_CRDS ?= ../shared/kubernetes
+# Folder with KubeRay CRDs for `make deploy-check` (ray.io_rayservices.v1.7.0.yaml and _rayjobs); empty skips them.
+KUBERAY_CRDS ?=
 # Your own values for `make deploy-check`; empty checks the profiles of the chart.
 VALUES ?=
 # Port of `make serve`.
@@ -207,7 +207,7 @@ lint: $(VENV)/.setup ## Style, types, import contracts, proto drift and breaks.
 check: lint test deploy-check ## What CI runs: lint, test, then deploy-check.
 
 deploy-check: $(VENV)/.setup ## Check chart, images, gateway and dashboard as far as it goes without a cluster.
-	$(PY) -m deploy.check --crds $(KUBERAY_CRDS) $(if $(VALUES),--values $(VALUES)) $(call flags,deploy-check)
+	$(PY) -m deploy.check $(if $(KUBERAY_CRDS),--crds $(KUBERAY_CRDS)) $(if $(VALUES),--values $(VALUES)) $(call flags,deploy-check)
 
 image-check: $(VENV)/.setup ## Do the pip installs of both images in clean environments (minutes, gigabytes).
 	$(PY) -m deploy.images $(call flags,image-check)
