@@ -56,6 +56,8 @@ def main() -> None:
         times = f"{1e3 * t.ours_s:7.3f} ms {1e3 * t.peer_s:7.3f} ms {t.ratio:6.2f}x"
         span = f"{t.ratio_range[0]:.2f}-{t.ratio_range[1]:.2f}"
         print(f"{t.name:44s} {times} {span:>13s}  {t.peer}", flush=True)
+        if t.steps_per_s is not None:
+            print(f"{'':44s} {t.steps_per_s:.2f} steps/s, peak memory {t.peak_memory_mb:.0f} MB", flush=True)
     if chosen:
         print("\nratio: the peer's time over ours; above 1 we are faster")
     if rates:

@@ -19,7 +19,9 @@ What has no peer registers a rate:
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ class Comparison:
     peer: str
     make: Callable[[], tuple[Work, Work]]
     rtol: float
+    num_steps: int = 0
+    """Training steps of one call, to tell steps per second and memory; 0 where it is no training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,9 @@ class Timing:
     """Median of the peer's time over ours in the same repeat; above 1 we are faster."""
     ratio_range: tuple[float, float]
     repeats: int
+    steps_per_s: float | None = None
+    peak_memory_mb: float | None = None
+    """Highest resident memory of the process, or of the GPU where torch works there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ RATES: list[Rate] = []
 
 
 def compare(
-    name: str, *, peer: str, rtol: float = 1e-5
+    name: str, *, peer: str, rtol: float = 1e-5, num_steps: int = 0
 ) -> Callable[[Callable[[], tuple[Work, Work]]], Callable[[], tuple[Work, Work]]]:
     """Register a function that prepares the input and returns (ours, theirs).
 
@@ -88,10 +95,11 @@ def compare(
         name: the work and its size.
         peer: whose code the other one is, with version.
         rtol: relative difference up to which the two results count as equal.
+        num_steps: training steps of one call.
     """
 
     def register(make: Callable[[], tuple[Work, Work]]) -> Callable[[], tuple[Work, Work]]:
-        COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol))
+        COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol, num_steps=num_steps))
         return make
 
     return register
@@ -151,7 +159,16 @@ def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Tim
         ratio=statistics.median(ratios),
         ratio_range=(min(ratios), max(ratios)),
         repeats=repeats,
+        steps_per_s=comparison.num_steps / ours_s if comparison.num_steps else None,
+        peak_memory_mb=_peak_memory_mb() if comparison.num_steps else None,
     )
+
+
+def _peak_memory_mb() -> float:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _seconds(work: Work, count: int) -> float:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from phys4d.models.beside import velocity_beside
 from phys4d.models.protocol import VideoModel
 from phys4d.runtime.seeding import derive_seed
 from policy.advantages import Advantages
@@ -186,7 +187,7 @@ def _negative_aware(batch: Batch) -> list[tuple[LossStats, bool]]:
         noised = mask * noised + (1 - mask) * first
 
         def velocity(noised: Tensor = noised, levels: Tensor = levels) -> Tensor:
-            return model.predict(noised, levels, conditioning).velocity_BCThw
+            return velocity_beside(model, noised, levels, conditioning)
 
         with_kl = config.kl_weight > 0 or draw == 0
         kl = torch.zeros(len(latents), device=latents.device)

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phys4d.metrics.physics_iq.published import PUBLISHED
+from phys4d.report.event_file import write_event_file
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
 from policy.config import EvaluateConfig
-from policy.event_file import write_event_file
 from policy.measurements import (
     FINAL,
     TRACK,
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from phys4d.data import Sample
+    from phys4d.models.flow_estimators import CheckedFlow
     from phys4d.models.protocol import Conditioning, VideoModel
-    from phys4d.models.reading import Flow
     from policy.prompts import Prompt
     from policy.rollout import SamplingRule
 
@@ -206,7 +206,7 @@ def _worst(table: Table, stage: str, number: int) -> list[tuple[int, float]]:
 
 
 def _record_references(
-    table: Table, samples: Sequence[Sample], true_tracks: Sequence[np.ndarray], flows: Sequence[Flow]
+    table: Table, samples: Sequence[Sample], true_tracks: Sequence[np.ndarray], flows: Sequence[CheckedFlow]
 ) -> None:
     """What needs no model: the simulator's video, its first frame frozen, constant velocity, a second take.
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DepthAnythingForDepthEstimation
 
+from phys4d.models.estimators import DepthEstimator
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel, to_uint8
 from phys4d.models.reading import read_with_estimators, read_with_heads, to_numpy
@@ -27,7 +27,7 @@ class Reader:
         self,
         model: VideoModel,
         heads: GeometryHeads | None,
-        estimator: DepthAnythingForDepthEstimation | None,
+        estimator: DepthEstimator | None,
     ) -> None:
         self.model = model
         self.heads = heads
@@ -35,10 +35,10 @@ class Reader:
 
     @torch.no_grad()
     def decode(self, latents_BCThw: Tensor, batch_size: int = 32) -> Tensor:
-        """uint8 RGB (B, T, H, W, 3)."""
+        """uint8 RGB (B, T, H, W, 3), in the host's memory."""
         return torch.cat(
             [to_uint8(self.model.decode_video(part).float()) for part in latents_BCThw.split(batch_size)]
-        )
+        ).cpu()
 
     def geometry(self, latents_BCThw: Tensor, conditioning: Conditioning) -> Geometry:
         """Depth and motion by the heads where there are any, else by the estimators."""
@@ -59,7 +59,7 @@ class Reader:
     ) -> list[Rollout]:
         """One rollout per video; `prompts` and `ids` have one entry per video; `rgb` decodes videos too."""
         depth, motion = to_numpy(self.geometry(latents_BCThw, conditioning))
-        videos = list(self.decode(latents_BCThw).cpu().numpy()) if rgb else [None] * len(prompts)
+        videos = list(self.decode(latents_BCThw).numpy()) if rgb else [None] * len(prompts)
         return [
             prompt.rollout(sample_id, np.ascontiguousarray(d), np.ascontiguousarray(m), video)
             for prompt, sample_id, d, m, video in zip(prompts, ids, depth, motion, videos, strict=True)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phys4d.models.beside import velocity_beside
 from phys4d.models.protocol import Conditioning, VideoModel
 from policy.samplers import STD_CAP, Generators, Mode, Sampler, StepOut, step
 from policy.schedules import Schedule, model_schedule
@@ -51,10 +52,10 @@ class SamplingRule:
         generator: Generators = None,
     ) -> StepOut:
         """Predict at position `i` and take the step, or score the recorded `x_next`."""
-        prediction = model.predict(latents_BCThw, self.schedule.model_level(i), conditioning)
+        velocity = velocity_beside(model, latents_BCThw, self.schedule.model_level(i), conditioning)
         return step(
             latents_BCThw,
-            prediction.velocity_BCThw,
+            velocity,
             i,
             schedule=self.schedule,
             sampler=self.sampler,
@@ -178,12 +179,16 @@ def sample(
         out = rule.take(model, x, i, conditioning, mode="sde" if stochastic else "ode", generator=generators)
         if stochastic:
             assert out.log_prob is not None
-            kept = (
-                [x, out.x_next]
-                if rule.storage_dtype is None
-                else [x.to(rule.storage_dtype), out.x_next.to(rule.storage_dtype)]
+            stored = rule.storage_dtype or x.dtype
+            recorded.append(
+                RecordedStep(
+                    i,
+                    x.to(stored),
+                    out.x_next.to(stored),
+                    out.log_prob,
+                    out.mean if keep_means else None,
+                )
             )
-            recorded.append(RecordedStep(i, *kept, out.log_prob, out.mean if keep_means else None))
         x = out.x_next
     return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
 

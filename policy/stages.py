@@ -40,7 +40,8 @@ def finished_stages(run: Path) -> list[Stage]:
 
 def measured_stages(run: Path) -> list[Stage]:
     """The stages that a run has, and the best of N videos of stage 2 if they were picked."""
-    return finished_stages(run) + (["best_of_n"] if is_finished(run, "best_of_n") else [])
+    picked: list[Stage] = ["best_of_n"] if is_finished(run, "best_of_n") else []
+    return finished_stages(run) + picked
 
 
 def load_stage(

@@ -78,6 +78,11 @@ def train(config: TrainConfig) -> Path:
         start = 0
         if checkpoint is not None:
             start = step_of(checkpoint)
+            if start > config.num_iterations:
+                raise UserError(
+                    f"num_iterations is {config.num_iterations}, but {checkpoint} already has {start}; "
+                    "raise it or name another run"
+                )
             trainer.restore(checkpoint)
             if run is not None:
                 print(f"resuming after iteration {start} from {checkpoint}", flush=True)
@@ -194,6 +199,8 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
         model.transformer.enable_gradient_checkpointing()
     parameters = add_lora(model.transformer, POLICY, rank=algorithm.lora_rank, targets=model.lora_targets)
     cast(torch.nn.Module, model).to(ranks.device)
+    assert heads is not None, "stage 2 has heads"
+    heads.to(ranks.device)
     if memory.offload:
         keep_encoders_on_host(model)
     # The one that training does not read with watches over the other.

@@ -348,7 +348,7 @@ class Trainer:
         chosen = slice(0, self.config.monitor.num_videos)
         latents, conditioning, prompts = videos[0][chosen], videos[1].select(chosen), videos[2][chosen]
         ids = [f"watch/{prompt.key}" for prompt in prompts]
-        seen = pixel_statistics(self.reader.decode(latents).cpu().numpy())
+        seen = pixel_statistics(self.reader.decode(latents).numpy())
         if self.watcher is not None:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
             rewards = values(self.rewards.score(read)) @ torch.tensor(
@@ -364,7 +364,7 @@ class Trainer:
 
         def shown(latents: Tensor) -> Video:
             depth, motion = to_numpy(self.reader.geometry(latents, one))
-            return Video(rgb=self.reader.decode(latents)[0].cpu().numpy(), depth=depth[0], motion=motion[0])
+            return Video(rgb=self.reader.decode(latents)[0].numpy(), depth=depth[0], motion=motion[0])
 
         with self.model.reference():
             before = sample(

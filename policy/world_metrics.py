@@ -196,7 +196,7 @@ def rgb_metrics(
     """`RGB_METRICS` of one video.
 
     Args:
-        flow: its optical flow there, back, and where to trust it; see `DisFlow.there_and_back`.
+        flow: its optical flow there, back, and where to trust it; see `checked_flow`.
     """
     forward, backward, trusted = flow
     values = {"flow cycle error": flow_cycle_error(forward, backward, trusted)} if trusted.any() else {}

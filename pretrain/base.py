@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from phys4d.models.backbone import Backbone
-    from phys4d.runtime.run import RunFolder
+    from phys4d.training import StageRun
 
 
-def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, run: RunFolder) -> None:
+def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, run: StageRun) -> None:
     """Fit the frame-wise autoencoder, then set the latents' mean and spread from 4,096 frames."""
     import torch
 
@@ -62,7 +62,7 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
 
 
 def train_denoiser(
-    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: RunFolder
+    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: StageRun
 ) -> None:
     """Fit the transformer and the text encoder by the diffusion loss of their own noising."""
     import torch
@@ -101,10 +101,12 @@ def train(config: BaseConfig) -> Path:
     from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
     from phys4d.models.latents import encode_videos
     from phys4d.models.registry import tiny_model
-    from phys4d.runtime.run import RunFolder
     from phys4d.runtime.seeding import seed_everything
+    from phys4d.training import StageRun
+    from phys4d.training.ranks import Ranks
 
     limit_threads(config.num_threads)
+    ranks = Ranks.current("cpu")
     seed_everything(config.seed)
     dataset = open_dataset(config.data, "train")
     rgb, captions = dataset.stack("rgb"), dataset.captions()
@@ -112,10 +114,11 @@ def train(config: BaseConfig) -> Path:
         rgb, captions = with_mirror_images("rgb", rgb), with_mirrored_captions(captions)
     rgb_NTHW3 = torch.from_numpy(rgb)
     model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
-    with RunFolder.open(config.run / "base", configs.to_toml(config), restart=True) as run:
+    with StageRun.open(config.run / "base", configs.to_toml(config), ranks=ranks) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
         train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)
-    model.save(config.run / "base" / "model")
+        if ranks.is_main:
+            model.save(config.run / "base" / "model")
     return config.run / "base" / "model"
 
 

@@ -1,8 +1,12 @@
-"""Stage 1: teach heads on the frozen transformer from pseudo-labels: `python -m pretrain.train`."""
+"""Stage 1: teach heads on the frozen transformer from pseudo-labels: `python -m pretrain.train`.
+
+Videos come from a rendered dataset or a folder of mp4, webm or frames. Many processes:
+`accelerate launch -m pretrain.train ...`, or `--cluster.ray-address ADDRESS --cluster.num-workers N`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,171 +17,232 @@ from pretrain.config import StageOneConfig
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
-    from transformers import DepthAnythingForDepthEstimation
 
     from phys4d.data import Dataset
-    from phys4d.runtime.run import RunFolder
+    from phys4d.metrics.held_out import HeldOut
+    from phys4d.models.backbone import Backbone
+    from phys4d.models.heads import Geometry, GeometryHeads
+    from phys4d.models.pseudo_labels import PseudoLabels
+    from phys4d.training import StageRun
+
+NOISY_SIGMA = 0.6
+"""At low noise a random transformer passes on enough of the latents; here features have to be learnt."""
 
 
-def train_depth_estimator(
-    dataset: Dataset, config: StageOneConfig, run: RunFolder
-) -> DepthAnythingForDepthEstimation:
-    """Fit the tiny depth estimator to simulator frames, by log-depth error and its gradients."""
-    import torch
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What heads learn from and are measured on."""
 
-    from phys4d.models.estimators import tiny_depth_anything
-    from phys4d.models.geometry_losses import depth_gradient_loss, masked_mean
-    from phys4d.training import fit
-
-    frames = torch.from_numpy(dataset.stack("rgb")[:, ::3]).flatten(0, 1)
-    depths = torch.from_numpy(dataset.stack("depth")[:, ::3]).flatten(0, 1)
-    objects = torch.from_numpy(dataset.stack("object_ids")[:, ::3] > 0).flatten(0, 1)
-    estimator = tiny_depth_anything(frames.shape[1])
-
-    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
-        truth = depths[indices]
-        valid = torch.isfinite(truth)
-        truth = torch.where(valid, truth, 1.0).log()
-        predicted = (
-            estimator(frames[indices].movedim(-1, 1).float() / 127.5 - 1.0)
-            .predicted_depth.clamp(min=1e-2)
-            .log()
-        )
-        predicted = torch.where(valid, predicted, truth)
-        error = (predicted - truth).abs()
-        return {
-            "log_depth": error.mean(),
-            # Objects cover few pixels and are what later stages ask about.
-            "log_depth_objects": masked_mean(error, objects[indices] & valid),
-            "gradient": depth_gradient_loss(predicted.unsqueeze(1), truth.unsqueeze(1)),
-        }
-
-    fit(
-        loss_parts,
-        list(estimator.parameters()),
-        config.estimator,
-        num_items=len(frames),
-        seed=config.seed,
-        desc="depth estimator",
-        run=run,
-        log_prefix="estimator_",
-    )
-    return estimator.eval()
+    config: StageOneConfig
+    labels: PseudoLabels
+    rgb: Tensor
+    captions: list[str]
+    held_out: HeldOut
+    run: StageRun
 
 
-def train(config: StageOneConfig) -> Path:
-    """Train and save the heads; returns their file."""
+def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor, list[str]]:
+    """RGB (N, T, H, W, 3) and captions, from a rendered dataset or a folder of videos of any origin.
+
+    Raises:
+        ValueError: there are fewer than `num_videos`, or fewer than a batch among the readable ones.
+    """
     import torch
 
     from phys4d.data import open_dataset
-    from phys4d.metrics.depth_motion import depth_motion_errors
+    from phys4d.data.videos import is_dataset, read_videos
+
+    if is_dataset(config.videos) or not config.videos.is_dir():
+        videos = open_dataset(config.videos, "train")
+        if len(videos) < config.num_videos:
+            raise ValueError(
+                f"num_videos is {config.num_videos}, but {config.videos} has {len(videos)}; render more"
+            )
+        rgb = torch.from_numpy(videos.stack("rgb")[: config.num_videos])
+        return rgb, videos.captions()[: config.num_videos]
+    num_frames, height, width = truth[0].rgb.shape[:3]
+    found = read_videos(
+        config.videos, num_frames=num_frames, height=height, width=width, limit=config.num_videos
+    )
+    if len(found.names) < config.heads.batch_size:
+        raise ValueError(
+            f"{len(found.names)} readable videos in {config.videos} do not fill a batch of "
+            f"{config.heads.batch_size}; add some or lower --heads.batch-size"
+        )
+    return torch.from_numpy(found.rgb), found.captions
+
+
+def random_twin(model: Backbone, seed: int) -> Backbone:
+    """The same model with an untrained transformer, for the baseline column."""
+    import copy
+
+    import torch
+
+    from phys4d.runtime.seeding import derive_seed
+
+    twin = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "random transformer"))
+        transformer = type(model.transformer).from_config(model.transformer.config)
+    twin.transformer = transformer.to(model.transformer.device, model.transformer.dtype)
+    return twin.eval().requires_grad_(False)
+
+
+def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: str, prefix: str) -> None:
+    """Fit heads on features of a frozen model at random noise levels."""
+    import torch
+
     from phys4d.models.geometry_losses import (
+        align_scale_shift,
         charbonnier,
         depth_gradient_loss,
         masked_mean,
         off_depth_edges,
         scale_shift_invariant_depth_loss,
+        with_unit_spread,
     )
-    from phys4d.models.heads import MOTION_UNIT, GeometryHeads
+    from phys4d.models.heads import MOTION_UNIT
     from phys4d.models.latents import encode_videos
     from phys4d.models.protocol import Conditioning
-    from phys4d.models.reading import read_with_estimators, read_with_heads, to_numpy
-    from phys4d.models.registry import load_model
-    from phys4d.runtime.files import atomic_directory
-    from phys4d.runtime.progress import progress
-    from phys4d.runtime.run import RunFolder
-    from phys4d.runtime.seeding import seed_everything
+    from phys4d.models.reading import held_out_warp_l1, read_with_heads, to_numpy
+    from phys4d.report.event_file import write_event_file
     from phys4d.training import fit
 
-    limit_threads(config.num_threads)
-    seed_everything(config.seed)
-    videos, truth, held_out = (
-        open_dataset(config.videos, "train"),
-        open_dataset(config.truth, "train"),
-        open_dataset(config.truth, "val"),
+    config, labels, held_out, device = lesson.config, lesson.labels, lesson.held_out, lesson.run.ranks.device
+    latents = encode_videos(model, lesson.rgb)
+    with torch.no_grad():
+        text = model.encode_text(lesson.captions)
+    unit = torch.tensor(MOTION_UNIT, device=device)
+    has_dz = heads.config["motion_channels"] == 3 and labels.kind == "metric"
+
+    def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
+        x0 = latents[indices].to(device)
+        sigma = (torch.rand(len(indices), generator=generator) ** config.low_noise_bias).to(device)
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        with torch.no_grad():
+            conditioning = Conditioning(text[indices].to(device), x0[:, :, 0])
+            noisy = model.noising.noised(x0, noise, sigma)
+            features = model.predict(noisy, sigma, conditioning, features=True).features
+        read = heads(features, sigma)
+        depth = labels.depth_NTHW[indices].to(device)
+        motion = labels.motion_NTHW3[indices].to(device)
+        mask = labels.trusted_NTHW[indices].to(device)
+        everywhere = torch.ones_like(depth, dtype=torch.bool)
+        # Most pixels are static background, so moving ones count as much as all the others together.
+        moving = mask & (motion[..., :2].norm(dim=-1) > 1.0)
+        error = charbonnier((read.motion_BTHW3 - motion) / unit)
+        motion_loss = masked_mean(error[..., :2].sum(-1), mask) + masked_mean(error[..., :2].sum(-1), moving)
+        if has_dz:
+            motion_loss = motion_loss + masked_mean(error[..., 2], mask & off_depth_edges(depth[:, :-1]))
+        if labels.kind == "metric":
+            found, gradient = read.depth_BTHW, depth_gradient_loss(read.depth_BTHW.log(), depth.log())
+        else:
+            found = 1.0 / read.depth_BTHW
+            depth = with_unit_spread(depth)
+            scale, shift = align_scale_shift(found, depth, everywhere)
+            gradient = depth_gradient_loss(scale * found + shift, depth)
+        return {
+            "depth": scale_shift_invariant_depth_loss(found, depth, everywhere),
+            "depth_gradient": config.gradient_weight * gradient,
+            "motion": config.motion_weight * motion_loss,
+        }
+
+    held_latents = encode_videos(model, torch.from_numpy(held_out.rgb)).to(device)
+    with torch.no_grad():
+        held = Conditioning(model.encode_text(held_out.captions), held_latents[:, :, 0])
+
+    def measure(read: Geometry) -> dict[str, float]:
+        warp = held_out_warp_l1(read, held_out.depth, held_out.visible)
+        return {**held_out.errors(*to_numpy(read)), "warp_l1_m": warp}
+
+    def validate(step: int) -> dict[str, float]:
+        read = read_with_heads(model, heads, held_latents, held)
+        if lesson.run.ranks.is_main:
+            scenes = held_out.shown(desc, *to_numpy(read))
+            write_event_file(lesson.run.path / "tb", [], scenes, held_out.fps, step)
+        errors = measure(read)
+        if config.baseline:
+            noise = torch.randn(held_latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
+            level = torch.full((len(held_latents),), NOISY_SIGMA, device=device)
+            noisy = model.noising.noised(held_latents, noise, level)
+            read = read_with_heads(model, heads, noisy, held, sigma=NOISY_SIGMA)
+            errors |= {f"noisy_{name}": value for name, value in measure(read).items()}
+        return errors
+
+    fit(
+        loss_parts,
+        list(heads.parameters()),
+        config.heads,
+        num_items=len(latents),
+        seed=config.seed,
+        desc=desc,
+        run=lesson.run,
+        log_prefix=prefix,
+        validate=validate,
     )
-    if len(videos) < config.num_videos:
-        raise ValueError(
-            f"num_videos is {config.num_videos}, but {config.videos} has {len(videos)}; render more"
-        )
-    model = load_model(config.run / "base" / "model")
-    with RunFolder.open(config.run / "stage1", configs.to_toml(config), restart=True) as run:
-        estimator = train_depth_estimator(truth, config, run)
-        with atomic_directory(config.run / "estimator", replace=True) as folder:
-            estimator.save_pretrained(folder)
 
-        rgb = torch.from_numpy(videos.stack("rgb")[: config.num_videos])
-        labels, trusted = [], []
-        for part in progress(rgb.split(32), desc="pseudo-labels", unit="batch"):
-            geometry, mask = read_with_estimators(estimator, part)
-            labels.append(geometry)
-            trusted.append(mask)
-        label_depth = torch.cat([g.depth_BTHW for g in labels])
-        label_motion = torch.cat([g.motion_BTHW3 for g in labels])
-        label_trusted = torch.cat(trusted)
-        latents = encode_videos(model, rgb)
-        with torch.no_grad():
-            text = model.encode_text(videos.captions()[: config.num_videos])
 
-        heads = GeometryHeads(**model.head_sizes, channels=config.head_channels)
-        unit = torch.tensor(MOTION_UNIT)
+def train(config: StageOneConfig) -> Path:
+    """Train and save the heads; returns their file."""
+    import copy
 
-        def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
-            x0 = latents[indices]
-            sigma = torch.rand(len(indices), generator=generator) ** config.low_noise_bias
-            noise = torch.randn(x0.shape, generator=generator)
-            with torch.no_grad():
-                conditioning = Conditioning(text[indices], x0[:, :, 0])
-                noisy = model.noising.noised(x0, noise, sigma)
-                features = model.predict(noisy, sigma, conditioning, features=True).features
-            read = heads(features, sigma)
-            depth, motion, mask = label_depth[indices], label_motion[indices], label_trusted[indices]
-            weight = mask & off_depth_edges(depth[:, :-1])
-            # Most pixels are static background, so moving ones count as much as all the others together.
-            moving = mask & (motion[..., :2].norm(dim=-1) > 1.0)
-            error = charbonnier((read.motion_BTHW3 - motion) / unit)
-            return {
-                "depth": scale_shift_invariant_depth_loss(
-                    read.depth_BTHW, depth, torch.ones_like(depth, dtype=torch.bool)
-                ),
-                "depth_gradient": config.gradient_weight
-                * depth_gradient_loss(read.depth_BTHW.log(), depth.log()),
-                "motion": config.motion_weight
-                * (
-                    masked_mean(error[..., :2].sum(-1), mask)
-                    + masked_mean(error[..., :2].sum(-1), moving)
-                    + masked_mean(error[..., 2], weight)
-                ),
-            }
+    import torch
 
-        held_rgb = torch.from_numpy(held_out.stack("rgb"))
-        held_latents = encode_videos(model, held_rgb)
-        with torch.no_grad():
-            held = Conditioning(model.encode_text(held_out.captions()), held_latents[:, :, 0])
-        held_truth = (held_out.stack("depth"), held_out.stack("motion"), held_out.stack("object_ids"))
+    from phys4d.data import open_dataset
+    from phys4d.metrics.held_out import HeldOut
+    from phys4d.models.flow_estimators import load_flow_estimator
+    from phys4d.models.heads import GeometryHeads
+    from phys4d.models.pseudo_labels import label_videos
+    from phys4d.models.reading import read_with_estimators, to_numpy
+    from phys4d.models.registry import load_model
+    from phys4d.runtime.files import atomic_directory
+    from phys4d.runtime.seeding import seed_everything
+    from phys4d.training import StageRun
+    from phys4d.training.ranks import Ranks
+    from pretrain.estimator import depth_estimator
 
-        def validate(step: int) -> None:
-            errors = depth_motion_errors(
-                *to_numpy(read_with_heads(model, heads, held_latents, held)), *held_truth
-            )
-            run.log(step, **{f"val_{name}": value for name, value in asdict(errors).items()})
-            print(f"held-out after {step} steps: {errors}")
-
-        validate(0)
-        fit(
-            loss_parts,
-            list(heads.parameters()),
-            config.heads,
-            num_items=len(latents),
-            seed=config.seed,
-            desc="stage 1",
-            run=run,
-        )
-        validate(config.heads.num_steps)
-        estimated, _ = read_with_estimators(estimator, held_rgb)
-        print(f"the estimators themselves: {depth_motion_errors(*to_numpy(estimated), *held_truth)}")
-    path = config.run / "stage1" / "heads.safetensors"
-    heads.save(path)
+    limit_threads(config.num_threads)
+    ranks = Ranks.current(config.device)
+    seed_everything(config.seed)
+    truth = open_dataset(config.truth, "train")
+    measured = open_dataset(config.held_out or config.truth, config.held_out_split)
+    model = load_model(config.run / "base" / "model").to(ranks.device)
+    held_out = HeldOut.of(measured)
+    rgb, captions = read_training_videos(config, truth)
+    flow = load_flow_estimator(config.flow, config.flow_weights, str(ranks.device))
+    twin = random_twin(model, config.seed) if config.baseline else None
+    for frozen in (model, twin):
+        if frozen is not None:
+            ranks.shard_frozen(frozen.transformer, frozen.blocks)
+    stage = config.run / "stage1"
+    path = stage / "heads.safetensors"
+    with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
+        estimator = depth_estimator(config, truth, run)
+        if ranks.is_main:
+            with atomic_directory(config.run / "estimator", replace=True) as folder:
+                estimator.save(folder)
+        # The other processes find what the first one has labelled.
+        if not ranks.is_main:
+            ranks.wait()
+        labels = label_videos(estimator, flow, rgb, config.labels or config.run / "labels")
+        if ranks.is_main:
+            ranks.wait()
+        lesson = Lesson(config, labels, rgb, captions, held_out, run)
+        heads = GeometryHeads(
+            **model.head_sizes, channels=config.head_channels, motion_channels=config.motion_channels
+        ).to(ranks.device)
+        initial = copy.deepcopy(heads)
+        train_heads(model, heads, lesson, desc="stage 1", prefix="")
+        if twin is not None:
+            train_heads(twin, initial, lesson, desc="stage 1 baseline", prefix="baseline_")
+        if labels.kind == "metric":
+            estimated, _ = read_with_estimators(estimator, torch.from_numpy(held_out.rgb), flow)
+            errors = held_out.errors(*to_numpy(estimated))
+            run.write_json("estimators.json", {"depth": estimator.id, "flow": flow.id, "held_out": errors})
+            if ranks.is_main:
+                print(f"the estimators themselves: {errors}")
+        if ranks.is_main:
+            heads.save(path)
     return path
 
 
@@ -186,7 +251,12 @@ def main() -> None:
     config, _ = configs.load_preset(
         StageOneConfig, Path(__file__).parent / "presets" / "stage1", default="tiny-wan"
     )
-    train(config)
+    if config.cluster.ray_address:
+        from phys4d.training.on_ray import train_on_ray
+
+        train_on_ray(train, config, config.cluster)
+    else:
+        train(config)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,69 @@
 """Stage 2: LoRA and heads on simulator ground truth: `python -m sft.train --preset tiny-wan`.
 
 One denoiser call per step serves all four losses: its velocity the diffusion loss, its features the heads.
+Many processes: `accelerate launch -m sft.train ...`, or
+`--cluster.ray-address ADDRESS --cluster.num-workers N`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.threads import limit_threads
 from sft.config import StageTwoConfig
+
+if TYPE_CHECKING:
+    from phys4d.data import Dataset
+    from phys4d.models.backbone import Backbone
+    from phys4d.training.buckets import Buckets
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """Latents, text and simulator truth of the training videos."""
+
+    latents: Buckets
+    text: Buckets
+    depth: Buckets
+    motion: Buckets
+    visible: Buckets
+    object_ids: Buckets
+    has_gaps: bool
+    """Whether depth is NaN anywhere."""
+
+    @classmethod
+    def of(cls, model: Backbone, datasets: list[Dataset], *, mirror: bool) -> _Truth:
+        """Read and encode all videos, each dataset of one shape."""
+        import torch
+        from torch import Tensor
+
+        from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
+        from phys4d.models.latents import encode_videos
+        from phys4d.training.buckets import Buckets
+
+        def field(dataset: Dataset, name: str) -> Tensor:
+            videos = dataset.stack(name)
+            return torch.from_numpy(with_mirror_images(name, videos) if mirror else videos)
+
+        def text(dataset: Dataset) -> Tensor:
+            captions = dataset.captions()
+            with torch.no_grad():
+                return model.encode_text(with_mirrored_captions(captions) if mirror else captions)
+
+        depth = [field(dataset, "depth") for dataset in datasets]
+        return cls(
+            latents=Buckets([encode_videos(model, field(dataset, "rgb")) for dataset in datasets]),
+            text=Buckets([text(dataset) for dataset in datasets]),
+            depth=Buckets(depth),
+            motion=Buckets([field(dataset, "motion") for dataset in datasets]),
+            visible=Buckets([field(dataset, "visible") for dataset in datasets]),
+            object_ids=Buckets([field(dataset, "object_ids") for dataset in datasets]),
+            has_gaps=not all(bool(torch.isfinite(part).all()) for part in depth),
+        )
 
 
 def train(config: StageTwoConfig) -> Path:
@@ -20,52 +72,51 @@ def train(config: StageTwoConfig) -> Path:
     from torch import Generator, Tensor
 
     from phys4d.data import open_dataset
-    from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
-    from phys4d.metrics.depth_motion import depth_motion_errors
+    from phys4d.metrics.held_out import HeldOut
     from phys4d.models.diffusion_loss import diffusion_loss, velocity_error
-    from phys4d.models.geometry_losses import charbonnier, masked_mean, off_depth_edges, warp_consistency_loss
+    from phys4d.models.geometry_losses import charbonnier, masked_mean, warp_consistency_loss, warp_mask
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
     from phys4d.models.latents import encode_videos
     from phys4d.models.lora import add_lora, save_lora
+    from phys4d.models.lora_scope import limit_to_levels, targets_in_blocks
     from phys4d.models.protocol import Conditioning
-    from phys4d.models.reading import read_with_heads, to_numpy
+    from phys4d.models.reading import held_out_warp_l1, read_with_heads, to_numpy
     from phys4d.models.registry import load_model
-    from phys4d.runtime.run import RunFolder
+    from phys4d.report.event_file import write_event_file
     from phys4d.runtime.seeding import seed_everything
-    from phys4d.training import fit
+    from phys4d.training import StageRun, fit
+    from phys4d.training.ranks import Ranks
 
     limit_threads(config.num_threads)
+    ranks = Ranks.current(config.device)
+    device = ranks.device
     seed_everything(config.seed)
-    dataset, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    model = load_model(config.run / "base" / "model")
-    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors")
-    adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=model.lora_targets)
+    datasets = [open_dataset(path, "train") for path in (config.data, *config.more_data)]
+    held_out = HeldOut.of(open_dataset(config.held_out or config.data, config.held_out_split))
+    model = load_model(config.run / "base" / "model").to(device)
+    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors").to(device)
+    heads = heads.with_motion_channels(config.motion_channels)
+    targets = targets_in_blocks(model, config.lora_layers)
+    adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=targets)
+    limit_to_levels(model.transformer, "sft", config.lora_min_level)
+    ranks.shard_frozen(model.transformer, model.blocks)
     stage = config.run / "stage2"
-    with RunFolder.open(stage, configs.to_toml(config), restart=True) as run:
-
-        def field(name: str) -> Tensor:
-            videos = dataset.stack(name)
-            return torch.from_numpy(with_mirror_images(name, videos) if config.mirror else videos)
-
-        latents = encode_videos(model, field("rgb"))
-        captions = dataset.captions()
-        with torch.no_grad():
-            text = model.encode_text(with_mirrored_captions(captions) if config.mirror else captions)
-        true_depth, true_motion = field("depth"), field("motion")
-        visible, object_ids = field("visible"), field("object_ids")
-        unit = torch.tensor(MOTION_UNIT)
+    with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
+        truth = _Truth.of(model, datasets, mirror=config.mirror)
+        unit = torch.tensor(MOTION_UNIT, device=device)
+        num_channels = config.motion_channels
 
         def loss_parts(indices: Tensor, generator: Generator) -> dict[str, Tensor]:
             # The first part is noised for the diffusion loss, the rest for the heads: they read at low noise.
-            x0, num_noisy = latents[indices], round(config.diffusion_share * len(indices))
+            x0, num_noisy = truth.latents[indices].to(device), round(config.diffusion_share * len(indices))
             sigma = torch.cat(
                 [
                     model.noising.training_levels(num_noisy, config.shift, generator),
                     torch.rand(len(indices) - num_noisy, generator=generator) ** config.low_noise_bias,
                 ]
-            )
-            noise = torch.randn(x0.shape, generator=generator)
-            conditioning = Conditioning(text[indices], x0[:, :, 0])
+            ).to(device)
+            noise = torch.randn(x0.shape, generator=generator).to(device)
+            conditioning = Conditioning(truth.text[indices].to(device), x0[:, :, 0])
             noised = model.noising.noised(x0, noise, sigma)
             prediction = model.predict(noised, sigma, conditioning, features=True)
             target = model.noising.velocity(x0, noise, sigma)
@@ -74,43 +125,50 @@ def train(config: StageTwoConfig) -> Path:
             diffusion = velocity_error(
                 prediction.velocity_BCThw[noisy], target[noisy], x0[noisy], mask, config.change_weight
             )
-            read = heads([feature[clear] for feature in prediction.features], sigma[clear])
+            read = heads(tuple(feature[clear] for feature in prediction.features), sigma[clear])
             indices = indices[clear]
-            depth, motion, ids = true_depth[indices], true_motion[indices].float(), object_ids[indices]
+            depth = truth.depth[indices].to(device)
+            motion, ids = truth.motion[indices].to(device).float(), truth.object_ids[indices].to(device)
             on_object, moving = ids > 0, ids[:, :-1] > 0
+            there = torch.isfinite(depth)
+            depth = torch.where(there, depth, 1.0)
             depth_error = (read.depth_BTHW.log() - depth.log()).abs()
-            motion_error = charbonnier((read.motion_BTHW3 - motion) / unit).sum(-1)
-            warp_mask = visible[indices] & off_depth_edges(depth[:, :-1])
+            mean_depth_error = masked_mean(depth_error, there) if truth.has_gaps else depth_error.mean()
+            error = charbonnier((read.motion_BTHW3 - motion) / unit)
+            motion_error = error[..., :num_channels].sum(-1)
+            carried = read.motion_BTHW3
+            if num_channels == 2:
+                carried = torch.cat([carried[..., :2], torch.zeros_like(carried[..., 2:])], -1)
+            masked = warp_mask(
+                config.warp_masks, depth, motion, truth.visible[indices].to(device), read.motion_BTHW3
+            )
             return {
                 "diffusion": diffusion,
-                "depth": config.depth_weight * (depth_error.mean() + masked_mean(depth_error, on_object)),
+                "depth": config.depth_weight
+                * (mean_depth_error + masked_mean(depth_error, on_object & there)),
                 "motion": config.motion_weight * (motion_error.mean() + masked_mean(motion_error, moving)),
-                "warp": config.warp_weight
-                * warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, warp_mask),
+                "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, carried, masked),
             }
 
-        held_latents = encode_videos(model, torch.from_numpy(held_out.stack("rgb")))
+        held_latents = encode_videos(model, torch.from_numpy(held_out.rgb)).to(device)
         with torch.no_grad():
-            held = Conditioning(model.encode_text(held_out.captions()), held_latents[:, :, 0])
-        held_truth = (held_out.stack("depth"), held_out.stack("motion"), held_out.stack("object_ids"))
-        held_warp_mask = torch.from_numpy(held_out.stack("visible")) & off_depth_edges(
-            torch.from_numpy(held_truth[0])[:, :-1]
-        )
+            held = Conditioning(model.encode_text(held_out.captions), held_latents[:, :, 0])
 
         @torch.no_grad()
-        def validate(step: int) -> None:
+        def validate(step: int) -> dict[str, float]:
             read = read_with_heads(model, heads, held_latents, held)
-            errors = depth_motion_errors(*to_numpy(read), *held_truth)
-            warp = warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, held_warp_mask).item()
+            if ranks.is_main:
+                write_event_file(
+                    stage / "tb", [], held_out.shown("stage 2", *to_numpy(read)), held_out.fps, step
+                )
+            errors = held_out.errors(*to_numpy(read))
+            warp = held_out_warp_l1(read, held_out.depth, held_out.visible)
             fixed = torch.Generator().manual_seed(0)
-            sigma = model.noising.training_levels(len(held_latents), config.shift, fixed)
-            noise = torch.randn(held_latents.shape, generator=fixed)
+            sigma = model.noising.training_levels(len(held_latents), config.shift, fixed).to(device)
+            noise = torch.randn(held_latents.shape, generator=fixed).to(device)
             diffusion = diffusion_loss(model, held_latents, held, sigma, noise).item()
-            scalars = {**asdict(errors), "warp_l1_m": warp, "diffusion": diffusion}
-            run.log(step, **{f"val_{name}": value for name, value in scalars.items()})
-            print(f"held-out after {step} steps: {', '.join(f'{k} {v:.4f}' for k, v in scalars.items())}")
+            return {**errors, "warp_l1_m": warp, "diffusion": diffusion}
 
-        validate(0)
         fit(
             loss_parts,
             [
@@ -118,21 +176,29 @@ def train(config: StageTwoConfig) -> Path:
                 {"params": list(heads.parameters())},
             ],
             config.optimiser,
-            num_items=len(latents),
+            num_items=len(truth.latents),
+            shapes=truth.depth.shapes,
             seed=config.seed,
             desc="stage 2",
             run=run,
+            validate=validate,
         )
-        validate(config.optimiser.num_steps)
-        save_lora(model.transformer, "sft", stage / "lora")
-        heads.save(stage / "heads.safetensors")
+        if ranks.is_main:
+            save_lora(model.transformer, "sft", stage / "lora")
+            heads.save(stage / "heads.safetensors")
+        ranks.wait()
     return stage
 
 
 def main() -> None:
     """Command line."""
     config, _ = configs.load_preset(StageTwoConfig, Path(__file__).parent / "presets", default="tiny-wan")
-    train(config)
+    if config.cluster.ray_address:
+        from phys4d.training.on_ray import train_on_ray
+
+        train_on_ray(train, config, config.cluster)
+    else:
+        train(config)
 
 
 if __name__ == "__main__":

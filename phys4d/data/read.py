@@ -89,6 +89,10 @@ class Dataset:
         """The captions of all samples."""
         return list(self._captions)
 
+    def cameras(self) -> list[Camera]:
+        """The cameras of all samples."""
+        return [Camera.from_dict(self._metadata(key)["camera"]) for key in self.keys]
+
     @cached_property
     def _captions(self) -> list[str]:
         return [self._metadata(key)["caption"] for key in self.keys]

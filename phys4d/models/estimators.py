@@ -1,18 +1,119 @@
-"""Off-the-shelf estimators of depth and flow from RGB: pseudo-labels, and a reading that no head can fool."""
+"""Off-the-shelf estimators of depth from RGB: pseudo-labels, and a reading that no head can fool.
+
+Flow is in `phys4d.models.flow_estimators`. An estimator's `id` names it and its version: labels are kept
+under it and never mistaken for another's.
+"""
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import inspect
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
-import cv2
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 MAX_DEPTH_M = 10
+
+
+class DepthEstimator(Protocol):
+    """Depth of single images."""
+
+    @property
+    def id(self) -> str:
+        """Name and version: the weights' digest is in it."""
+        ...
+
+    @property
+    def kind(self) -> Literal["metric", "inverse"]:
+        """z-depth in metres, or inverse depth up to one scale and shift per image."""
+        ...
+
+    def __call__(
+        self, rgb_NHW3: UInt8[Tensor, "images height width 3"]
+    ) -> Float[Tensor, "images height width"]:
+        """Estimate, image by image."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write what `load_depth_estimator` reads."""
+        ...
+
+
+class TinyDepth:
+    """Our small monocular network for machines without weights: a metric Depth Anything."""
+
+    kind: Literal["metric"] = "metric"
+
+    def __init__(self, model: DepthAnythingForDepthEstimation) -> None:
+        self.model = model.eval()
+
+    @property
+    def id(self) -> str:
+        return f"tiny-depth-anything sha256:{weights_digest(self.model)}"
+
+    @torch.no_grad()
+    def __call__(self, rgb_NHW3: Tensor, batch_size: int = 64) -> Tensor:
+        device = self.model.device
+        parts = [
+            self.model(part.to(device).movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth
+            for part in rgb_NHW3.split(batch_size)
+        ]
+        return torch.cat(parts).to(rgb_NHW3.device)
+
+    def save(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+
+
+class PublishedDepth:
+    """A depth model of `transformers` with its image processor: Depth Anything V2, Depth Pro, DPT, ZoeDepth.
+
+    Video Depth Anything is not among them; `phys4d.models.pseudo_labels` aligns the frames of relative depth.
+    """
+
+    def __init__(self, source: str, model: Any, processor: Any) -> None:
+        self.source = source
+        self.model = model.eval()
+        self.processor = processor
+        relative = getattr(model.config, "depth_estimation_type", "") == "relative"
+        self.kind: Literal["metric", "inverse"] = (
+            "inverse" if relative or model.config.model_type == "dpt" else "metric"
+        )
+
+    @property
+    def id(self) -> str:
+        return f"{type(self.model).__name__} of {self.source} sha256:{weights_digest(self.model)}"
+
+    @torch.no_grad()
+    def __call__(self, rgb_NHW3: Tensor, batch_size: int = 8) -> Tensor:
+        size = tuple(rgb_NHW3.shape[1:3])
+        post_process = self.processor.post_process_depth_estimation
+        parts: list[Tensor] = []
+        for part in rgb_NHW3.split(batch_size):
+            inputs = self.processor(images=list(part.movedim(-1, 1)), return_tensors="pt").to(
+                self.model.device
+            )
+            sizes = {"target_sizes": [size] * len(part)}
+            if "source_sizes" in inspect.signature(post_process).parameters:
+                sizes["source_sizes"] = [size] * len(part)
+            parts += [found["predicted_depth"] for found in post_process(self.model(**inputs), **sizes)]
+        return torch.stack(parts).to(rgb_NHW3.device, torch.float32)
+
+    def save(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of every weight's name, type, shape and bytes."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def tiny_depth_anything(size: int = 64) -> DepthAnythingForDepthEstimation:
@@ -45,73 +146,33 @@ def tiny_depth_anything(size: int = 64) -> DepthAnythingForDepthEstimation:
     )
 
 
-def load_depth_estimator(directory: Path) -> DepthAnythingForDepthEstimation:
-    """Read a depth estimator saved by `save_pretrained`."""
+def load_depth_estimator(directory: Path) -> DepthEstimator:
+    """Read a depth estimator that stage 1 saved."""
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"no depth estimator in {directory}; train it with `make pretrain`")
-    return DepthAnythingForDepthEstimation.from_pretrained(directory).eval()
+    if (directory / "preprocessor_config.json").is_file():
+        return published_depth(str(directory))
+    return TinyDepth(DepthAnythingForDepthEstimation.from_pretrained(directory))
 
 
-@torch.no_grad()
-def estimate_depth(
-    estimator: DepthAnythingForDepthEstimation,
-    rgb_NHW3: UInt8[Tensor, "images height width 3"],
-    batch_size: int = 64,
-) -> Float[Tensor, "images height width"]:
-    """z-depth in metres, image by image."""
-    parts = [
-        estimator(part.movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth
-        for part in rgb_NHW3.split(batch_size)
-    ]
-    return torch.cat(parts)
+def published_depth(source: str) -> PublishedDepth:
+    """A depth model from a folder or the hub, e.g. `depth-anything/Depth-Anything-V2-Small-hf`.
 
+    Raises:
+        FileNotFoundError: its weights are not to be had.
+        ValueError: the model is none for depth.
+    """
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-class DisFlow:
-    """OpenCV's DIS optical flow with a forward-backward check. Source: Kroeger et al. 2016."""
-
-    name = f"dis-medium opencv {cv2.__version__}"
-
-    def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._dis.setFinestScale(0)
-
-    def __call__(
-        self, rgb_THW3: UInt8[np.ndarray, "frames height width 3"]
-    ) -> tuple[Float32[np.ndarray, "frames-1 height width 2"], Bool[np.ndarray, "frames-1 height width"]]:
-        """Flow (du, dv) in pixels from each frame to the next, and where going there and back returns
-        to within 1 pixel plus 5 % of the way."""
-        forward, _, trusted = self.there_and_back(rgb_THW3)
-        return forward, trusted
-
-    def there_and_back(
-        self, rgb_THW3: UInt8[np.ndarray, "frames height width 3"]
-    ) -> tuple[
-        Float32[np.ndarray, "frames-1 height width 2"],
-        Float32[np.ndarray, "frames-1 height width 2"],
-        Bool[np.ndarray, "frames-1 height width"],
-    ]:
-        """Flow from each frame to the next, from the next one back, and where the first is trusted."""
-        gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb_THW3]
-        pairs = list(itertools.pairwise(gray))
-        forward = np.stack([self._dis.calc(a, b, None) for a, b in pairs])
-        backward = np.stack([self._dis.calc(b, a, None) for a, b in pairs])
-        height, width = gray[0].shape
-        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        returned = np.stack(
-            [
-                cv2.remap(
-                    back,
-                    columns + there[..., 0],
-                    rows + there[..., 1],
-                    cv2.INTER_LINEAR,
-                    None,
-                    cv2.BORDER_REPLICATE,
-                )
-                for there, back in zip(forward, backward, strict=True)
-            ]
-        )
-        gap = np.linalg.norm(forward + returned, axis=-1)
-        length = np.linalg.norm(forward, axis=-1)
-        target = np.stack([columns, rows], -1) + forward
-        inside = ((target >= 0) & (target <= np.array([width - 1, height - 1]))).all(-1)
-        return forward, backward, (gap < 1.0 + 0.05 * length) & inside
+    if Path(source).is_dir() and not list(Path(source).glob("*.safetensors")):
+        raise FileNotFoundError(f"no depth weights (*.safetensors) in {source}; download them all again")
+    try:
+        model = AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
+        processor = AutoImageProcessor.from_pretrained(source)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the weights of depth estimator {source} are not on this machine and the hub did not give them "
+            f"({type(error).__name__}); where there is a network run `hf download {source} --local-dir "
+            "FOLDER` and give --depth FOLDER, or train ours with --depth tiny"
+        ) from error
+    return PublishedDepth(source, model, processor)

@@ -5,10 +5,15 @@ Shape legend: B videos, T frames, H W pixels. Depth is z-depth; motion is (du px
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+
+WarpMask = Literal["visible", "edges", "arrival_edges", "inside"]
 
 
 def align_scale_shift(
@@ -41,6 +46,13 @@ def scale_shift_invariant_depth_loss(depth_BTHW: Tensor, target_BTHW: Tensor, va
     return masked_mean((scale * depth_BTHW + shift - target_BTHW).abs(), valid_BTHW)
 
 
+def with_unit_spread(inverse_BTHW: Tensor) -> Float[Tensor, "batch frames height width"]:
+    """Per video, inverse depth less its median, over its mean absolute deviation. Source: MiDaS, eq. 5."""
+    flat = inverse_BTHW.flatten(1)
+    centred = flat - flat.median(1, keepdim=True).values
+    return (centred / centred.abs().mean(1, keepdim=True).clamp(min=1e-6)).view_as(inverse_BTHW)
+
+
 def depth_gradient_loss(depth_BTHW: Tensor, target_BTHW: Tensor, num_scales: int = 3) -> Tensor:
     """Mean absolute difference of image gradients over `num_scales` halvings. Source: MiDaS, eq. 11."""
     difference = depth_BTHW - target_BTHW
@@ -63,6 +75,21 @@ def sample_at(image_BHW: Tensor, pixels_BHW2: Tensor) -> Tensor:
     return F.grid_sample(image_BHW.unsqueeze(1), grid, padding_mode="border", align_corners=False).squeeze(1)
 
 
+def arrival_pixels(motion_BTHW3: Tensor) -> Float[Tensor, "batch frames-1 height width 2"]:
+    """(u, v) where the point seen at each pixel's centre goes."""
+    height, width = motion_BTHW3.shape[2:4]
+    rows = torch.arange(height, device=motion_BTHW3.device) + 0.5
+    columns = torch.arange(width, device=motion_BTHW3.device) + 0.5
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + motion_BTHW3[..., :2]
+
+
+def arrived_depth(depth_BTHW: Tensor, motion_BTHW3: Tensor) -> Float[Tensor, "batch frames-1 height width"]:
+    """D_{t+1}(p + F_t^uv(p)), bilinear."""
+    batch, frames = depth_BTHW.shape[:2]
+    target = arrival_pixels(motion_BTHW3)
+    return sample_at(depth_BTHW[:, 1:].flatten(0, 1), target.flatten(0, 1)).unflatten(0, (batch, frames - 1))
+
+
 def warp_consistency_loss(
     depth_BTHW: Float[Tensor, "batch frames height width"],
     motion_BTHW3: Float[Tensor, "batch frames-1 height width 3"],
@@ -77,15 +104,40 @@ def warp_consistency_loss(
 
     Source: Phys4D, the stage 2 objective.
     """
-    batch, frames, height, width = depth_BTHW.shape
-    rows = torch.arange(height, device=depth_BTHW.device) + 0.5
-    columns = torch.arange(width, device=depth_BTHW.device) + 0.5
-    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-    target = pixels + motion_BTHW3[..., :2]
-    arrived = sample_at(depth_BTHW[:, 1:].flatten(0, 1), target.flatten(0, 1)).unflatten(
-        0, (batch, frames - 1)
-    )
+    arrived = arrived_depth(depth_BTHW, motion_BTHW3)
     return masked_mean((arrived - (depth_BTHW[:, :-1] + motion_BTHW3[..., 2])).abs(), mask_BTHW)
+
+
+def warp_mask(
+    masks: Collection[WarpMask],
+    depth_BTHW: Tensor,
+    motion_BTHW3: Tensor,
+    visible_BTHW: Bool[Tensor, "batch frames-1 height width"],
+    predicted_motion_BTHW3: Tensor,
+) -> Bool[Tensor, "batch frames-1 height width"]:
+    """M of the warp loss: where every mask of `masks` holds. No mask at all is every pixel.
+
+    visible: the point seen at t is in the image and not occluded at t + 1, by the simulator.
+    edges: true depth about the pixel is smooth at t.
+    arrival_edges: true depth about the pixel that true motion leads to is smooth at t + 1.
+    inside: predicted motion stays among the pixel centres.
+    """
+    found = torch.ones_like(visible_BTHW)
+    if "visible" in masks:
+        found &= visible_BTHW
+    if "edges" in masks:
+        found &= off_depth_edges(depth_BTHW[:, :-1])
+    if "arrival_edges" in masks:
+        height, width = depth_BTHW.shape[-2:]
+        smooth = off_depth_edges(depth_BTHW[:, 1:]).flatten(2)
+        columns, rows = arrival_pixels(motion_BTHW3).floor().long().unbind(-1)
+        index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+        found &= smooth.gather(2, index.flatten(2)).view_as(found)
+    if "inside" in masks:
+        u, v = arrival_pixels(predicted_motion_BTHW3.detach()).unbind(-1)
+        height, width = depth_BTHW.shape[-2:]
+        found &= (u >= 0.5) & (u <= width - 0.5) & (v >= 0.5) & (v <= height - 0.5)
+    return found
 
 
 def off_depth_edges(

@@ -20,6 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phys4d.models.geometry_losses import arrived_depth
 from phys4d.runtime.files import atomic_write_bytes
 
 MEDIAN_DEPTH_M = 3.0
@@ -33,7 +34,7 @@ class Geometry:
     depth_BTHW: Float[Tensor, "batch frames height width"]
     """z-depth in metres after stage 2; up to one scale per video after stage 1."""
     motion_BTHW3: Float[Tensor, "batch frames-1 height width 3"]
-    """(du px, dv px, dz m) from frame t to t + 1."""
+    """(du px, dv px, dz m) from frame t to t + 1; of 2-channel heads dz follows from depth and (du, dv)."""
 
 
 class GeometryHeads(nn.Module):
@@ -47,6 +48,7 @@ class GeometryHeads(nn.Module):
         upsampling: int = 16,
         temporal_stride: int = 1,
         piece_frames: int = 0,
+        motion_channels: int = 3,
     ) -> None:
         """
         Args:
@@ -57,10 +59,14 @@ class GeometryHeads(nn.Module):
             temporal_stride: video frames per latent frame after the first, which stands for one frame alone.
             piece_frames: latent frames after which a new piece starts, with a latent frame of one frame
                 again; 0 where a video is one piece.
+            motion_channels: 3 predicts (du, dv, dz); 2 predicts (du, dv), and dz is depth at the arrival
+                pixel minus depth at the start.
         """
         super().__init__()
         if upsampling < 2 or upsampling & (upsampling - 1):
             raise ValueError(f"upsampling must be a power of two of at least 2, got {upsampling}")
+        if motion_channels not in (2, 3):
+            raise ValueError(f"motion_channels must be 2 or 3, got {motion_channels}")
         self.config = {
             "width": width,
             "num_taps": num_taps,
@@ -68,6 +74,7 @@ class GeometryHeads(nn.Module):
             "upsampling": upsampling,
             "temporal_stride": temporal_stride,
             "piece_frames": piece_frames,
+            "motion_channels": motion_channels,
         }
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_taps))
         self.film = nn.Sequential(nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 2 * channels * num_taps))
@@ -81,7 +88,7 @@ class GeometryHeads(nn.Module):
             stages.append(_UpBlock(current, smaller))
             current = smaller
         self.up = nn.ModuleList(stages)
-        self.to_output = nn.Conv2d(current, 4 * 4, 3, padding=1)
+        self.to_output = nn.Conv2d(current, (1 + motion_channels) * 4, 3, padding=1)
         nn.init.zeros_(self.to_output.weight)
         nn.init.zeros_(cast(Tensor, self.to_output.bias))
 
@@ -110,8 +117,33 @@ class GeometryHeads(nn.Module):
             x = block(x)
         x = F.pixel_shuffle(self.to_output(F.silu(x)), 2).unflatten(0, (batch, frames)).float()
         depth = MEDIAN_DEPTH_M * torch.exp(x[:, :, 0].clamp(-3, 3))
-        motion = x[:, :-1, 1:].movedim(2, -1) * torch.tensor(MOTION_UNIT, device=x.device)
+        unit = torch.tensor(MOTION_UNIT[: self.config["motion_channels"]], device=x.device)
+        motion = x[:, :-1, 1:].movedim(2, -1) * unit
+        if self.config["motion_channels"] == 2:
+            change = arrived_depth(depth.detach(), motion.detach()) - depth[:, :-1].detach()
+            motion = torch.cat([motion, change.unsqueeze(-1)], -1)
         return Geometry(depth, motion)
+
+    @torch.no_grad()
+    def with_motion_channels(self, motion_channels: int) -> GeometryHeads:
+        """These heads with 2 motion channels, or themselves.
+
+        Raises:
+            ValueError: 2-channel heads have no third channel to give.
+        """
+        if motion_channels == self.config["motion_channels"]:
+            return self
+        if motion_channels == 3:
+            raise ValueError(
+                "the heads of stage 1 have 2 motion channels; train them with --motion-channels 3"
+            )
+        fewer = GeometryHeads(**{**self.config, "motion_channels": motion_channels})
+        kept = (1 + motion_channels) * 4
+        state = self.state_dict()
+        for name in ("to_output.weight", "to_output.bias"):
+            state[name] = state[name][:kept]
+        fewer.load_state_dict(state)
+        return fewer.train(self.training)
 
     def _unfolded(self, x_BCThw: Tensor) -> Tensor:
         """Latent frames to video frames, each after the first to `temporal_stride` of them."""

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from phys4d.models.loading import check_safetensors
+from phys4d.models.lora_scope import least_level, limit_to_levels, load_scope, save_scope
 from phys4d.runtime.files import atomic_directory
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -61,6 +62,8 @@ def save_lora(transformer: ModelMixin, name: str, directory: Path) -> Path:
     with atomic_directory(directory, replace=True) as folder:
         weights: dict[str, nn.Module | Tensor] = {**get_peft_model_state_dict(transformer, adapter_name=name)}
         WanPipeline.save_lora_weights(str(folder), transformer_lora_layers=weights)
+        if least_level(transformer, name):
+            save_scope(folder, least_level(transformer, name))
     return directory / FILE_NAME
 
 
@@ -79,6 +82,7 @@ def load_lora(transformer: ModelMixin, name: str, directory: Path) -> None:
     cast(Any, transformer).load_lora_adapter(
         str(directory), weight_name=FILE_NAME, adapter_name=name, prefix="transformer"
     )
+    limit_to_levels(transformer, name, load_scope(directory))
 
 
 def _check_fits(transformer: ModelMixin, path: Path) -> None:
@@ -107,7 +111,16 @@ def _check_fits(transformer: ModelMixin, path: Path) -> None:
 
 @torch.no_grad()
 def merge_lora(transformer: ModelMixin, name: str) -> None:
-    """Add an adapter to the weights it adapts and drop it: the merged model is the next stage's reference."""
+    """Add an adapter to the weights it adapts and drop it: the merged model is the next stage's reference.
+
+    Raises:
+        ValueError: the adapter works at some noise levels only.
+    """
+    if least_level(transformer, name):
+        raise ValueError(
+            f"adapter {name!r} works from noise level {least_level(transformer, name)} only and cannot be "
+            "merged into weights that serve all levels; train stage 2 with --lora-min-level 0"
+        )
     cast(Any, transformer).fuse_lora(adapter_names=[name])
     cast(Any, transformer).unload_lora()
     transformer.requires_grad_(False)

@@ -58,6 +58,14 @@ class MetricsFile:
         atomic_write_text(self._path, "".join(map(_line, rows)))
         self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 
+    def size(self) -> int:
+        """Bytes written."""
+        return self._path.stat().st_size
+
+    def truncate(self, size: int) -> None:
+        """Forget what was written after the first `size` bytes."""
+        os.truncate(self._path, size)
+
     def close(self) -> None:
         self._stream.close()
 

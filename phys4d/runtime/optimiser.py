@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """Linear warm-up and cosine decay; AdamW, and Muon for the matrices a stage names."""
+    """One training: AdamW, and Muon for the matrices a stage names; schedule, checkpoints, validation."""
 
     num_steps: int
     """Optimiser steps."""
@@ -18,6 +19,8 @@ class OptimiserConfig:
     muon_learning_rate: float = 0.0
     """Peak learning rate of Muon (Jordan et al. 2024) for the hidden matrices of a transformer trained from
     scratch; 0 leaves them to AdamW. The two have not been compared here."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up the learning rate falls to 0 along a cosine, or stays."""
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     weight_decay: float = 1e-4
@@ -28,7 +31,13 @@ class OptimiserConfig:
     bf16: bool = False
     """Autocast to bfloat16."""
     micro_batches: int = 2
-    """Parts that a batch is cut into: beside each other on a CPU, a thread each; else one after the other."""
+    """Parts that a batch is cut into, dealt to the processes, their gradients added up. Those of a process
+    run beside each other on a CPU, a thread each, else one after the other."""
+    validate_every: int = 0
+    """Steps between measurements on held-out videos; 0 measures before and after only."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints, or longer where writing one would take over 1 % of the time; 0 writes one
+    after every step."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size"):
@@ -40,5 +49,8 @@ class OptimiserConfig:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("warmup_steps", "validate_every", "checkpoint_every_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")

@@ -113,6 +113,14 @@ class RunFolder:
         """Forget metrics after `step`, which a run resumed from that step writes anew."""
         self._metrics.rewind(step)
 
+    def metrics_bytes(self) -> int:
+        """How long the metrics are, for `rewind_to`."""
+        return self._metrics.size()
+
+    def rewind_to(self, metrics_bytes: int) -> None:
+        """Forget metrics logged since `metrics_bytes` was asked for."""
+        self._metrics.truncate(metrics_bytes)
+
     def close(self) -> None:
         """Let go of the folder."""
         self._metrics.close()

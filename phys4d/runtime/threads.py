@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 VARIABLES = (
@@ -33,22 +34,29 @@ def limit_threads(num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
 
-@contextmanager
-def workers(count: int, device: str) -> Iterator[Callable[[Callable[..., Any], Sequence[Any]], list[Any]]]:
-    """A `map` for torch's work: on a CPU up to `count` calls run beside each other, one thread each.
+def beside(function: Callable[[Any], Any], items: Sequence[Any], device: str = "cpu") -> list[Any]:
+    """`map` for torch's work: on a CPU the calls run beside each other, one thread each.
 
-    Small matrices keep two cores busier that way than one operation on both. Elsewhere, and where torch has
-    one thread, the calls run one after the other. Grad mode and autocast are each thread's own: set them in
-    the function.
+    Small matrices keep two cores busier that way than one operation on both. Elsewhere, within a call, and
+    where torch has one thread, they run one after the other. Grad mode and autocast are each thread's own:
+    set them in the function.
     """
     import torch
 
     num_threads = torch.get_num_threads()
-    if device != "cpu" or min(count, num_threads) == 1:
-        yield lambda function, items: [function(item) for item in items]
-        return
-    with ThreadPoolExecutor(
-        min(count, num_threads), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield lambda function, items: list(pool.map(function, items))
-    torch.set_num_threads(num_threads)
+    if device != "cpu" or num_threads == 1 or len(items) < 2:
+        return [function(item) for item in items]
+    return list(_pool(num_threads).map(function, items))
+
+
+@cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    import torch
+
+    return ThreadPoolExecutor(num_threads, "beside", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextmanager
+def workers(count: int, device: str) -> Iterator[Callable[[Callable[..., Any], Sequence[Any]], list[Any]]]:
+    """`beside` for one device."""
+    yield lambda function, items: beside(function, items, device)

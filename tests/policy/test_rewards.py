@@ -164,7 +164,7 @@ def test_the_order_in_which_batches_come_back_does_not_matter(name: str, aggrega
 
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
 def test_advantages_of_several_rewards_are_those_of_trl(aggregation: str) -> None:
-    """TRL's arithmetic with its own nanstd, for two weighted rewards of 3 groups of 4."""
+    """TRL's arithmetic with its own nanstd, whose n / (n - 1) is float32, for 3 groups of 4."""
     rewards = torch.randn(12, 2, generator=torch.Generator().manual_seed(1)).double() * torch.tensor([1, 40])
     weights = torch.tensor([1.0, 0.5], dtype=torch.float64)
     grouped = rewards.view(3, 4, 2)
@@ -182,4 +182,4 @@ def test_advantages_of_several_rewards_are_those_of_trl(aggregation: str) -> Non
         aggregation=aggregation,  # pyright: ignore[reportArgumentType]
         clip=100.0,
     )
-    torch.testing.assert_close(found.values, expected.flatten(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.values, expected.flatten(), rtol=1e-7, atol=1e-7)

@@ -8,7 +8,7 @@ import pytest
 
 from phys4d.data import Sample
 from phys4d.data.format import ARRAYS
-from phys4d.models.estimators import DisFlow
+from phys4d.models.flow_estimators import DisFlow, checked_flow
 from phys4d.scenes.render import RenderConfig, render_sample
 from phys4d.types import Camera, SceneSpec
 from policy.measurements import Table, sign_flip_p_value, with_holm
@@ -87,7 +87,7 @@ def test_exact_masks_fall_without_error_and_a_frozen_ball_does_not_fall(sample: 
 def test_pixels_tell_truth_from_its_reverse(sample: Sample) -> None:
     """Flow leads back as well in both; masks and the fall do not agree."""
     forward, reverse = (
-        rgb_metrics(sample, v, DisFlow().there_and_back(v)) for v in (sample.rgb, sample.rgb[::-1].copy())
+        rgb_metrics(sample, v, checked_flow(DisFlow(), v)) for v in (sample.rgb, sample.rgb[::-1].copy())
     )
     assert forward["free-fall IoU"] > 0.8 > reverse["free-fall IoU"]
     assert forward["motion ST-IoU"] == 1.0 > reverse["motion ST-IoU"]

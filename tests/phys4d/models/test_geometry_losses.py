@@ -3,6 +3,7 @@
 import torch
 
 from phys4d.models.geometry_losses import (
+    WarpMask,
     align_scale_shift,
     charbonnier,
     depth_gradient_loss,
@@ -10,7 +11,11 @@ from phys4d.models.geometry_losses import (
     sample_at,
     scale_shift_invariant_depth_loss,
     warp_consistency_loss,
+    warp_mask,
+    with_unit_spread,
 )
+from phys4d.scenes.annotations import annotate
+from phys4d.scenes.registry import sample_scene
 
 
 def ramp(frames: int = 2, size: int = 16) -> torch.Tensor:
@@ -90,3 +95,56 @@ def test_depth_edges_are_where_the_neighbourhood_jumps() -> None:
     depth[..., 4:] = 3.0
     kept = off_depth_edges(depth)[0, 0]
     assert kept[0].tolist() == [True, True, True, False, False, True, True, True]
+
+
+def test_warp_loss_has_the_gradient_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    depth = (ramp(3, 6).double() + torch.rand(1, 3, 6, 6).double()).requires_grad_()
+    motion = (0.9 * torch.rand(1, 2, 6, 6, 3).double() - 0.2).requires_grad_()
+    mask = torch.rand(1, 2, 6, 6) < 0.7
+    assert torch.autograd.gradcheck(lambda d, m: warp_consistency_loss(d, m, mask), (depth, motion))
+
+
+def test_warp_loss_of_simulator_truth_is_the_interpolation_error() -> None:
+    """It falls fourfold or so when pixels are halved, as the error of bilinear interpolation does."""
+    losses = []
+    for size in (48, 96):
+        scene, trajectory = sample_scene("rigid", "drop", 3, num_frames=5)
+        truth = annotate(scene, trajectory, scene.camera(size, size))
+        depth = torch.from_numpy(truth.depth).unsqueeze(0)
+        motion = torch.from_numpy(truth.motion).unsqueeze(0)
+        visible = torch.from_numpy(truth.visible).unsqueeze(0)
+        moving = torch.from_numpy(truth.object_ids[:-1] > 0).unsqueeze(0)
+        masks = ("visible", "edges", "arrival_edges", "inside")
+        mask = warp_mask(masks, depth, motion, visible, motion) & moving
+        assert mask.sum() > 20
+        losses.append(warp_consistency_loss(depth, motion, mask).item())
+        wrong = motion * torch.tensor([1.0, 1.0, -1.0])
+        assert warp_consistency_loss(depth, wrong, mask) > 3 * losses[-1]
+    assert losses[0] < 0.005 and losses[1] < losses[0] / 2
+
+
+def test_each_mask_takes_out_what_it_names() -> None:
+    depth = torch.ones(1, 2, 8, 8)
+    depth[:, :, :, 4:] = 3.0
+    still, visible = torch.zeros(1, 1, 8, 8, 3), torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    visible[..., 0, :] = False
+    away = still.clone()
+    away[..., 0] = 3.0
+
+    def columns(mask: WarpMask, motion: torch.Tensor, predicted: torch.Tensor) -> list[bool]:
+        return warp_mask([mask], depth, motion, visible, predicted)[0, 0, 4].tolist()
+
+    kept = [True, True, True, False, False, True, True, True]
+    assert columns("edges", still, still) == kept
+    assert columns("arrival_edges", away, still) == [*kept[3:], True, True, True]
+    assert columns("inside", still, away) == [True] * 5 + [False] * 3
+    assert warp_mask(["visible"], depth, still, visible, still)[0, 0, :, 0].tolist() == [False] + [True] * 7
+    assert warp_mask([], depth, still, visible, still).all()
+
+
+def test_relative_depth_of_unit_spread_forgets_its_scale_and_shift() -> None:
+    inverse = torch.rand(2, 3, 8, 8)
+    found = with_unit_spread(7.0 * inverse - 3.0)
+    torch.testing.assert_close(found, with_unit_spread(inverse), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.abs().mean((1, 2, 3)), torch.ones(2))

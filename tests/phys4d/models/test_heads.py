@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from phys4d.models.geometry_losses import warp_consistency_loss
 from phys4d.models.heads import GeometryHeads
 
 
@@ -69,3 +70,21 @@ def test_a_piece_of_a_video_starts_with_a_latent_frame_of_one_frame() -> None:
     heads = GeometryHeads(16, num_taps=1, channels=16, upsampling=4, temporal_stride=4, piece_frames=5)
     with torch.no_grad():
         assert heads((torch.randn(1, 12, 2, 3, 16),), 0.1).depth_BTHW.shape == (1, 39, 8, 12)
+
+
+def test_heads_of_two_channels_take_dz_from_depth_and_keep_the_rest(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    heads = GeometryHeads(24, channels=16)
+    torch.nn.init.normal_(heads.to_output.weight, std=0.1)
+    fewer = heads.with_motion_channels(2)
+    fewer.save(tmp_path / "heads.safetensors")
+    with torch.no_grad():
+        read = GeometryHeads.load(tmp_path / "heads.safetensors")(features(), 0.2)
+        three = heads(features(), 0.2)
+    torch.testing.assert_close(read.depth_BTHW, three.depth_BTHW)
+    torch.testing.assert_close(read.motion_BTHW3[..., :2], three.motion_BTHW3[..., :2])
+    everywhere = torch.ones(read.motion_BTHW3.shape[:-1], dtype=torch.bool)
+    assert warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, everywhere) < 1e-5
+    assert warp_consistency_loss(three.depth_BTHW, three.motion_BTHW3, everywhere) > 1e-3
+    with pytest.raises(ValueError, match="have 2 motion channels; train them with --motion-channels 3"):
+        fewer.with_motion_channels(3)

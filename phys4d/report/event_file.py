@@ -1,4 +1,4 @@
-"""Results and videos of an evaluation as a TensorBoard event file, beside those of training."""
+"""Results and videos as a TensorBoard event file, beside the scalars of training."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def write_event_file(
     rows: Sequence[Mapping[str, Any]],
     scenes: Mapping[str, Mapping[str, Mapping[str, Any]]],
     fps: float,
+    step: int = 0,
 ) -> bool:
     """Write the scalars of `rows`, one step per seed, and the videos of `scenes`; False without TensorBoard.
 
@@ -29,6 +30,7 @@ def write_event_file(
     Args:
         rows: those of `results.json`. Tags are `reader metric/stage`.
         scenes: rgb, depth and motion of each stage by scene. Tags are `scene rgb/stage` and so on.
+        step: of the videos.
     """
     if importlib.util.find_spec("tensorboard") is None:
         return False
@@ -48,7 +50,7 @@ def write_event_file(
                     height=height, width=width, colorspace=3, encoded_image_string=gif(video, fps)
                 )
                 tag = f"{scene} {kind}/{stage}"
-                writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), 0)
+                writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
     writer.close()
     return True
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from phys4d.runtime.optimiser import OptimiserConfig
-from phys4d.training import Ema, batches, fit, learning_rate_factor
+from phys4d.training.ema import Ema
+from phys4d.training.loop import batches, fit, learning_rate_factor
 
 
 def config(**changes: float) -> OptimiserConfig:
@@ -84,3 +85,7 @@ def test_the_learning_rate_rises_linearly_and_falls_to_zero() -> None:
     factors = [learning_rate_factor(step, 100, 9) for step in range(101)]
     assert factors[4] == 0.5 and factors[9] == 1.0 and factors[100] == 0.0
     assert all(a >= b for a, b in itertools.pairwise(factors[9:]))
+
+
+def test_a_constant_schedule_warms_up_and_stays() -> None:
+    assert [learning_rate_factor(step, 100, 9, "constant") for step in (4, 9, 99)] == [0.5, 1.0, 1.0]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from policy.event_file import gif, write_event_file
+from phys4d.report.event_file import gif, write_event_file
 
 
 def blinking(num_frames: int = 4) -> np.ndarray:
