@@ -111,6 +111,7 @@ def test_the_program_measures_sizes_simulates_and_plots(tmp_path: Path) -> None:
     config = CapacityConfig(out=tmp_path, measure=3, trainer=TRAINER, num_iterations=3, max_replicas=4)
     result = run(config)
     assert result["costs"]["score_s"] > 0 and result["num_replicas"] >= 1
+    assert result["num_replicas"] >= result["num_replicas_by_formula"]
     assert {row["sweep"] for row in result["pools"]} == {"size", "trainers", "failures"}
     assert "scorer replicas" in told(config, result)
     assert plot(config, result).stat().st_size > 10_000
