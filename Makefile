@@ -13,7 +13,7 @@ PYTHON ?=
 VENV ?= .venv
 # Package index for torch, e.g. https://download.pytorch.org/whl/cpu (200 MB instead of 3 GB, no CUDA).
 TORCH_INDEX ?=
-# Preset of every stage.
+# tiny-wan, tiny-cogvideox, tiny-open-sora; wan2.2-5b, wan2.1-1.3b, cogvideox-5b, cogvideox-5b-i2v, cogvideox-2b, open-sora-1.2.
 PRESET ?= tiny-wan
 # Name of the run's folder under runs/.
 RUN ?= $(PRESET)
@@ -34,13 +34,13 @@ PYTEST_FLAGS ?=
 # Processes that render, and that run tests.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 # Videos with mixed physics, for the base model.
-NUM_MIXED ?= 1536
+NUM_MIXED ?= $(if $(SIZE),64,1536)
 # Videos with true physics, for stages 1 to 3.
-NUM_TRAIN ?= 768
+NUM_TRAIN ?= $(if $(SIZE),64,768)
 # Held-out videos with true physics that stages look at while they train.
-NUM_VAL ?= 64
+NUM_VAL ?= $(if $(SIZE),8,64)
 # Held-out videos with true physics that only the evaluation sees.
-NUM_TEST ?= 64
+NUM_TEST ?= $(if $(SIZE),8,64)
 
 # Videos of all nine categories for training.
 NUM_ALL ?= 72
@@ -53,14 +53,25 @@ PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 REWARD_FLAGS := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
+# A published model's base is looked for, not trained, and its videos are rendered at its size and rate.
+COGVIDEOX_SIZE := --width 720 --height 480 --num-frames 49 --fps 8
+SIZE_cogvideox-2b := $(COGVIDEOX_SIZE)
+SIZE_cogvideox-5b := $(COGVIDEOX_SIZE)
+SIZE_cogvideox-5b-i2v := $(COGVIDEOX_SIZE)
+SIZE_wan2.2-5b := --width 832 --height 480 --num-frames 49 --fps 24
+SIZE_wan2.1-1.3b := --width 832 --height 480 --num-frames 81 --fps 16
+SIZE_open-sora-1.2 := --width 848 --height 480 --num-frames 51 --fps 24
+SIZE := $(SIZE_$(PRESET))
+DATA := data$(if $(SIZE),/$(PRESET))
 # The tiny model gets plain surfaces, few pixels and five families, so that it has less to learn.
 RENDER_TINY := $(RENDER) --look plain --width 64 --height 48 --families drop,collision,ramp,tower,projectile
+RENDER_RIGID := $(if $(SIZE),$(RENDER) $(SIZE),$(RENDER_TINY))
 # All nine categories with everything there is to know of them.
 RENDER_ALL := $(RENDER) --out data/all --category all --annotations full --second-take --width 96 --height 96
 
-MIXED := data/rigid-mixed/train/index.json
-TRUE := data/rigid/train/index.json data/rigid/val/index.json
-TEST := data/rigid/test/index.json
+MIXED := $(DATA)/rigid-mixed/train/index.json
+TRUE := $(DATA)/rigid/train/index.json $(DATA)/rigid/val/index.json
+TEST := $(DATA)/rigid/test/index.json
 ALL := $(foreach split,train val held-out,data/all/$(split)/index.json)
 BASE := runs/$(RUN)/base/model/model_index.json
 STAGE1 := runs/$(RUN)/stage1/heads.safetensors
@@ -119,13 +130,13 @@ data: $(MIXED) $(TRUE) $(TEST) $(ALL) ## Render the simulated videos: rigid ones
 
 # The rules below need an installed environment but are not redone when it is installed again (|).
 $(MIXED): | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
+	$(RENDER_RIGID) --out $(DATA)/rigid-mixed --split train --num-samples $(NUM_MIXED) --physics mixed --seed-start 0
 
-data/rigid/train/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
+$(DATA)/rigid/train/index.json: | $(VENV)/.setup
+	$(RENDER_RIGID) --out $(DATA)/rigid --split train --num-samples $(NUM_TRAIN) --physics true --seed-start 1000000
 
-data/rigid/val/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
+$(DATA)/rigid/val/index.json: | $(VENV)/.setup
+	$(RENDER_RIGID) --out $(DATA)/rigid --split val --num-samples $(NUM_VAL) --physics true --seed-start 2000000
 
 data/all/train/index.json: | $(VENV)/.setup
 	$(RENDER_ALL) --split train --num-samples $(NUM_ALL) --family-split seen --seed-start 3000000
@@ -136,19 +147,19 @@ data/all/val/index.json: | $(VENV)/.setup
 data/all/held-out/index.json: | $(VENV)/.setup
 	$(RENDER_ALL) --split held-out --num-samples $(NUM_ALL_HELD) --family-split held-out --seed-start 5000000
 
-data/rigid/test/index.json: | $(VENV)/.setup
-	$(RENDER_TINY) --out data/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
+$(DATA)/rigid/test/index.json: | $(VENV)/.setup
+	$(RENDER_RIGID) --out $(DATA)/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
 	  --second-take
 
 preview: $(VENV)/.setup ## Draw scenes of all nine categories with their annotations, on one page.
 	$(PY) -m phys4d.scenes.preview --out runs/$(RUN)/report/scenes $(FLAGS)
 
-base: $(BASE) ## Train the tiny base model on RGB with mixed physics.
-$(BASE): $(MIXED) | $(VENV)/.setup
+base: $(BASE) ## Train the tiny base model on RGB with mixed physics; find the weights of a published one.
+$(BASE): $(if $(SIZE),,$(MIXED)) | $(VENV)/.setup
 	$(PY) -m pretrain.base --preset $(PRESET) --run runs/$(RUN) $(call flags,base)
 
 pretrain: $(STAGE1) ## Stage 1: heads for depth and motion on pseudo-labels.
-$(STAGE1): $(BASE) $(TRUE) | $(VENV)/.setup
+$(STAGE1): $(BASE) $(MIXED) $(TRUE) | $(VENV)/.setup
 	$(PY) -m pretrain.train --preset $(PRESET) --run runs/$(RUN) $(call flags,pretrain)
 
 sft: $(STAGE2) ## Stage 2: LoRA and heads on simulator ground truth.
@@ -167,8 +178,11 @@ $(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
 
+sample: $(BASE) $(TEST) ## Generate videos with depth and motion by the last finished stage.
+	$(PY) -m policy.sample --preset $(PRESET) --run runs/$(RUN) $(call flags,sample)
+
 best-of-n: $(STAGE3) $(TEST) | $(VENV)/.setup ## Pick the best of N videos of stage 2 at the compute of stage 3, for the next `make evaluate`.
-	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(ENDPOINT) $(call flags,best-of-n)
+	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,best-of-n)
 	rm -f $(EVALUATION)
 
 report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
@@ -208,8 +222,14 @@ fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
 bench: $(VENV)/.setup ## Measure the hot paths against named peers.
 	$(PY) -m benchmarks $(FLAGS)
 
+bench-compare: $(VENV)/.setup ## Compare two files of make bench: make bench-compare OLD.json NEW.json.
+	$(PY) -m benchmarks.compare $(filter-out $@,$(MAKECMDGOALS))
+
 bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
 	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
+
+bench-models: $(TRUE) $(TEST) | $(VENV)/.setup ## Train each tiny model for 6 CPU minutes and measure it.
+	$(PY) -m benchmarks.tiny_models $(FLAGS)
 
 protos: $(VENV)/.setup ## Regenerate the gRPC stubs from protos/.
 	PYTHON=$(PY) protos/generate.sh

@@ -8,10 +8,12 @@ pytorch3d's.
 import importlib.metadata
 import importlib.util
 import itertools
+from functools import partial
 
 import numpy as np
 
-from benchmarks.registry import Work, compare
+from benchmarks.children import memory
+from benchmarks.registry import Work, compare, curve
 
 HAS_PYTORCH3D = importlib.util.find_spec("pytorch3d") is not None
 TORCH = f"torch {importlib.metadata.version('torch')}"
@@ -95,25 +97,25 @@ def against_pytorch3d(num_points: int) -> tuple[Work, Work]:
     return ours, theirs
 
 
-@compare("nearest points, 9 frames x 3 objects x 192", peer=f"{SCIPY} cKDTree, float64")
+@compare("nearest points, 9 frames x 3 objects x 192, by SciPy", peer=f"{SCIPY} cKDTree, float64")
 def small_clouds_against_scipy() -> tuple[Work, Work]:
     """The cloud sizes of a tiny rollout with three objects."""
     return against_scipy(27, 192)
 
 
-@compare("nearest points, 9 frames x 3 objects x 192", peer=f"{TORCH} cdist, float64")
+@compare("nearest points, 9 frames x 3 objects x 192, by torch", peer=f"{TORCH} cdist, float64")
 def small_clouds_against_cdist() -> tuple[Work, Work]:
     """The same."""
     return against_cdist(27, 192)
 
 
-@compare("nearest points, 2 frames x 4096", peer=f"{SCIPY} cKDTree, float64")
+@compare("nearest points, 2 frames x 4096, by SciPy", peer=f"{SCIPY} cKDTree, float64")
 def large_clouds_against_scipy() -> tuple[Work, Work]:
     """The cloud sizes of a full rollout."""
     return against_scipy(2, 4096)
 
 
-@compare("nearest points, 2 frames x 4096", peer=f"{TORCH} cdist, float64")
+@compare("nearest points, 2 frames x 4096, by torch", peer=f"{TORCH} cdist, float64")
 def large_clouds_against_cdist() -> tuple[Work, Work]:
     """The same."""
     return against_cdist(2, 4096)
@@ -123,3 +125,90 @@ def large_clouds_against_cdist() -> tuple[Work, Work]:
 def large_clouds_against_pytorch3d() -> tuple[Work, Work]:
     """float32 against float64: 1e-3 for the smallest squared distances."""
     return against_pytorch3d(4096)
+
+
+def terms_of(num_samples: int, num_frames: int, num_points: int) -> Work:
+    """All Chamfer terms of videos with one object."""
+    from phys4d.metrics.chamfer import chamfer4d
+
+    shape = (num_samples, num_frames, 1)
+    sample, frame, obj = np.indices((*shape, num_points))[:3].reshape(3, -1)
+    x, y = np.random.default_rng(0).normal(size=(2, len(frame), 3))
+    labels = {
+        f"{side}_{name}_id": ids
+        for side in ("pred", "gt")
+        for name, ids in (("sample", sample), ("frame", frame), ("object", obj))
+    }
+    return lambda: chamfer4d(x, y, **labels, shape=shape, tau_m=1.0)
+
+
+def all_pairs(num_clouds: int, num_points: int) -> Work:
+    """Both directions of as many clouds by torch's table of pairs."""
+    import torch
+
+    x, y = torch.from_numpy(np.random.default_rng(0).normal(size=(2, num_points, 3)))
+
+    def work() -> object:
+        for _ in range(num_clouds):
+            table = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+            nearest = table.amin(0).mean() + table.amin(1).mean()
+        return nearest
+
+    return work
+
+
+@curve("4D Chamfer, one frame", x="points", sizes=(1024, 2048, 4096, 8192), exponent=1.2)
+def over_points(size: int) -> dict[str, Work]:
+    """A tree: N log N, and slower memory where N is large."""
+    return {"ours": terms_of(1, 1, size), f"{TORCH} cdist": all_pairs(1, size)}
+
+
+@curve("4D Chamfer, 1024 points", x="frames", sizes=(8, 16, 32, 64))
+def over_frames(size: int) -> dict[str, Work]:
+    """No frame looks at another."""
+    return {"ours": terms_of(1, size, 1024), f"{TORCH} cdist": all_pairs(size, 1024)}
+
+
+@curve("4D Chamfer, 9 frames of 192 points", x="samples", sizes=(4, 8, 16, 32))
+def over_samples(size: int) -> dict[str, Work]:
+    """The rollouts of an RL batch."""
+    return {"ours": terms_of(size, 9, 192), f"{TORCH} cdist": all_pairs(9 * size, 192)}
+
+
+@curve("4D Chamfer, 512 points, space-time in a band of 4 frames", x="frames", sizes=(16, 32, 64, 128))
+def over_frames_in_a_band(size: int) -> dict[str, Work]:
+    """Each frame looks at nine; without the band, at all."""
+    from phys4d.metrics.chamfer import chamfer4d
+
+    frame, zeros = np.repeat(np.arange(size), 512), np.zeros(512 * size, int)
+    x, y = np.random.default_rng(0).normal(size=(2, len(frame), 3))
+    labels = {
+        f"{side}_{n}_id": ids for side in ("pred", "gt") for n, ids in (("frame", frame), ("object", zeros))
+    }
+    options = {"shape": (1, size, 1), "tau_m": 1.0, "c_time_m": 0.05}
+    return {"ours": lambda: chamfer4d(x, y, **labels, **options, band_frames=4)}
+
+
+MEMORY = """
+import numpy as np
+x, y = np.random.default_rng(0).normal(size=(2, {size}, 3))
+"""
+
+
+@curve("4D Chamfer, one frame, memory", x="points", sizes=(3000, 6000, 12000), unit="bytes")
+def memory_over_points(size: int) -> dict[str, Work]:
+    """Growth of the peak of a process that has done as much with few points before."""
+    ours = (
+        MEMORY + "from phys4d.metrics.nearest import nn_d2\nnn_d2(x[:500], y[:500], [0, 500], [0, 500])",
+        "nn_d2(x, y, [0, {size}], [0, {size}])",
+    )
+    theirs = (
+        MEMORY + "import torch\nx, y = torch.from_numpy(x), torch.from_numpy(y)\n"
+        "pairs = lambda a, b: torch.cdist(a, b, compute_mode='donot_use_mm_for_euclid_dist').amin(-1)\n"
+        "pairs(x[:500], y[:500])",
+        "pairs(x, y)",
+    )
+    return {
+        name: partial(memory, *(code.format(size=size) for code in parts))
+        for name, parts in (("ours", ours), (f"{TORCH} cdist", theirs))
+    }

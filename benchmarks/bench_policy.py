@@ -95,13 +95,13 @@ def plain_iteration(trainer: "Trainer", iteration: int) -> int:
     batches, sent = [], []
     for b in range(config.num_prompts):
         prompts = load_prompts(trainer.dataset, [b]) * config.group_size
-        conditioning = encode_prompts(trainer.model, prompts)
+        conditioning = encode_prompts(trainer.cache, prompts)
         seeds = [1000 * iteration + 100 * b + k for k in range(config.group_size)]
         rollouts = sample(
             trainer.model,
             conditioning,
             trainer.rule,
-            num_frames=num_latent_frames(trainer.model, prompts),
+            num_latent_frames=num_latent_frames(trainer.model, prompts),
             window=range(config.num_steps - 1),
             seeds=seeds,
         )

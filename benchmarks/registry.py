@@ -15,6 +15,13 @@ What has no peer registers a rate:
     def granular() -> tuple[Work, int]:
         ...
         return work, number_of_frames
+
+How a cost grows with a size is a curve, of ours first and of peers:
+
+    @curve("score", x="frames", sizes=(8, 16, 32), exponent=1.0)
+    def score(size: int) -> dict[str, Work]:
+        ...
+        return {"ours": ours, "scipy.spatial.cKDTree 1.17": theirs}
 """
 
 from __future__ import annotations
@@ -23,12 +30,21 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 Work = Callable[[], object]
+EXPONENT_TOLERANCE = 0.1
+
+
+class Measured(NamedTuple):
+    """What a work returns that knows its own cost: seconds that count, or bytes."""
+
+    cost: float
+    result: object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +55,7 @@ class Comparison:
     peer: str
     make: Callable[[], tuple[Work, Work]]
     rtol: float
+    unit: Literal["s", "bytes"] = "s"
     num_steps: int = 0
     """Training steps of one call, to tell steps per second and memory; 0 where it is no training."""
 
@@ -49,11 +66,12 @@ class Timing:
 
     name: str
     peer: str
-    ours_s: float
-    """Median seconds of one call."""
-    peer_s: float
+    unit: str
+    ours: float
+    """Median cost of one call."""
+    theirs: float
     ratio: float
-    """Median of the peer's time over ours in the same repeat; above 1 we are faster."""
+    """Median of the peer's cost over ours in the same repeat; above 1 we are cheaper."""
     ratio_range: tuple[float, float]
     repeats: int
     steps_per_s: float | None = None
@@ -82,12 +100,56 @@ class RateTiming:
     repeats: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """How a cost grows with a size."""
+
+    name: str
+    x: str
+    """What the size counts."""
+    sizes: tuple[int, ...]
+    unit: Literal["cpu s", "s", "bytes"]
+    """Seconds of this process's CPU, which a busy machine does not change much; seconds of the clock; or
+    bytes, which the works then return as `Measured`."""
+    exponent: float | None
+    """Largest exponent that ours should have; None expects nothing."""
+    make: Callable[[int], dict[str, Work]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveTiming:
+    """What a curve's works took, and the power law fitted to it."""
+
+    name: str
+    x: str
+    unit: str
+    sizes: tuple[int, ...]
+    values: dict[str, list[float]]
+    """Medians of ours, which comes first, and of the peers, at each size."""
+    exponents: dict[str, float]
+    """Slopes of log value over log size, by least squares."""
+    expected: float | None
+    within: bool
+    """The exponent of ours is at most 0.1 above the expected one."""
+
+
 COMPARISONS: list[Comparison] = []
 RATES: list[Rate] = []
+CURVES: list[Curve] = []
+
+
+def _refuse_twins(name: str) -> None:
+    if any(item.name == name for item in (*COMPARISONS, *RATES, *CURVES)):
+        raise ValueError(f"two benchmarks are called {name!r}; `benchmarks.compare` needs to tell them apart")
 
 
 def compare(
-    name: str, *, peer: str, rtol: float = 1e-5, num_steps: int = 0
+    name: str,
+    *,
+    peer: str,
+    rtol: float = 1e-5,
+    unit: Literal["s", "bytes"] = "s",
+    num_steps: int = 0,
 ) -> Callable[[Callable[[], tuple[Work, Work]]], Callable[[], tuple[Work, Work]]]:
     """Register a function that prepares the input and returns (ours, theirs).
 
@@ -95,11 +157,15 @@ def compare(
         name: the work and its size.
         peer: whose code the other one is, with version.
         rtol: relative difference up to which the two results count as equal.
+        unit: seconds of the clock; or bytes, which the works then return as `Measured`.
         num_steps: training steps of one call.
     """
 
     def register(make: Callable[[], tuple[Work, Work]]) -> Callable[[], tuple[Work, Work]]:
-        COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol, num_steps=num_steps))
+        _refuse_twins(name)
+        COMPARISONS.append(
+            Comparison(name=name, peer=peer, make=make, rtol=rtol, unit=unit, num_steps=num_steps)
+        )
         return make
 
     return register
@@ -111,17 +177,83 @@ def rate(
     """Register a function that prepares the input and returns (work, how many units a call of it does)."""
 
     def register(make: Callable[[], tuple[Work, int]]) -> Callable[[], tuple[Work, int]]:
+        _refuse_twins(name)
         RATES.append(Rate(name=name, unit=unit, make=make))
         return make
 
     return register
 
 
+def curve(
+    name: str,
+    *,
+    x: str,
+    sizes: tuple[int, ...],
+    unit: Literal["cpu s", "s", "bytes"] = "cpu s",
+    exponent: float | None = 1.0,
+) -> Callable[[Callable[[int], dict[str, Work]]], Callable[[int], dict[str, Work]]]:
+    """Register a function that prepares the input of a size and returns works by name, ours first.
+
+    Args:
+        name: the work.
+        x: what the size counts.
+        sizes: rising; large enough that what does not grow is no part worth speaking of.
+        unit: see `Curve`.
+        exponent: see `Curve`.
+    """
+    if len(sizes) < 3 or sorted(set(sizes)) != list(sizes):
+        raise ValueError(f"{name}: sizes must rise and be at least 3, got {sizes}")
+
+    def register(make: Callable[[int], dict[str, Work]]) -> Callable[[int], dict[str, Work]]:
+        _refuse_twins(name)
+        CURVES.append(Curve(name=name, x=x, sizes=sizes, unit=unit, exponent=exponent, make=make))
+        return make
+
+    return register
+
+
+def measure_curve(item: Curve, *, repeats: int, num_sizes: int | None = None) -> CurveTiming:
+    """Median cost at each size, all sizes interleaved, after one run of each that does not count.
+
+    Args:
+        item: the curve.
+        repeats: of each size; bytes are counted once.
+        num_sizes: leave out the largest sizes, for a quick look.
+    """
+    sizes = item.sizes[:num_sizes]
+    works = [item.make(size) for size in sizes]
+    taken: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in works[0]}
+    for repeat in range(1 if item.unit == "bytes" else repeats + 1):
+        for index, at_size in enumerate(works):
+            for name, work in at_size.items():
+                value = _cost(work, 1, time.process_time if item.unit == "cpu s" else time.perf_counter)
+                if repeat or item.unit == "bytes":
+                    taken[name][index].append(value)
+    values = {name: [statistics.median(kept) for kept in at_sizes] for name, at_sizes in taken.items()}
+    exponents = {name: fitted_exponent(sizes, medians) for name, medians in values.items()}
+    ours = next(iter(exponents.values()))
+    return CurveTiming(
+        name=item.name,
+        x=item.x,
+        unit=item.unit,
+        sizes=sizes,
+        values=values,
+        exponents=exponents,
+        expected=item.exponent,
+        within=item.exponent is None or ours <= item.exponent + EXPONENT_TOLERANCE,
+    )
+
+
+def fitted_exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """b of value = a size^b, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-12)), 1)[0])
+
+
 def measure_rate(item: Rate, *, repeats: int) -> RateTiming:
     """Units per second, after one run that loads, compiles and fills caches."""
     work, units = item.make()
-    _seconds(work, 1)
-    per_s = [units / _seconds(work, 1) for _ in range(repeats)]
+    _cost(work, 1)
+    per_s = [units / _cost(work, 1) for _ in range(repeats)]
     return RateTiming(
         name=item.name,
         unit=item.unit,
@@ -132,34 +264,40 @@ def measure_rate(item: Rate, *, repeats: int) -> RateTiming:
 
 
 def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Timing:
-    """Median seconds of both, their repeats interleaved so that a busy machine slows both alike.
+    """Median cost of both, their repeats interleaved so that a busy machine slows both alike.
 
-    Each is run once untimed, and as often in a repeat as fills `min_s` seconds.
+    Each is run once before, and as often in a repeat as fills `min_s` seconds. A work that returns `Measured`
+    is run once in a repeat and says itself what it took.
 
     Raises:
         ValueError: the two results differ.
     """
     works = comparison.make()
-    results = [np.asarray(work(), np.float64) for work in works]
+    first = [work() for work in works]
+    results = [np.asarray(r.result if isinstance(r, Measured) else r, np.float64) for r in first]
     if not np.allclose(results[0], results[1], rtol=comparison.rtol):
         worst = float(np.max(np.abs(results[0] - results[1])))
         raise ValueError(f"{comparison.name}: results differ by up to {worst:g} from {comparison.peer}")
-    num_calls = [max(1, round(min_s / max(_seconds(work, 1), 1e-7))) for work in works]
-    times: tuple[list[float], list[float]] = ([], [])
+    num_calls = [
+        1 if isinstance(r, Measured) else max(1, round(min_s / max(_cost(work, 1), 1e-7)))
+        for work, r in zip(works, first, strict=True)
+    ]
+    costs: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for work, count, kept in zip(works, num_calls, times, strict=True):
-            kept.append(_seconds(work, count))
-    ours_s, peer_s = (statistics.median(kept) for kept in times)
-    ratios = [theirs / ours for ours, theirs in zip(*times, strict=True)]
+        for work, count, kept in zip(works, num_calls, costs, strict=True):
+            kept.append(_cost(work, count))
+    ours, theirs = (statistics.median(kept) for kept in costs)
+    ratios = [b / a for a, b in zip(*costs, strict=True)]
     return Timing(
         name=comparison.name,
         peer=comparison.peer,
-        ours_s=ours_s,
-        peer_s=peer_s,
+        unit=comparison.unit,
+        ours=ours,
+        theirs=theirs,
         ratio=statistics.median(ratios),
         ratio_range=(min(ratios), max(ratios)),
         repeats=repeats,
-        steps_per_s=comparison.num_steps / ours_s if comparison.num_steps else None,
+        steps_per_s=comparison.num_steps / ours if comparison.num_steps else None,
         peak_memory_mb=_peak_memory_mb() if comparison.num_steps else None,
     )
 
@@ -171,8 +309,11 @@ def _peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _seconds(work: Work, count: int) -> float:
-    start = time.perf_counter()
+def _cost(work: Work, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, or what it says itself."""
+    result = None
+    start = clock()
     for _ in range(count):
-        work()
-    return (time.perf_counter() - start) / count
+        result = work()
+    seconds = (clock() - start) / count
+    return result.cost if isinstance(result, Measured) else seconds

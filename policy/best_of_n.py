@@ -34,6 +34,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from safetensors.torch import save_file
 
     from phys4d.data import open_dataset
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.lora import add_lora
     from phys4d.runtime.files import atomic_directory
     from phys4d.runtime.progress import progress
@@ -53,7 +54,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
         )
     prompts = load_prompts(dataset, range(config.num_scenes))
     model, heads = load_stage(config.run, "stage2")
-    conditioning = encode_prompts(model, prompts)
+    conditioning = encode_prompts(EncodingCache(model, None), prompts)
     rule = sampling_rule(model, config.num_steps, shift=config.shift)
     num_frames = num_latent_frames(model, prompts)
     num_candidates, calls = config.num_candidates, None
@@ -65,7 +66,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
             )
         trained = configs.from_toml(TrainConfig, stage3)
         one = sample(
-            model, conditioning.select(slice(0, 1)), rule, num_frames=num_frames, seeds=[0]
+            model, conditioning.select(slice(0, 1)), rule, num_latent_frames=num_frames, seeds=[0]
         ).latents_BCThw
         # A fresh adapter leaves the model as it is; only its arithmetic is counted.
         add_lora(model.transformer, "count", rank=trained.algorithm.lora_rank, targets=model.lora_targets)
@@ -107,7 +108,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
                 model,
                 chosen,
                 rule,
-                num_frames=num_frames,
+                num_latent_frames=num_frames,
                 seeds=[candidate_seed(config, s, prompts[i], k) for s, i, k in batch],
             ).latents_BCThw
             ids = [f"best-of-n/{s}/{prompts[i].key}/{k}" for s, i, k in batch]

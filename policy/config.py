@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from phys4d.models.load_config import LoadConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
@@ -195,13 +197,9 @@ class MonitorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig:
-    """What is kept where, for models that fill a GPU."""
+class MemoryConfig(LoadConfig):
+    """How the base model is held, for models that fill a GPU too; the adapter is float32."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of transformer and text encoder; the adapter is float32."""
-    gradient_checkpointing: bool = False
-    """Recompute blocks in the backward pass instead of keeping their activations."""
     offload: bool = False
     """Keep text encoder and autoencoder in the host's memory while they are not used."""
 
@@ -283,6 +281,7 @@ class EvaluateConfig:
     shift: float = 3.0
     """As in the rollouts of stage 3."""
     reward: RewardConfig = field(default_factory=RewardConfig)
+    memory: LoadConfig = field(default_factory=LoadConfig)
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
     num_failures: int = 4
@@ -351,6 +350,10 @@ class SampleConfig:
     """Steps of the deterministic sampler."""
     shift: float = 3.0
     """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance, which doubles the work; 1 is none. Published models are shown with 5
+    to 7; stages 2 and 3 train and sample without."""
+    memory: LoadConfig = field(default_factory=LoadConfig)
     out: Path | None = None
     """Folder of the files; none is `samples/` of the run."""
     seed: int = 0

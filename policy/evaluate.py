@@ -57,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.tracking import track_colours
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.reading import read_with_flow, to_numpy
     from phys4d.runtime.files import atomic_directory, atomic_write_text
@@ -104,8 +105,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             same_videos = stage == "stage1" and "base" in present
             if same_videos:
                 table.copy("base", "stage1", ("rgb", "estimator"))
-            model, heads = load_stage(config.run, stage)
-            conditioning = encode_prompts(model, prompts)
+            model, heads = load_stage(config.run, stage, config.memory)
+            conditioning = encode_prompts(EncodingCache(model, config.memory.cache), prompts)
             rule = sampling_rule(model, config.num_steps, shift=config.shift)
             reader = Reader(model, heads, estimator)
             for seed in range(config.num_seeds):
@@ -253,7 +254,7 @@ def _sample_all(
             model,
             conditioning.select(slice(i, i + 32)),
             rule,
-            num_frames=num_latent_frames(model, prompts),
+            num_latent_frames=num_latent_frames(model, prompts),
             seeds=seeds[i : i + 32],
         ).latents_BCThw
         for i in range(0, len(prompts), 32)

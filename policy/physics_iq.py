@@ -66,7 +66,7 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
                 model,
                 conditioning,
                 rule,
-                num_frames=num_latent_frames,
+                num_latent_frames=num_latent_frames,
                 seeds=[derive_seed(config.seed, r, job["video_id"])],
             ).latents_BCThw
             video = to_uint8(model.decode_video(made_latents).float())[0, :kept].numpy()

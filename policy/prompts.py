@@ -10,7 +10,8 @@ import torch
 from jaxtyping import UInt8
 
 from phys4d.data import Dataset
-from phys4d.models.protocol import Conditioning, VideoModel, to_model_range
+from phys4d.models.cache import EncodingCache
+from phys4d.models.protocol import Conditioning, VideoModel
 from phys4d.types import Camera, Rollout, SceneSpec
 
 
@@ -61,9 +62,15 @@ def num_latent_frames(model: VideoModel, prompts: Sequence[Prompt]) -> int:
     return model.latent_shape(prompts[0].scene.num_frames, *prompts[0].first_frame.shape[:2])[1]
 
 
-@torch.no_grad()
-def encode_prompts(model: VideoModel, prompts: Sequence[Prompt]) -> Conditioning:
-    """Text embeddings and first-frame latents."""
-    frames = torch.from_numpy(np.stack([p.first_frame for p in prompts])).unsqueeze(1)
-    first = model.encode_video(to_model_range(frames.to(model.transformer.device))).float()[:, :, 0]
-    return Conditioning(model.encode_text([p.text for p in prompts]), first)
+def encode_prompts(cache: EncodingCache, prompts: Sequence[Prompt]) -> Conditioning:
+    """Text embeddings and first-frame latents, on the model's device."""
+    return encode(cache, [p.text for p in prompts], np.stack([p.first_frame for p in prompts]))
+
+
+def encode(
+    cache: EncodingCache, texts: Sequence[str], first_frames: UInt8[np.ndarray, "prompts height width 3"]
+) -> Conditioning:
+    """The same of texts and pictures that belong to no dataset."""
+    device = cache.model.transformer.device
+    latents = cache.videos(torch.from_numpy(first_frames).unsqueeze(1))
+    return Conditioning(cache.texts(texts).to(device), latents[:, :, 0].to(device))

@@ -50,9 +50,18 @@ class SamplingRule:
         mode: Mode,
         x_next: Tensor | None = None,
         generator: Generators = None,
+        unconditional: Conditioning | None = None,
+        guidance_scale: float = 1.0,
     ) -> StepOut:
-        """Predict at position `i` and take the step, or score the recorded `x_next`."""
-        velocity = velocity_beside(model, latents_BCThw, self.schedule.model_level(i), conditioning)
+        """Predict at position `i` and take the step, or score the recorded `x_next`.
+
+        With `unconditional`, u of it and c of `conditioning`, the velocity is u + guidance_scale (c - u).
+        """
+        level = self.schedule.model_level(i)
+        velocity = velocity_beside(model, latents_BCThw, level, conditioning)
+        if unconditional is not None:
+            without = velocity_beside(model, latents_BCThw, level, unconditional)
+            velocity = without + guidance_scale * (velocity - without)
         return step(
             latents_BCThw,
             velocity,
@@ -128,23 +137,31 @@ def sample(
     conditioning: Conditioning,
     rule: SamplingRule,
     *,
-    num_frames: int,
+    num_latent_frames: int,
     window: Sequence[int] = (),
     seeds: Sequence[int],
     groups: Sequence[int] | None = None,
     keep_means: bool = False,
+    guidance_scale: float = 1.0,
 ) -> Rollouts:
     """Denoise from pure noise: stochastic at the positions in `window`, the ODE elsewhere.
 
     Args:
         conditioning: one entry per video.
-        num_frames: latent frames T.
+        num_latent_frames: T, of `VideoModel.latent_shape`.
         window: positions whose steps are stochastic and recorded. The last position is always the ODE.
         seeds: one per video, so that a video does not depend on its batch.
         groups: the fast mode: a seed per video, equal for siblings. They start from that seed's noise, and
             the steps before the window are taken once for all of them.
         keep_means: record the means of stochastic steps too.
+        guidance_scale: of classifier-free guidance; 1 is none. Recorded steps are scored without it.
+
+    Source of guidance: Ho and Salimans, Classifier-Free Diffusion Guidance, 2022.
     """
+    if guidance_scale != 1.0 and window:
+        raise ValueError(
+            f"steps to be replayed have no guidance, so guidance_scale must be 1, got {guidance_scale:g}"
+        )
     if len(seeds) != len(conditioning):
         raise ValueError(f"one seed per video is needed: {len(conditioning)} videos, got {len(seeds)} seeds")
     last = rule.schedule.num_steps - 1
@@ -159,24 +176,34 @@ def sample(
         )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     if groups is None:
-        x = _noise(model, conditioning, generators, num_frames)
+        x = _noise(model, conditioning, generators, num_latent_frames)
         start = 0
     else:
         distinct = list(dict.fromkeys(groups))
         one_of_each = torch.tensor([list(groups).index(group) for group in distinct])
         prompts = conditioning.select(one_of_each)
-        x = _noise(model, prompts, [torch.Generator().manual_seed(g) for g in distinct], num_frames)
+        x = _noise(model, prompts, [torch.Generator().manual_seed(g) for g in distinct], num_latent_frames)
         start = min(window)
         for i in range(start):
             x = rule.take(model, x, i, prompts, mode="ode").x_next
         x = x[torch.tensor([distinct.index(group) for group in groups])]
+    unconditional = model.without_text(conditioning) if guidance_scale != 1.0 else None
     recorded = []
     for i in range(start, rule.schedule.num_steps):
         stochastic = i in window
         if stochastic and rule.storage_dtype is not None:
             # Replay starts from what was kept.
             x = x.to(rule.storage_dtype).to(x.dtype)
-        out = rule.take(model, x, i, conditioning, mode="sde" if stochastic else "ode", generator=generators)
+        out = rule.take(
+            model,
+            x,
+            i,
+            conditioning,
+            mode="sde" if stochastic else "ode",
+            generator=generators,
+            unconditional=unconditional,
+            guidance_scale=guidance_scale,
+        )
         if stochastic:
             assert out.log_prob is not None
             stored = rule.storage_dtype or x.dtype
@@ -194,11 +221,14 @@ def sample(
 
 
 def _noise(
-    model: VideoModel, conditioning: Conditioning, generators: Sequence[torch.Generator], num_frames: int
+    model: VideoModel,
+    conditioning: Conditioning,
+    generators: Sequence[torch.Generator],
+    num_latent_frames: int,
 ) -> Tensor:
     """Where sampling starts: noise, and the condition where a model holds it in its latents."""
     first = conditioning.first_frame_BChw
-    shape = (first.shape[1], num_frames, *first.shape[2:])
+    shape = (first.shape[1], num_latent_frames, *first.shape[2:])
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
     mask = model.generated_mask(x)
     return mask * x + (1 - mask) * first.unsqueeze(2)

@@ -19,26 +19,28 @@ from policy.config import SampleConfig
 
 if TYPE_CHECKING:
     from phys4d.data import Sample
-    from phys4d.models.protocol import Conditioning, VideoModel
 
 
 def generate(config: SampleConfig) -> list[Path]:
     """Sample, read depth and motion, write; returns the files."""
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.reading import to_numpy
     from phys4d.report.videos import Video
     from phys4d.runtime.progress import progress
     from policy.film import panels, write_mp4, write_sheet
+    from policy.prompts import encode
     from policy.reading import Reader
     from policy.rollout import sample, sampling_rule
     from policy.stages import finished_stages, load_stage
 
     limit_threads(config.num_threads)
     finished = finished_stages(config.run)
-    stage = finished[-1] if config.stage == "last" and finished else config.stage
+    if not finished:
+        raise UserError(f"{config.run} has no finished stage; train the base with `make base`")
+    stage = finished[-1] if config.stage == "last" else config.stage
     if stage not in finished:
-        known = ", ".join(finished) or "none; train the base with `make base`"
-        raise UserError(f"{config.run} has no finished {stage}; finished stages: {known}")
-    model, heads = load_stage(config.run, stage)
+        raise UserError(f"{config.run} has no finished {stage}; finished stages: {', '.join(finished)}")
+    model, heads = load_stage(config.run, stage, config.memory)
     if heads is None:
         print(f"{stage} has no heads, so its videos have no depth and motion; `make pretrain` trains them")
     simulated = [] if config.text else _read_dataset(config)
@@ -47,18 +49,20 @@ def generate(config: SampleConfig) -> list[Path]:
     firsts = [sample.rgb[0] for sample in simulated] or [_read_picture(config)] * config.num_videos
     num_frames = len(simulated[0].rgb) if simulated else config.num_frames
     num_latent_frames = model.latent_shape(num_frames, *firsts[0].shape[:2])[1]
+    cache = EncodingCache(model, config.memory.cache)
     rule = sampling_rule(model, config.num_steps, shift=config.shift)
     reader = Reader(model, heads, None)
     folder = config.out or config.run / "samples"
     written: list[Path] = []
     for i in progress(range(len(keys)), desc=f"sample {stage}", unit="video"):
-        conditioning = _conditioning(model, captions[i], firsts[i])
+        conditioning = encode(cache, captions[i : i + 1], firsts[i][None].copy())
         latents = sample(
             model,
             conditioning,
             rule,
-            num_frames=num_latent_frames,
+            num_latent_frames=num_latent_frames,
             seeds=[derive_seed(config.seed, keys[i])],
+            guidance_scale=config.guidance_scale,
         ).latents_BCThw
         depth, motion = (None, None)
         if heads is not None:
@@ -99,16 +103,6 @@ def _read_picture(config: SampleConfig) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except UnidentifiedImageError:
         raise UserError(f"first_frame {config.first_frame} is no picture; give a png or jpg") from None
-
-
-def _conditioning(model: VideoModel, text: str, first: np.ndarray) -> Conditioning:
-    import torch
-
-    from phys4d.models.protocol import Conditioning, to_model_range
-
-    with torch.no_grad():
-        latents = model.encode_video(to_model_range(torch.from_numpy(first.copy())[None, None])).float()
-        return Conditioning(model.encode_text([text]), latents[:, :, 0])
 
 
 def main() -> None:

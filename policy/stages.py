@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from phys4d.models.backbone import Backbone
 from phys4d.models.heads import GeometryHeads
+from phys4d.models.load_config import LoadConfig
 from phys4d.models.lora import load_lora, merge_lora
-from phys4d.models.protocol import VideoModel
 from phys4d.models.registry import load_model
-
-if TYPE_CHECKING:
-    import torch
 
 Stage = Literal["base", "stage1", "stage2", "stage3", "best_of_n"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
@@ -45,19 +43,21 @@ def measured_stages(run: Path) -> list[Stage]:
 
 
 def load_stage(
-    run: Path, stage: Stage, *, dtype: torch.dtype | None = None
-) -> tuple[VideoModel, GeometryHeads | None]:
+    run: Path, stage: Stage, memory: LoadConfig | None = None
+) -> tuple[Backbone, GeometryHeads | None]:
     """The model as it stands after a stage, earlier adapters merged, and the heads that belong to it.
 
     That of `best_of_n` is stage 2.
 
-    Args:
-        dtype: of transformer and text encoder; float32 if None.
-
     Raises:
         FileNotFoundError: a stage has not been run; says which target makes it.
     """
-    model = load_model(run / "base" / "model", dtype=dtype)
+    memory = memory or LoadConfig()
+    model = load_model(
+        run / "base" / "model",
+        dtype=memory.dtype,
+        gradient_checkpointing=memory.gradient_checkpointing,
+    )
     if stage in ("stage2", "stage3", "best_of_n"):
         load_lora(model.transformer, "sft", run / "stage2" / "lora")
         merge_lora(model.transformer, "sft")

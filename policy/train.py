@@ -160,13 +160,11 @@ def _look_first(trainer: Trainer, stage: Path) -> None:
 
 def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     """Model, readers, data and optimiser of a run, as `Trainer` takes them."""
-    from typing import cast
-
     import torch
 
     from phys4d.data import open_dataset
     from phys4d.models.estimators import load_depth_estimator
-    from phys4d.models.lora import add_lora
+    from phys4d.models.lora import add_lora, store_base
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import Ema
     from policy.algorithms import ALGORITHMS
@@ -192,13 +190,10 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
             f"{num_eval_prompts} held-out prompts are too few for {ranks.num} processes; raise "
             "num_eval_prompts or render more"
         )
-    model, heads = load_stage(
-        config.run, "stage2", dtype=torch.bfloat16 if memory.dtype == "bfloat16" else None
-    )
-    if memory.gradient_checkpointing:
-        model.transformer.enable_gradient_checkpointing()
+    model, heads = load_stage(config.run, "stage2", memory)
     parameters = add_lora(model.transformer, POLICY, rank=algorithm.lora_rank, targets=model.lora_targets)
-    cast(torch.nn.Module, model).to(ranks.device)
+    store_base(model.transformer, memory.base_storage)
+    model.to(ranks.device)
     assert heads is not None, "stage 2 has heads"
     heads.to(ranks.device)
     if memory.offload:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.data import Dataset
-from phys4d.models.protocol import VideoModel
+from phys4d.models.backbone import Backbone
+from phys4d.models.cache import EncodingCache
 from phys4d.models.reading import to_numpy
 from phys4d.report.videos import Video
 from phys4d.runtime.errors import UserError
@@ -170,7 +171,7 @@ class Trainer:
     """What one run of stage 3 holds."""
 
     config: TrainConfig
-    model: VideoModel
+    model: Backbone
     reader: Reader
     rewards: Rewards
     dataset: Dataset
@@ -186,6 +187,10 @@ class Trainer:
     """Reads depth and motion the way that training does not."""
     kl_joint_nats: float | None = None
     """KL of the trained steps of a video together, as of the last iteration."""
+    cache: EncodingCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cache = EncodingCache(self.model, self.config.memory.cache)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Sample, score and update once; returns what is logged."""
@@ -257,7 +262,7 @@ class Trainer:
             mine = self.ranks.share(len(siblings))
             videos = [b * config.group_size + k for k in range(len(siblings))]
             groups = [video // config.group_size for video in videos]
-            conditioning = encode_prompts(self.model, prompts).repeat(config.group_size).select(mine)
+            conditioning = encode_prompts(self.cache, prompts).repeat(config.group_size).select(mine)
             seeds = [derive_seed(self.config.seed, "noise", iteration, video) for video in videos[mine]]
             shared = None
             if config.shared_prefix:
@@ -267,7 +272,7 @@ class Trainer:
                     self.model,
                     conditioning,
                     self.rule,
-                    num_frames=num_latent_frames(self.model, siblings),
+                    num_latent_frames=num_latent_frames(self.model, siblings),
                     window=steps if algorithm.records_steps else (),
                     seeds=seeds,
                     groups=shared if algorithm.records_steps else None,
@@ -311,13 +316,13 @@ class Trainer:
         """Latents of this rank's held-out prompts by the averaged policy: ODE, the same noise every time."""
         mine = range(self.ranks.index, len(self.held_out), self.ranks.num)
         prompts = [self.held_out[i] for i in mine]
-        conditioning = encode_prompts(self.model, prompts)
+        conditioning = encode_prompts(self.cache, prompts)
         with self.ema.applied():
             videos = sample(
                 self.model,
                 conditioning,
                 self.rule,
-                num_frames=num_latent_frames(self.model, prompts),
+                num_latent_frames=num_latent_frames(self.model, prompts),
                 seeds=[derive_seed("eval", i) for i in mine],
             )
         return videos.latents_BCThw, conditioning, prompts
@@ -371,7 +376,7 @@ class Trainer:
                 self.model,
                 one,
                 self.rule,
-                num_frames=videos[0].shape[2],
+                num_latent_frames=videos[0].shape[2],
                 seeds=[derive_seed("eval", self.ranks.index)],
             ).latents_BCThw
         rows = panels(shown(videos[0][:1]), shown(before), names=("now", "iteration 0"))

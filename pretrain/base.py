@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from phys4d.runtime import config as configs
-from phys4d.runtime.errors import run_main
+from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.threads import limit_threads
 from pretrain.base_config import BaseConfig
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from phys4d.training import StageRun
 
 
-def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, run: StageRun) -> None:
+def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, run: StageRun | None) -> None:
     """Fit the frame-wise autoencoder, then set the latents' mean and spread from 4,096 frames."""
     import torch
 
@@ -62,7 +62,7 @@ def train_autoencoder(model: Backbone, frames_NHW3: Tensor, config: BaseConfig, 
 
 
 def train_denoiser(
-    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: StageRun
+    model: Backbone, latents_NCThw: Tensor, captions: list[str], config: BaseConfig, run: StageRun | None
 ) -> None:
     """Fit the transformer and the text encoder by the diffusion loss of their own noising."""
     import torch
@@ -94,18 +94,26 @@ def train_denoiser(
 
 
 def train(config: BaseConfig) -> Path:
-    """Train and save the base; returns its folder."""
+    """Train and save the base, or find and check a published one; returns its folder."""
     import torch
 
     from phys4d.data import open_dataset
     from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
-    from phys4d.models.latents import encode_videos
-    from phys4d.models.registry import tiny_model
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.registry import FULL, tiny_model
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import StageRun
     from phys4d.training.ranks import Ranks
 
     limit_threads(config.num_threads)
+    if config.model in FULL:
+        from phys4d.models.link import link_published
+
+        return link_published(config.model, config.run / "base" / "model", config.weights)
+    if config.weights:
+        raise UserError(
+            f"{config.model} is trained from scratch, so weights must be empty, got {config.weights}"
+        )
     ranks = Ranks.current("cpu")
     seed_everything(config.seed)
     dataset = open_dataset(config.data, "train")
@@ -116,7 +124,7 @@ def train(config: BaseConfig) -> Path:
     model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
     with StageRun.open(config.run / "base", configs.to_toml(config), ranks=ranks) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
-        train_denoiser(model, encode_videos(model, rgb_NTHW3), captions, config, run)
+        train_denoiser(model, EncodingCache(model, None).videos(rgb_NTHW3), captions, config, run)
         if ranks.is_main:
             model.save(config.run / "base" / "model")
     return config.run / "base" / "model"

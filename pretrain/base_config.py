@@ -17,7 +17,10 @@ class BaseConfig:
     run: Path = Path("runs/tiny-wan")
     """Run folder; the model goes to its `base/`."""
     model: str = "tiny-wan"
-    """Which tiny model: a name of `phys4d.models.registry.TINY`."""
+    """A name of `phys4d.models.registry.TINY`, trained from scratch, or of `FULL`: nothing is trained then,
+    the base is the published model."""
+    weights: str = ""
+    """Of a published model: its hub id or a folder with its parts; empty takes the preset's hub ids."""
     width: int = 128
     """Transformer width."""
     num_layers: int = 6

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from phys4d.models.load_config import LoadConfig
 from phys4d.runtime.cluster import ClusterConfig
 from phys4d.runtime.optimiser import OptimiserConfig
 
@@ -54,6 +55,7 @@ class StageOneConfig:
     """Weight of the motion loss, in head units (4 px, 0.1 m)."""
     low_noise_bias: float = 2.0
     """Noise levels are uniform ** this: above 1 favours low noise."""
+    memory: LoadConfig = field(default_factory=LoadConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""

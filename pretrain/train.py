@@ -92,6 +92,7 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
     """Fit heads on features of a frozen model at random noise levels."""
     import torch
 
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.geometry_losses import (
         align_scale_shift,
         charbonnier,
@@ -102,16 +103,14 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
         with_unit_spread,
     )
     from phys4d.models.heads import MOTION_UNIT
-    from phys4d.models.latents import encode_videos
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import held_out_warp_l1, read_with_heads, to_numpy
     from phys4d.report.event_file import write_event_file
     from phys4d.training import fit
 
     config, labels, held_out, device = lesson.config, lesson.labels, lesson.held_out, lesson.run.ranks.device
-    latents = encode_videos(model, lesson.rgb)
-    with torch.no_grad():
-        text = model.encode_text(lesson.captions)
+    cache = EncodingCache(model, config.memory.cache)
+    latents, text = cache.videos(lesson.rgb), cache.texts(lesson.captions)
     unit = torch.tensor(MOTION_UNIT, device=device)
     has_dz = heads.config["motion_channels"] == 3 and labels.kind == "metric"
 
@@ -147,9 +146,8 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
             "motion": config.motion_weight * motion_loss,
         }
 
-    held_latents = encode_videos(model, torch.from_numpy(held_out.rgb)).to(device)
-    with torch.no_grad():
-        held = Conditioning(model.encode_text(held_out.captions), held_latents[:, :, 0])
+    held_latents = cache.videos(torch.from_numpy(held_out.rgb)).to(device)
+    held = Conditioning(cache.texts(held_out.captions).to(device), held_latents[:, :, 0])
 
     def measure(read: Geometry) -> dict[str, float]:
         warp = held_out_warp_l1(read, held_out.depth, held_out.visible)
@@ -206,7 +204,11 @@ def train(config: StageOneConfig) -> Path:
     seed_everything(config.seed)
     truth = open_dataset(config.truth, "train")
     measured = open_dataset(config.held_out or config.truth, config.held_out_split)
-    model = load_model(config.run / "base" / "model").to(ranks.device)
+    model = load_model(
+        config.run / "base" / "model",
+        dtype=config.memory.dtype,
+        gradient_checkpointing=config.memory.gradient_checkpointing,
+    ).to(ranks.device)
     held_out = HeldOut.of(measured)
     rgb, captions = read_training_videos(config, truth)
     flow = load_flow_estimator(config.flow, config.flow_weights, str(ranks.device))

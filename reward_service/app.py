@@ -91,7 +91,7 @@ class Ingress:
         async for response in servicer.ScoreStream(request_iterator, grpc_context):
             yield response
         if grpc_context.code():
-            # Ray sends the status of a stream with its messages, or with an exception; there may be none.
+            # Ray carries the status of a stream with its messages or an exception; there may be no message.
             raise StreamRefused(grpc_context.details())
 
     # grpc.health.v1.Health: serving once the scorers answer.
@@ -159,7 +159,8 @@ def build(config: ServiceConfig, generation: int = 0) -> Application:
     """
     shared: dict[str, Any] = {
         "health_check_period_s": 2,
-        "graceful_shutdown_timeout_s": config.drain_s,
+        # A replica that is replaced ends as soon as its calls have; they may wait for scorers that start.
+        "graceful_shutdown_timeout_s": max(config.drain_s, config.limits.max_scoring_s),
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
     }
     size: dict[str, Any] = {"num_replicas": config.num_replicas}

@@ -213,9 +213,10 @@ def roll_out(
     done, last = 0, steps[-1]
     while done < last:
         count = min(STEPS_AT_ONCE, last - done)
-        path, _ = mujoco.rollout.rollout(
+        found, _ = mujoco.rollout.rollout(
             model, datas, states, nstep=count, initial_warmstart=warm if done == 0 else None
         )
+        path = np.asarray(found)
         for frame in np.flatnonzero((frames > done) & (frames <= done + count)):
             qpos[:, frame] = path[:, frames[frame] - done - 1, place : place + model.nq]
         states, done = path[:, -1], done + count

@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from reward_service.config import TlsSettings
 
 SERVICE_PREFIX = "/phys4d.reward.v1."
+MALFORMED = object()
+"""Stands for a request whose bytes are no message of its kind."""
 
 
 def shows_token(metadata: Sequence[tuple[str, str | bytes]] | None, token: str | None) -> bool:
@@ -23,7 +26,7 @@ def shows_token(metadata: Sequence[tuple[str, str | bytes]] | None, token: str |
 class Gate(grpc.aio.ServerInterceptor):
     """Ends calls without the token, and calls beyond what the server takes, before it reads their messages.
 
-    Health checks pass.
+    Health checks pass. A message that cannot be read reaches the servicer as `MALFORMED`.
 
     Args:
         token: what callers must show, or None.
@@ -38,16 +41,31 @@ class Gate(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Any:
         """Let the call through, or answer with a status at once."""
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
         if method.startswith(SERVICE_PREFIX) and not shows_token(metadata, self._token):
             return self._no_token
         if method.startswith(f"{SERVICE_PREFIX}RewardService/Score") and self._is_full():
             return self._full
-        return await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(SERVICE_PREFIX):
+            return handler
+        return handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+
+
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """gRPC would log a traceback for every message it cannot read, and answer INTERNAL."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return MALFORMED
+
+    return read
 
 
 def _refuse(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,10 +94,14 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
         with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
             client.wait_ready(START_TIMEOUT_S)
         announce(config, port)
-        generation = 0
-        while signals.get() == signal.SIGHUP:
-            generation += 1
-            _redeploy(reread, generation)
+        # Beside this thread, which must hear SIGTERM also while replicas are replaced.
+        with ThreadPoolExecutor(1) as redeploying:
+            generation = 0
+            while signals.get() == signal.SIGHUP:
+                generation += 1
+                redeploying.submit(_redeploy, reread, generation).add_done_callback(_tell)
+            ray.shutdown()
+            redeploying.shutdown(cancel_futures=True)
     finally:
         # The whole cluster ends with us. Ending the application first takes up to 30 s on busy cores.
         ray.shutdown()
@@ -142,6 +147,13 @@ def _redeploy(reread: Callable[[], ServiceConfig], generation: int) -> None:
         logger.error("configuration %d is not served: %s", generation, _reason_of_failure())
     else:
         print(f"serving configuration {generation}", flush=True)
+
+
+def _tell(redeployed: "Future[None]") -> None:
+    """Log what a redeployment did not expect."""
+    error = None if redeployed.cancelled() else redeployed.exception()
+    if error is not None:
+        logger.error("redeployment ended: %s: %s", type(error).__name__, error)
 
 
 def _reason_of_failure() -> str:

@@ -17,7 +17,7 @@ from phys4d.types import Failure, Outcome, Rollout, Score
 from reward_service.cache import ResultCache
 from reward_service.config import LimitSettings
 from reward_service.rewards import Offer
-from reward_service.security import shows_token
+from reward_service.security import MALFORMED, shows_token
 from reward_service.streams import ByteBudget, StreamReader
 from reward_service.telemetry import ServiceMetrics
 
@@ -102,6 +102,7 @@ class RewardServicer:
         call = Call("GetServerInfo")
         try:
             self._authorise(context)
+            _check_read(request)
             return self._info()
         except CallError as error:
             _set_status(context, call, error)
@@ -114,6 +115,7 @@ class RewardServicer:
         call, num_bytes = Call("ScoreBatch"), 0
         try:
             self._begin(context)
+            _check_read(request)
             self._open(call, request.request_id, request.reward, request.budget_ms)
             num_bytes = self._check_size(request)
             if not self._bytes.take_now(num_bytes):
@@ -311,6 +313,7 @@ class RewardServicer:
                 part = await anext(parts, None)
         except TimeoutError:
             raise _idle(self._limits.stream_idle_s) from None
+        _check_read(part)
         if part is None or part.WhichOneof("part") != "open":
             raise _invalid("a stream begins with `open`")
         return part.open
@@ -343,6 +346,11 @@ class RewardServicer:
     def _count(self, call: Call, outcome: Outcome) -> None:
         call.num_scored += outcome.score is not None
         self._metrics.count_outcome(call.reward, outcome)
+
+
+def _check_read(request: object) -> None:
+    if request is MALFORMED:
+        raise _invalid("the bytes are no message of phys4d.reward.v1")
 
 
 def _invalid(message: str) -> CallError:

@@ -11,6 +11,7 @@ from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Failure, Outcome
 from reward_service.assembly import PartialRollout
 from reward_service.config import LimitSettings
+from reward_service.security import MALFORMED
 
 ScorePacked = Callable[[pb.Rollout, list[Buffer]], Awaitable[Outcome]]
 Answer = tuple[int, int, Outcome]
@@ -147,8 +148,9 @@ class StreamReader:
         self, parts: AsyncIterator[pb.ScoreStreamRequest], tasks: list[asyncio.Task[None]]
     ) -> None:
         while True:
+            idle = asyncio.timeout(self._limits.stream_idle_s)
             try:
-                async with asyncio.timeout(self._limits.stream_idle_s) as idle:
+                async with idle:
                     part = await anext(parts, None)
             except TimeoutError:
                 if idle.expired():
@@ -158,7 +160,7 @@ class StreamReader:
             if part is None:
                 self._cut_short()
                 return
-            kind = part.WhichOneof("part")
+            kind = None if part is MALFORMED else part.WhichOneof("part")
             if kind == "header":
                 await self._begin(part.header)
             elif kind == "chunk":

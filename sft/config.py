@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from phys4d.models.load_config import LoadConfig
 from phys4d.runtime.cluster import ClusterConfig
 from phys4d.runtime.optimiser import OptimiserConfig
 
@@ -60,6 +61,7 @@ class StageTwoConfig:
     """Shift towards 1 of the noise levels of the diffusion loss."""
     low_noise_bias: float = 2.0
     """The heads' part of a batch is noised to uniform ** this."""
+    memory: LoadConfig = field(default_factory=LoadConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""

@@ -18,7 +18,7 @@ from sft.config import StageTwoConfig
 
 if TYPE_CHECKING:
     from phys4d.data import Dataset
-    from phys4d.models.backbone import Backbone
+    from phys4d.models.cache import EncodingCache
     from phys4d.training.buckets import Buckets
 
 
@@ -36,13 +36,12 @@ class _Truth:
     """Whether depth is NaN anywhere."""
 
     @classmethod
-    def of(cls, model: Backbone, datasets: list[Dataset], *, mirror: bool) -> _Truth:
+    def of(cls, cache: EncodingCache, datasets: list[Dataset], *, mirror: bool) -> _Truth:
         """Read and encode all videos, each dataset of one shape."""
         import torch
         from torch import Tensor
 
         from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
-        from phys4d.models.latents import encode_videos
         from phys4d.training.buckets import Buckets
 
         def field(dataset: Dataset, name: str) -> Tensor:
@@ -51,12 +50,11 @@ class _Truth:
 
         def text(dataset: Dataset) -> Tensor:
             captions = dataset.captions()
-            with torch.no_grad():
-                return model.encode_text(with_mirrored_captions(captions) if mirror else captions)
+            return cache.texts(with_mirrored_captions(captions) if mirror else captions)
 
         depth = [field(dataset, "depth") for dataset in datasets]
         return cls(
-            latents=Buckets([encode_videos(model, field(dataset, "rgb")) for dataset in datasets]),
+            latents=Buckets([cache.videos(field(dataset, "rgb")) for dataset in datasets]),
             text=Buckets([text(dataset) for dataset in datasets]),
             depth=Buckets(depth),
             motion=Buckets([field(dataset, "motion") for dataset in datasets]),
@@ -73,11 +71,11 @@ def train(config: StageTwoConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.metrics.held_out import HeldOut
+    from phys4d.models.cache import EncodingCache
     from phys4d.models.diffusion_loss import diffusion_loss, velocity_error
     from phys4d.models.geometry_losses import charbonnier, masked_mean, warp_consistency_loss, warp_mask
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
-    from phys4d.models.latents import encode_videos
-    from phys4d.models.lora import add_lora, save_lora
+    from phys4d.models.lora import add_lora, save_lora, store_base
     from phys4d.models.lora_scope import limit_to_levels, targets_in_blocks
     from phys4d.models.protocol import Conditioning
     from phys4d.models.reading import held_out_warp_l1, read_with_heads, to_numpy
@@ -93,16 +91,27 @@ def train(config: StageTwoConfig) -> Path:
     seed_everything(config.seed)
     datasets = [open_dataset(path, "train") for path in (config.data, *config.more_data)]
     held_out = HeldOut.of(open_dataset(config.held_out or config.data, config.held_out_split))
-    model = load_model(config.run / "base" / "model").to(device)
+    model = load_model(
+        config.run / "base" / "model",
+        dtype=config.memory.dtype,
+        gradient_checkpointing=config.memory.gradient_checkpointing,
+    ).to(device)
     heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors").to(device)
     heads = heads.with_motion_channels(config.motion_channels)
     targets = targets_in_blocks(model, config.lora_layers)
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=targets)
     limit_to_levels(model.transformer, "sft", config.lora_min_level)
+    if config.memory.base_storage != "same" and ranks.count > 1:
+        raise ValueError(
+            f"base_storage {config.memory.base_storage} is for one process, whose weights are not shared "
+            f"out, got {ranks.count} processes; use base_storage same"
+        )
+    store_base(model.transformer, config.memory.base_storage)
     ranks.shard_frozen(model.transformer, model.blocks)
     stage = config.run / "stage2"
     with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
-        truth = _Truth.of(model, datasets, mirror=config.mirror)
+        cache = EncodingCache(model, config.memory.cache)
+        truth = _Truth.of(cache, datasets, mirror=config.mirror)
         unit = torch.tensor(MOTION_UNIT, device=device)
         num_channels = config.motion_channels
 
@@ -150,9 +159,8 @@ def train(config: StageTwoConfig) -> Path:
                 "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, carried, masked),
             }
 
-        held_latents = encode_videos(model, torch.from_numpy(held_out.rgb)).to(device)
-        with torch.no_grad():
-            held = Conditioning(model.encode_text(held_out.captions), held_latents[:, :, 0])
+        held_latents = cache.videos(torch.from_numpy(held_out.rgb)).to(device)
+        held = Conditioning(cache.texts(held_out.captions).to(device), held_latents[:, :, 0])
 
         @torch.no_grad()
         def validate(step: int) -> dict[str, float]:

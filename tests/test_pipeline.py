@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import policy.evaluate
+import policy.sample
 import policy.train
 import pretrain.base
 import pretrain.train
@@ -23,7 +24,7 @@ from phys4d.data import open_dataset
 from phys4d.models.registry import TINY
 from phys4d.runtime import config as configs
 from phys4d.runtime.metrics import read_metrics
-from policy.config import EvaluateConfig, TrainConfig
+from policy.config import EvaluateConfig, SampleConfig, TrainConfig
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig
@@ -251,7 +252,7 @@ def test_every_other_backbone_goes_through_all_stages(
     """In one process, since each of them imports what the next one needs."""
     monkeypatch.chdir(trained)
 
-    def run(config_class: type, presets: str, program: Callable[[Any], Path], flags: str) -> Path:
+    def run(config_class: type, presets: str, program: Callable[[Any], Any], flags: str) -> Any:
         folder = Path(__file__).parents[1] / presets
         args = ["--preset", preset, "--num-threads", "1", *flags.split()]
         return program(configs.load_preset(config_class, folder, default="none", args=args)[0])
@@ -276,12 +277,26 @@ def test_every_other_backbone_goes_through_all_stages(
     results = run(EvaluateConfig, "policy/presets/evaluate", policy.evaluate.evaluate, small)
     measured = {row["stage"] for row in json.loads(results.read_text())["rows"]}
     assert {"base", "stage1", "stage2", "stage3"} <= measured
+    made = run(SampleConfig, "policy/presets/sample", policy.sample.generate, "--num-videos 1 --num-steps 2")
+    assert [path.suffix for path in made] == [".mp4", ".png"] and all(path.is_file() for path in made)
+    assert made[0].name.startswith("stage3-")
 
 
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
         ("pretrain.base", "--data nowhere", "dataset nowhere/train does not exist"),
+        (
+            "pretrain.base",
+            "--preset wan2.2-5b --weights no/such/folder",
+            "weights no/such/folder is neither a folder nor a hub id; wan2.2-5b needs transformer/ from",
+        ),
+        (
+            "policy.sample",
+            "--run nowhere",
+            "nowhere has no finished stage; train the base with `make base`",
+        ),
+        ("policy.sample", "--text ball", "text and first_frame belong together, got 'ball' and None"),
         (
             "pretrain.train",
             "--run nowhere --num-videos 12 --heads.batch-size 4",

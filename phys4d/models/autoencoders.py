@@ -30,6 +30,15 @@ class LatentFormat:
     """Latent frames of a piece of video that is encoded by itself and starts with a latent frame of one
     frame; 0 where a video is one piece."""
 
+    def frames_of_latents(self, num_latent_frames: int) -> list[range]:
+        """The video frames that each latent frame stands for."""
+        spans, start = [], 0
+        for i in range(num_latent_frames):
+            starts_piece = i % (self.piece_frames or num_latent_frames) == 0
+            spans.append(range(start, start + (1 if starts_piece else self.temporal_stride)))
+            start = spans[-1].stop
+        return spans
+
 
 def latent_format(vae: VideoAutoencoder) -> LatentFormat:
     """Strides and statistics from the autoencoder's configuration."""
@@ -60,25 +69,23 @@ def latent_format(vae: VideoAutoencoder) -> LatentFormat:
 
 
 def encode(vae: VideoAutoencoder, video_BCTHW: Tensor) -> Tensor:
-    """Pixels in [-1, 1] to latents: the mode of the posterior where there is one."""
+    """Pixels in [-1, 1] to latents in float32: the mode of the posterior where there is one."""
+    video = video_BCTHW.to(vae.dtype)
     if isinstance(vae, PatchAutoencoder):
-        batch, _, frames, _, _ = video_BCTHW.shape
-        latents = vae.encode(video_BCTHW.transpose(1, 2).flatten(0, 1))
-        return latents.unflatten(0, (batch, frames)).transpose(1, 2)
-    if isinstance(vae, OpenSoraVae):
-        return vae.encode(video_BCTHW.to(vae.dtype))
-    return vae.encode(video_BCTHW.to(vae.dtype)).latent_dist.mode()
+        images = vae.encode(video.transpose(1, 2).flatten(0, 1))
+        return images.unflatten(0, (len(video), -1)).transpose(1, 2).float()
+    encoded = vae.encode(video)
+    return (encoded if isinstance(encoded, Tensor) else encoded.latent_dist.mode()).float()
 
 
 def decode(vae: VideoAutoencoder, latents_BCThw: Tensor) -> Tensor:
-    """Latents to pixels, about in [-1, 1]."""
+    """Latents to pixels in float32, about in [-1, 1]."""
+    latents = latents_BCThw.to(vae.dtype)
     if isinstance(vae, PatchAutoencoder):
-        batch, _, frames, _, _ = latents_BCThw.shape
-        images = vae.decode(latents_BCThw.transpose(1, 2).flatten(0, 1))
-        return images.unflatten(0, (batch, frames)).transpose(1, 2)
-    if isinstance(vae, OpenSoraVae):
-        return vae.decode(latents_BCThw.to(vae.dtype))
-    return vae.decode(latents_BCThw.to(vae.dtype), return_dict=False)[0]
+        images = vae.decode(latents.transpose(1, 2).flatten(0, 1))
+        return images.unflatten(0, (len(latents), -1)).transpose(1, 2).float()
+    decoded = vae.decode(latents)
+    return (decoded if isinstance(decoded, Tensor) else decoded.sample).float()
 
 
 def check_video_size(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 import torch
+from diffusers import ModelMixin
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,28 +25,34 @@ from phys4d.models.autoencoders import (
     encode,
     latent_format,
 )
-from phys4d.models.loading import load_config, load_part, load_tokenizer, resolve
+from phys4d.models.loading import check_class, load_config, load_index, load_part, load_tokenizer, resolve
+from phys4d.models.noising import Noising
 from phys4d.models.patch_autoencoder import PatchAutoencoder
 from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.runtime.files import atomic_directory
 
+Transformer = TypeVar("Transformer", bound=ModelMixin)
 
-class Backbone(nn.Module, ABC):
+
+class Backbone(nn.Module, ABC, Generic[Transformer]):
     """A transformer with a text encoder and a video autoencoder; a subclass says how they are called."""
 
     name: ClassVar[str]
     """What `model_index.json` calls the backbone."""
     transformer_class: ClassVar[type[Any]]
+    """The class of `Transformer`; generic parameters are not there at run time."""
     text_encoder_class: ClassVar[type[Any]]
     lora_targets: tuple[str, ...]
-    noising: Any
-    """A `Noising`; each subclass says which."""
-    transformer: Any
-    """A diffusers `ModelMixin`; each subclass says which."""
+    encodes_padding: ClassVar[bool] = False
+    """Whether the text encoder reads padding, as in CogVideoX; else its embeddings are zero there."""
+    noising: Noising
+    """How latents become noise and what is predicted from them."""
+    first_frame_given: bool
+    """Whether the first latent frame is held clean, and so is not generated."""
 
     def __init__(
         self,
-        transformer: Any,
+        transformer: Transformer,
         vae: VideoAutoencoder,
         text_encoder: Any,
         tokenizer: PreTrainedTokenizerBase | None,
@@ -53,7 +61,7 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.latents_mean: Tensor
         self.latents_std: Tensor
-        self.transformer = transformer
+        self.transformer: Transformer = transformer
         self.vae: Any = vae
         self.text_encoder: PreTrainedModel = text_encoder
         self.tokenizer: Any = tokenizer
@@ -85,7 +93,7 @@ class Backbone(nn.Module, ABC):
     @property
     def feature_width(self) -> int:
         """Channels of a tapped feature."""
-        return cast(nn.Linear, self.transformer.proj_out).in_features
+        return cast(Any, self.transformer).proj_out.in_features
 
     @property
     def head_sizes(self) -> dict[str, int]:
@@ -111,9 +119,30 @@ class Backbone(nn.Module, ABC):
         device = self.text_encoder.device
         return torch.tensor(batch.input_ids, device=device), torch.tensor(batch.attention_mask, device=device)
 
-    @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed prompts."""
+        ids, mask = self.tokenize(texts)
+        if self.encodes_padding:
+            return self.text_encoder(ids).last_hidden_state
+        return self.text_encoder(ids, mask).last_hidden_state * mask.unsqueeze(-1)
+
+    def without_text(self, conditioning: Conditioning) -> Conditioning:
+        """The same with the embedding of an empty prompt, for classifier-free guidance."""
+        text = self.encode_text([""]).to(conditioning.text_BLD)
+        return Conditioning(text.expand_as(conditioning.text_BLD), conditioning.first_frame_BChw)
+
+    def encoder(self, kind: Literal["vae", "text"]) -> tuple[nn.Module, dict[str, Any]]:
+        """The autoencoder or the text encoder, and whatever else its results depend on, for caches."""
+        if kind == "vae":
+            statistics = [self.latents_mean.flatten().tolist(), self.latents_std.flatten().tolist()]
+            return self.vae, {"statistics": statistics, "config": _settings(dict(self.vae.config))}
+        vocabulary = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        return self.text_encoder, {
+            "backbone": self.name,
+            "tokens": self.text_length,
+            "vocabulary": vocabulary.hexdigest(),
+            "config": _settings(self.text_encoder.config.to_dict()),
+        }
 
     # Pixels and latents
 
@@ -129,8 +158,24 @@ class Backbone(nn.Module, ABC):
         frames = (num_frames - 1) // every + 1
         return self.latent_format.channels, frames, height // stride, width // stride
 
-    @abstractmethod
-    def generated_mask(self, latents_BCThw: Tensor) -> Tensor: ...
+    def frames_of_latents(self, num_latent_frames: int) -> list[range]:
+        return self.latent_format.frames_of_latents(num_latent_frames)
+
+    def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
+        mask = latents_BCThw.new_ones(1, 1, latents_BCThw.shape[2], 1, 1)
+        if self.first_frame_given:
+            mask[:, :, 0] = 0.0
+        return mask
+
+    def with_first_frame(self, latents_BCThw: Tensor, conditioning: Conditioning) -> Tensor:
+        """Latents whose given frames are the conditioning's, whatever they held."""
+        mask = self.generated_mask(latents_BCThw)
+        first_BC1hw = conditioning.first_frame_BChw.unsqueeze(2).to(latents_BCThw.dtype)
+        return mask * latents_BCThw + (1 - mask) * first_BC1hw
+
+    def published_shift(self, num_frames: int, height: int, width: int) -> float:
+        """Shift of noise levels towards 1 that the model was published with for a size; 1 is none."""
+        return 1.0
 
     # The denoiser
 
@@ -162,6 +207,10 @@ class Backbone(nn.Module, ABC):
     def scheduler(self) -> Any:
         """The stock scheduler that fits `noising`, to be saved beside the weights."""
 
+    def pipeline_settings(self) -> dict[str, Any]:
+        """What `model_index.json` says beside the parts."""
+        return {}
+
     def save(self, directory: Path) -> None:
         parts = {
             "transformer": self.transformer,
@@ -176,7 +225,7 @@ class Backbone(nn.Module, ABC):
                 )
             for name, part in {**parts, "vae": self.vae, "scheduler": self.scheduler()}.items():
                 part.save_pretrained(folder / name)
-            index = {"model": self.name, "parts": [*parts, "vae", "scheduler"]}
+            index = {"model": self.name, "parts": [*parts, "vae", "scheduler"], **self.pipeline_settings()}
             (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
     @classmethod
@@ -203,26 +252,48 @@ class Backbone(nn.Module, ABC):
         folder = resolve(source)
         for part in ("transformer", "vae", "text_encoder", "scheduler"):
             load_config(folder, part)
-        found = load_config(folder, "vae").get("_class_name", "")
-        vae_class = CLASSES.get(found)
-        if vae_class is None:
-            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
-        transformer = load_part(cls.transformer_class, folder, "transformer", dtype)
+        cls.check_transformer(load_config(folder, "transformer"), folder / "transformer")
+        options = cls.options_of(load_config(folder, "scheduler"), load_index(folder))
+        transformer = cls.load_transformer(folder, dtype)
         if gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         model = cls(
             transformer,
-            load_part(vae_class, folder, "vae", vae_dtype),
+            cls.load_vae(folder, vae_dtype),
             load_part(cls.text_encoder_class, folder, "text_encoder", dtype),
             load_tokenizer(folder),
-            **cls.options_of(load_config(folder, "scheduler")),
+            **options,
         )
         return model.eval()
 
     @classmethod
-    def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
-        """More arguments of the constructor, from the configuration of the pipeline's scheduler."""
+    def load_transformer(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The denoiser of a pipeline folder."""
+        return load_part(cls.transformer_class, folder, "transformer", dtype)
+
+    @classmethod
+    def load_vae(cls, folder: Path, dtype: torch.dtype) -> Any:
+        """The autoencoder of a pipeline folder."""
+        found = load_config(folder, "vae").get("_class_name", "")
+        vae_class = CLASSES.get(found)
+        if vae_class is None:
+            raise ValueError(f"the autoencoder in {folder} must be one of {', '.join(CLASSES)}, got {found}")
+        return load_part(vae_class, folder, "vae", dtype)
+
+    @classmethod
+    def check_transformer(cls, config: dict[str, Any], folder: Path) -> None:
+        """Refuse the configuration of another backbone's transformer."""
+        check_class(cls.transformer_class, config, folder)
+
+    @classmethod
+    def options_of(cls, scheduler: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
+        """More arguments of the constructor, from the scheduler's configuration and `model_index.json`."""
         return {}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+    """A configuration without what only says where it was read."""
+    return {name: str(value) for name, value in config.items() if not name.startswith("_")}
 
 
 @contextmanager

@@ -26,15 +26,15 @@ from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.models.wordlevel import build_tokenizer
 
 
-class CogVideoXModel(Backbone):
+class CogVideoXModel(Backbone[CogVideoXTransformer3DModel]):
     """A CogVideoX 1.0 transformer (2B or 5B, with or without a first frame) with its other parts."""
 
     name = "cogvideox"
     transformer_class = CogVideoXTransformer3DModel
     text_encoder_class = T5EncoderModel
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
-    transformer: CogVideoXTransformer3DModel
-    noising: VPrediction
+    encodes_padding = True
+    first_frame_given = False
 
     def __init__(
         self,
@@ -79,11 +79,6 @@ class CogVideoXModel(Backbone):
         """Whether this is an image-to-video model."""
         return self.transformer.config.in_channels == 2 * self.latent_format.channels
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of the padded prompt; the encoder reads the padding too, as in training."""
-        ids, _ = self.tokenize(texts)
-        return self.text_encoder(ids).last_hidden_state
-
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         shape = super().latent_shape(num_frames, height, width)
         config = self.transformer.config
@@ -96,10 +91,6 @@ class CogVideoXModel(Backbone):
                     f"{only[1]}x{only[2]} (height x width), got {num_frames} of {height}x{width}"
                 )
         return shape
-
-    def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
-        shape = (1, 1, latents_BCThw.shape[2], 1, 1)
-        return torch.ones(shape, dtype=latents_BCThw.dtype, device=latents_BCThw.device)
 
     def predict(
         self,
@@ -149,6 +140,7 @@ class CogVideoXModel(Backbone):
         return cast(tuple[Tensor, Tensor], embedding)
 
     def scheduler(self) -> Any:
+        assert isinstance(self.noising, VPrediction)
         return CogVideoXDDIMScheduler(
             snr_shift_scale=self.noising.snr_shift_scale,
             prediction_type="v_prediction",
@@ -157,7 +149,7 @@ class CogVideoXModel(Backbone):
         )
 
     @classmethod
-    def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
+    def options_of(cls, scheduler: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
         found = scheduler.get("prediction_type"), scheduler.get("rescale_betas_zero_snr")
         if found != ("v_prediction", True):
             raise ValueError(

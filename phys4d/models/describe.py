@@ -52,6 +52,7 @@ def describe(
         "text_encoder_parameters": counts["text_encoder"],
         "noising": repr(model.noising),
         "samplers": "flow_sde dance_sde cps ode" if model.noising.family == "flow" else "ddim_v",
+        "shift": model.published_shift(*size),
         "strides": {
             "temporal": model.latent_format.temporal_stride,
             "spatial": model.latent_format.spatial_stride,
@@ -59,6 +60,7 @@ def describe(
         },
         "video": video,
         "latents": list(latents),
+        "frames_of_latents": [len(span) for span in model.frames_of_latents(latents[1])],
         "video_tokens": tokens,
         "text_tokens": model.text_length,
         "heads": {

@@ -18,8 +18,11 @@ _STEMS = {"text_encoder": "model"}
 _DEFAULT_STEM = "diffusion_pytorch_model"
 
 
-def resolve(source: Path | str) -> Path:
+def resolve(source: Path | str, part: str = "") -> Path:
     """The folder of a pipeline: a local folder as it is, a hub id through the hub's cache.
+
+    Args:
+        part: download this subfolder only; `.` is a repository that is one part.
 
     Raises:
         FileNotFoundError: neither a folder nor to be had from the hub; says which files are needed.
@@ -35,14 +38,38 @@ def resolve(source: Path | str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(source, allow_patterns=_FILES))
+        patterns = [f"{part}/{pattern}" for pattern in _FILES] if part not in ("", ".") else _FILES
+        return Path(snapshot_download(source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
             f"the weights of {source} are not on this machine and the hub did not give them "
-            f"({type(error).__name__}): transformer/, vae/, text_encoder/ (config.json and *.safetensors), "
-            f"tokenizer/ and scheduler/ of {HUB}/{source} are needed; where there is a network run "
-            f"`hf download {source} --local-dir FOLDER` and give FOLDER"
+            f"({type(error).__name__}): {_needed(source, part)} of {HUB}/{source} are needed; where there is "
+            f"a network run `hf download {source} --local-dir FOLDER` and give FOLDER"
         ) from error
+
+
+def _needed(source: str, part: str) -> str:
+    """The files of a source, for people."""
+    weights = "config.json and *.safetensors"
+    if part == ".":
+        return weights
+    if part in ("tokenizer", "scheduler"):
+        return f"the files of {part}/"
+    if part:
+        return f"{part}/ ({weights})"
+    return f"transformer/, vae/, text_encoder/ ({weights}), tokenizer/ and scheduler/"
+
+
+def load_index(folder: Path) -> dict[str, Any]:
+    """What `model_index.json` says.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no model_index.json in {folder}; train the base with `make base`")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def load_config(folder: Path, part: str) -> dict[str, Any]:
@@ -60,6 +87,13 @@ def load_config(folder: Path, part: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def check_class(part_class: type[Any], config: dict[str, Any], folder: Path) -> None:
+    """Refuse the configuration of a part of another class."""
+    declared = config.get("_class_name") or (config.get("architectures") or [part_class.__name__])[0]
+    if declared != part_class.__name__:
+        raise ValueError(f"{folder} must hold a {part_class.__name__}, got {declared}; another backbone?")
+
+
 def load_part(part_class: type[Any], folder: Path, part: str, dtype: torch.dtype) -> Any:
     """One model of a pipeline, its files checked first.
 
@@ -68,11 +102,7 @@ def load_part(part_class: type[Any], folder: Path, part: str, dtype: torch.dtype
         ValueError: the part is of another class, a file is damaged, or weights do not fit.
     """
     config = load_config(folder, part)
-    declared = config.get("_class_name") or (config.get("architectures") or [part_class.__name__])[0]
-    if declared != part_class.__name__:
-        raise ValueError(
-            f"{folder / part} must hold a {part_class.__name__}, got {declared}; another backbone?"
-        )
+    check_class(part_class, config, folder / part)
     for path in weight_files(folder, part):
         check_safetensors(path)
     is_diffusers = issubclass(part_class, ModelMixin)
@@ -106,7 +136,7 @@ def weight_files(folder: Path, part: str) -> list[Path]:
     Raises:
         FileNotFoundError: names every file that is not there.
     """
-    stem = _STEMS.get(part, _DEFAULT_STEM)
+    stem = "model" if has_plain_weights(folder, part) else _STEMS.get(part, _DEFAULT_STEM)
     index = folder / part / f"{stem}.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -119,6 +149,11 @@ def weight_files(folder: Path, part: str) -> list[Path]:
             f"not read); download the model again with `hf download ORG/NAME --local-dir {folder}`"
         )
     return [folder / part / name for name in names]
+
+
+def has_plain_weights(folder: Path, part: str) -> bool:
+    """Whether a part's files are named as transformers names them, `model*.safetensors`."""
+    return any((folder / part / f"model.safetensors{end}").is_file() for end in ("", ".index.json"))
 
 
 def check_safetensors(path: Path) -> None:

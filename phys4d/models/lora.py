@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import ModelMixin, WanPipeline
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from phys4d.models.float8 import Float8Linear
 from phys4d.models.loading import check_safetensors
 from phys4d.models.lora_scope import least_level, limit_to_levels, load_scope, save_scope
 from phys4d.runtime.files import atomic_directory
@@ -36,9 +38,24 @@ def add_lora(transformer: ModelMixin, name: str, *, rank: int, targets: Sequence
     )
     trained = [p for p in transformer.parameters() if p.requires_grad]
     for parameter in trained:
-        # Small steps would be lost in the half precision of the base.
+        # Small steps would be lost in half precision.
         parameter.data = parameter.data.float()
     return trained
+
+
+def store_base(transformer: ModelMixin, storage: Literal["same", "float8"]) -> None:
+    """Store the frozen weights under the adapters as `LoadConfig.base_storage` says.
+
+    To be called after adapters are attached, and after earlier ones are merged. With `float8` each linear
+    layer that has an adapter keeps its weights in e4m3. All other layers, and the adapters, stay as they are.
+    """
+    if storage == "same":
+        return
+    adapted = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+    if not adapted:
+        raise ValueError("float8 is for the weights under adapters, and there is none; attach one first")
+    for module in adapted:
+        module.base_layer = Float8Linear(cast(nn.Linear, module.get_base_layer()))
 
 
 def use_adapters(transformer: ModelMixin, names: Sequence[str]) -> None:

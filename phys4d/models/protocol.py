@@ -93,6 +93,10 @@ class VideoModel(Protocol):
         """Embed prompts."""
         ...
 
+    def without_text(self, conditioning: Conditioning) -> Conditioning:
+        """The same without a prompt, for classifier-free guidance."""
+        ...
+
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
         """Pixels to normalised latents."""
         ...
@@ -103,6 +107,10 @@ class VideoModel(Protocol):
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T, h, w) of a video's latents. Raises ValueError naming the nearest valid size."""
+        ...
+
+    def frames_of_latents(self, num_latent_frames: int) -> list[range]:
+        """The video frames that each latent frame stands for."""
         ...
 
     def generated_mask(self, latents_BCThw: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ TINY = {
 
 FULL = {
     "wan2.2-5b": "wan",
+    "wan2.1-1.3b": "wan",
     "cogvideox-2b": "cogvideox",
     "cogvideox-5b": "cogvideox",
     "cogvideox-5b-i2v": "cogvideox",
@@ -87,21 +87,25 @@ def meta_model(preset: str) -> Backbone:
     from phys4d.models.autoencoders import CLASSES
 
     config, backbone = published(preset), backbone_class(FULL[preset])
+    options = backbone.options_of(config["scheduler"], config.get("pipeline", {}))
     vae_class = CLASSES[config["vae"].pop("class")]
     with torch.device("meta"):
         transformer = backbone.transformer_class(**config["transformer"])
         vae = vae_class(**config["vae"])
         text_class = backbone.text_encoder_class
         text_encoder = text_class(text_class.config_class(**config["text_encoder"]))
-        return backbone(transformer, vae, text_encoder, None, **backbone.options_of(config["scheduler"]))
+        return backbone(transformer, vae, text_encoder, None, **options)
 
 
-def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backbone:
+def load_model(
+    source: Path | str, *, dtype: torch.dtype | str = "float32", gradient_checkpointing: bool = False
+) -> Backbone:
     """A saved or published model, whichever backbone it is, frozen.
 
     Args:
         source: folder in diffusers' layout, or hub id.
-        dtype: of transformer and text encoder; float32 if None.
+        dtype: of transformer and text encoder, or its name.
+        gradient_checkpointing: recompute blocks in the backward pass.
 
     Raises:
         FileNotFoundError: names the missing part or files and where they come from.
@@ -109,21 +113,14 @@ def load_model(source: Path | str, *, dtype: torch.dtype | None = None) -> Backb
     """
     import torch
 
-    from phys4d.models.loading import resolve
+    from phys4d.models.loading import load_index, resolve
 
     folder = resolve(source)
-    path = folder / "model_index.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no model_index.json in {folder}; train the base with `make base`")
-    index = json.loads(path.read_text(encoding="utf-8"))
+    index = load_index(folder)
     pipeline = str(index.get("_class_name", ""))
     name = index.get("model") or next((b for p, b in _PIPELINES.items() if pipeline.startswith(p)), pipeline)
-    if pipeline.startswith("Wan") and not index.get("expand_timesteps"):
-        raise ValueError(
-            f"{folder} is a {pipeline} without expand_timesteps: only Wan2.2 TI2V takes its first frame as a "
-            "clean latent frame; use Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-        )
-    model = backbone_class(name).load(folder, dtype=dtype or torch.float32)
+    weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = backbone_class(name).load(folder, dtype=weights, gradient_checkpointing=gradient_checkpointing)
     return model.requires_grad_(False)
 
 

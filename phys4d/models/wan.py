@@ -1,10 +1,12 @@
-"""Wan2.2 TI2V behind the `VideoModel` protocol, on diffusers' own classes.
+"""Wan2.2 TI2V and Wan2.1 T2V behind the `VideoModel` protocol, on diffusers' own classes.
 
-The first frame is a clean latent frame whose tokens carry timestep 0 (`expand_timesteps`); all other
-tokens carry the noise level. Source: Wan Team, Wan: Open and Advanced Large-Scale Video Generative
-Models, 2025, and diffusers' WanImageToVideoPipeline. A transformer with twice the latent channels as input
-(the tiny one) also gets the first frame beside every frame, as Wan2.1 I2V does with its condition: what
-stands still then need not be fetched by attention.
+In Wan2.2 TI2V the first frame is a clean latent frame whose tokens carry timestep 0 (`expand_timesteps`); all
+other tokens carry the noise level. Wan2.1 T2V generates every frame at one level, from text alone. A
+transformer with twice the latent channels as input (the tiny one) also gets the first frame beside every
+frame, as Wan2.1 I2V does with its condition: what stands still then need not be fetched by attention.
+
+Source: Wan Team, Wan: Open and Advanced Large-Scale Video Generative Models, 2025, and diffusers' WanPipeline
+and WanImageToVideoPipeline.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from typing import Any, cast
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
+from phys4d.models.autoencoders import VideoAutoencoder
 from phys4d.models.backbone import Backbone, tapped
 from phys4d.models.noising import Flow
 from phys4d.models.patch_autoencoder import PatchAutoencoder
@@ -27,15 +30,42 @@ TEXT_LENGTH = 512
 """Tokens that published Wan models read."""
 
 
-class WanModel(Backbone):
-    """A Wan transformer that takes the first frame as a clean latent frame, with its other parts."""
+class WanModel(Backbone[WanTransformer3DModel]):
+    """A Wan transformer with its other parts."""
 
     name = "wan"
     transformer_class = WanTransformer3DModel
     text_encoder_class = UMT5EncoderModel
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-    noising: Flow = Flow()
-    transformer: WanTransformer3DModel
+    noising = Flow()
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        vae: VideoAutoencoder,
+        text_encoder: UMT5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        first_frame_given: bool = True,
+        shift: float = 3.0,
+    ) -> None:
+        """
+        Args:
+            first_frame_given: the first frame is a clean latent frame (Wan2.2 TI2V), else text is all
+                (Wan2.1 T2V).
+            shift: of the noise levels towards 1 in sampling.
+        """
+        super().__init__(transformer, vae, text_encoder, tokenizer)
+        self.first_frame_given = first_frame_given
+        self.shift = shift
+        channels = self.latent_format.channels
+        allowed = (channels, 2 * channels) if first_frame_given else (channels,)
+        if transformer.config.in_channels not in allowed:
+            raise ValueError(
+                f"a Wan transformer for latents of {channels} channels takes "
+                f"{' or '.join(map(str, allowed))}, got {transformer.config.in_channels}: Wan2.1 I2V is not "
+                "supported; use Wan2.2-TI2V-5B or Wan2.1-T2V"
+            )
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -49,16 +79,8 @@ class WanModel(Backbone):
     def text_length(self) -> int:
         return min(self.tokenizer.model_max_length, TEXT_LENGTH) if self.tokenizer else TEXT_LENGTH
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings, zero at padding."""
-        ids, mask = self.tokenize(texts)
-        hidden = self.text_encoder(ids, mask).last_hidden_state
-        return hidden * mask.unsqueeze(-1)
-
-    def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
-        mask = torch.ones(1, 1, latents_BCThw.shape[2], 1, 1, dtype=latents_BCThw.dtype)
-        mask[:, :, 0] = 0.0
-        return mask.to(latents_BCThw.device)
+    def published_shift(self, num_frames: int, height: int, width: int) -> float:
+        return self.shift
 
     def predict(
         self,
@@ -69,23 +91,39 @@ class WanModel(Backbone):
         features: bool = False,
     ) -> Prediction:
         batch, _, frames, h, w = latents_BCThw.shape
-        mask = self.generated_mask(latents_BCThw)
-        first = conditioning.first_frame_BChw.unsqueeze(2).to(latents_BCThw.dtype)
-        inputs = (mask * latents_BCThw + (1 - mask) * first).to(self.transformer.dtype)
-        if self.transformer.config.in_channels == 2 * inputs.shape[1]:
-            inputs = torch.cat([inputs, first.to(inputs.dtype).expand_as(inputs)], dim=1)
         rows, columns = h // self.patch_size, w // self.patch_size
+        inputs = self.with_first_frame(latents_BCThw, conditioning).to(self.transformer.dtype)
+        if self.transformer.config.in_channels == 2 * inputs.shape[1]:
+            first_BC1hw = conditioning.first_frame_BChw.unsqueeze(2).to(inputs)
+            inputs = torch.cat([inputs, first_BC1hw.expand_as(inputs)], dim=1)
         level = torch.as_tensor(sigma, dtype=torch.float32, device=inputs.device).expand(batch)
-        timestep_BT = self.noising.timestep(level).unsqueeze(1) * mask.view(1, frames).float()
-        timestep_BS = timestep_BT.repeat_interleave(rows * columns, dim=1)
+        timestep = self.noising.timestep(level)
+        if self.first_frame_given:
+            mask_1T = self.generated_mask(latents_BCThw).view(1, frames).float()
+            timestep = (timestep.unsqueeze(1) * mask_1T).repeat_interleave(rows * columns, dim=1)
         text = conditioning.text_BLD.to(inputs.dtype)
         with tapped(self.blocks, self.taps if features else ()) as taps:
-            velocity = self.transformer(inputs, timestep_BS, text, return_dict=False)[0]
+            velocity = self.transformer(inputs, timestep, text, return_dict=False)[0]
         grids = tuple(tap.unflatten(1, (frames, rows, columns)) for tap in taps)
         return Prediction(velocity.float(), grids)
 
     def scheduler(self) -> Any:
-        return FlowMatchEulerDiscreteScheduler(shift=3.0)
+        return FlowMatchEulerDiscreteScheduler(shift=self.shift)
+
+    def pipeline_settings(self) -> dict[str, Any]:
+        return {"expand_timesteps": self.first_frame_given}
+
+    @classmethod
+    def options_of(cls, scheduler: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
+        if pipeline.get("transformer_2", [None, None])[0] is not None:
+            raise ValueError(
+                "Wan2.2 A14B has two transformers, of which one alone is not the model; use Wan2.2-TI2V-5B"
+            )
+        return {
+            "first_frame_given": bool(pipeline.get("expand_timesteps", "model" in pipeline)),
+            # UniPC calls it flow_shift.
+            "shift": float(scheduler.get("flow_shift", scheduler.get("shift", 3.0))),
+        }
 
 
 def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) -> WanModel:

@@ -372,8 +372,8 @@ class RewardClient:
         with self._count_lock:
             self._counts.update(calls=1, sent=len(messages), bytes=sum(sizes))
         start, has_failed = time.monotonic(), None
+        call = score_stream if endpoint.streams and self._streams(max(sizes)) else score_batch
         try:
-            call = score_stream if endpoint.streams and self._streams(max(sizes)) else score_batch
             call(endpoint, messages, plan, note)
             has_failed = None if plan.cancellation.is_set else False
         except grpc.RpcError as error:

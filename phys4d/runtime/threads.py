@@ -2,9 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -54,9 +53,3 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     import torch
 
     return ThreadPoolExecutor(num_threads, "beside", initializer=torch.set_num_threads, initargs=(1,))
-
-
-@contextmanager
-def workers(count: int, device: str) -> Iterator[Callable[[Callable[..., Any], Sequence[Any]], list[Any]]]:
-    """`beside` for one device."""
-    yield lambda function, items: beside(function, items, device)

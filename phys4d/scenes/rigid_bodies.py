@@ -7,6 +7,7 @@ fixture is the fixture's.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import mujoco
@@ -62,6 +63,7 @@ def build(spec: SceneSpec) -> BuiltScene:
     return finish(spec, mjspec, velocities=True)
 
 
+@lru_cache(maxsize=256)
 def damping_of_restitution(restitution: float, stiffness: float = CONTACT_STIFFNESS) -> float:
     """Damping in 1/s of a contact spring that only pushes and returns `restitution` of the speed.
 

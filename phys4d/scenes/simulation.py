@@ -45,7 +45,7 @@ def simulate(scene: BuiltScene, control: Control | None = None) -> Trajectory:
                 control(model, data)
             mujoco.mj_step(model, data)
             done, is_set = done + 1, False
-        if any(warning.number for warning in data.warning) or not np.isfinite(data.qpos).all():
+        if data.warning.number.any() or not np.isfinite(data.qpos).all():
             raise UnstableSimulation(
                 f"simulation of {scene.spec.family} seed {scene.spec.seed} diverged by frame {frame}"
             )

@@ -18,7 +18,7 @@ from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.runtime.progress import progress
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.signals import stop_requested, stopped_by
-from phys4d.runtime.threads import workers
+from phys4d.runtime.threads import beside
 from phys4d.training.ema import Ema
 from phys4d.training.ranks import Ranks
 from phys4d.training.stage_run import StageRun
@@ -184,16 +184,11 @@ def fit(
     )
     bar = progress(remaining, total=config.num_steps - state.step, desc=desc, unit="step")
     # A block that is gathered for one call cannot serve another beside it.
-    num_workers = 1 if ranks.shards else config.micro_batches // ranks.count
+    kind = "shards" if ranks.shards else device
     # On a CPU the backward pass of fused attention in bfloat16 takes half of a step; plain products do not.
     # The choice is the process's: made by each thread, one would undo another's and bits would differ.
     attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 and device == "cpu" else nullcontext()
-    with (
-        stop_requested() as stop,
-        attention,
-        workers(num_workers, device) as in_order,
-        warnings.catch_warnings(),
-    ):
+    with stop_requested() as stop, attention, warnings.catch_warnings():
         # Norms keep float32 weights under autocast.
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
         for indices in bar if ranks.is_main else remaining:
@@ -201,7 +196,7 @@ def fit(
             pieces = [
                 (step, number, piece) for number, piece in enumerate(indices.chunk(config.micro_batches))
             ]
-            results = in_order(differentiate, ranks.deal(pieces))
+            results = beside(differentiate, ranks.deal(pieces), kind)
             for position, parameter in enumerate(trained):
                 found = [gradients[position] for _, gradients in results]
                 parameter.grad = _sum([gradient for gradient in found if gradient is not None])
@@ -209,7 +204,7 @@ def fit(
             stopped = _add_up(ranks, trained, scalars, stop())
             grad_norm = torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             if torch.isfinite(grad_norm):
-                in_order(lambda optimiser: optimiser.step(), optimisers)
+                beside(lambda optimiser: optimiser.step(), optimisers, kind)
                 for schedule in schedules:
                     schedule.step()
                 state.ema.update()

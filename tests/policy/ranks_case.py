@@ -39,7 +39,7 @@ def updated(ranks: Ranks, name: str) -> dict[str, torch.Tensor | float]:
         model,
         Conditioning(text, first).repeat(4).select(mine),
         rule,
-        num_frames=3,
+        num_latent_frames=3,
         window=(1, 2),
         seeds=list(range(8))[mine],
     )

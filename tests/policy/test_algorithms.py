@@ -161,7 +161,7 @@ def conditioning(model: WanModel) -> Conditioning:
 
 def roll(model: WanModel, rule: SamplingRule = RULE, **changes) -> Rollouts:
     settings = {"window": (1, 2), "seeds": range(8), "keep_means": True} | changes
-    return sample(model, conditioning(model), rule, num_frames=3, **settings)
+    return sample(model, conditioning(model), rule, num_latent_frames=3, **settings)
 
 
 def advantages(size: int = 8) -> Advantages:
@@ -316,7 +316,9 @@ def test_siblings_of_the_fast_mode_share_the_steps_before_the_window(model: WanM
     assert torch.equal(start[0], start[3]) and not torch.equal(start[0], start[4])
     latents = fast.latents_BCThw
     assert (latents[0] - latents[1]).abs().max() > 0.1
-    alone = sample(model, conditioning(model).select(slice(0, 1)), RULE, num_frames=3, window=(2,), seeds=[7])
+    alone = sample(
+        model, conditioning(model).select(slice(0, 1)), RULE, num_latent_frames=3, window=(2,), seeds=[7]
+    )
     torch.testing.assert_close(start[:1], alone.steps[0].x_BCThw, rtol=1e-4, atol=1e-5)
     gradients(model, [(fast, advantages())])
 

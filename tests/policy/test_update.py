@@ -35,7 +35,7 @@ def conditioning(model: WanModel, group_size: int = 4) -> Conditioning:
 
 
 def roll(model: WanModel, seeds: range = range(8)) -> Rollouts:
-    return sample(model, conditioning(model), RULE, num_frames=3, window=(1, 2), seeds=seeds)
+    return sample(model, conditioning(model), RULE, num_latent_frames=3, window=(1, 2), seeds=seeds)
 
 
 def advantages(size: int = 8) -> Advantages:
@@ -71,7 +71,12 @@ def test_a_video_does_not_depend_on_its_batch(policy: tuple) -> None:
     model, _ = policy
     full = roll(model)
     part = sample(
-        model, conditioning(model).select(slice(0, 2)), RULE, num_frames=3, window=(1, 2), seeds=range(2)
+        model,
+        conditioning(model).select(slice(0, 2)),
+        RULE,
+        num_latent_frames=3,
+        window=(1, 2),
+        seeds=range(2),
     )
     torch.testing.assert_close(part.latents_BCThw, full.latents_BCThw[:2], rtol=1e-4, atol=1e-5)
 
@@ -177,4 +182,4 @@ def test_the_first_frame_is_the_condition_throughout(policy: tuple) -> None:
 def test_a_window_that_holds_the_last_step_is_refused(policy: tuple) -> None:
     model, _ = policy
     with pytest.raises(ValueError, match=r"window positions must be in \[0, 5\)"):
-        sample(model, conditioning(model), RULE, num_frames=3, window=(5,), seeds=range(8))
+        sample(model, conditioning(model), RULE, num_latent_frames=3, window=(5,), seeds=range(8))

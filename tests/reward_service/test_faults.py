@@ -149,6 +149,20 @@ def test_more_work_than_fits_is_refused_and_fits_when_sent_again(service, small_
         client.close()
 
 
+def test_a_dead_server_among_several_costs_nothing_but_repeats(service, small_rollouts) -> None:
+    """After three calls its circuit is open, and the one that lives gets the rest."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        dead = f"127.0.0.1:{listener.getsockname()[1]}"
+    options = {"reward": "constant", "max_request_bytes": 1500, "timeout_s": 60, "max_attempts": 8}
+    with RewardClient([dead, service[0]], **options) as client:
+        assert client.wait_ready(30).rewards
+        outcomes = client.score(small_rollouts(24, text="two servers"))
+        metrics = client.metrics()
+    assert all(o.score is not None for o in outcomes) and metrics.num_failed == {}
+    assert 1 <= client.num_retried <= 8 and metrics.num_calls < 40
+
+
 def test_a_service_that_is_restarted_under_way_loses_nothing(
     tmp_path: Path, run_service, small_rollouts
 ) -> None:

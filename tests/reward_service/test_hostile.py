@@ -19,9 +19,6 @@ VALID = [wire.rollout_to_proto(rollout) for rollout in made_up_rollouts(2)]
 REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
-    # Bytes that are no message of the kind end the call before the handler sees them.
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
 }
 
 
@@ -37,7 +34,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[g
         stub = reward_pb2_grpc.RewardServiceStub(opened)
         response = stub.ScoreBatch(pb.ScoreBatchRequest(rollouts=VALID), timeout=30)
         assert all(o.HasField("score") for o in response.outcomes)
-    assert "Traceback" not in (folder / "log.txt").read_text().replace("Exception deserializing", "")
+    assert "Traceback" not in (folder / "log.txt").read_text()
 
 
 def sizes() -> st.SearchStrategy[int]:

@@ -46,6 +46,18 @@ def test_a_point_that_flies_is_followed_to_within_2_cm(make_truth: MakeTruth) ->
     assert components["track_l2_m"] < 0.02 and components["final_centroid_l2_m"] < 0.02
 
 
+def test_siblings_share_one_compiled_model(make_truth: MakeTruth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three videos of a scene that was never scored before compile one model; a changed scene is another."""
+    built, build = [], scenes.build
+    monkeypatch.setattr("reward_service.truth.scenes.build", lambda spec: built.append(spec) or build(spec))
+    truth = make_truth("drop", 77)
+    for name in ("a", "b", "c"):
+        score(replace(truth, sample_id=name), SETTINGS)
+    assert len(built) == 1
+    score(replace(truth, scene=replace(truth.scene, seed=78)), SETTINGS)
+    assert len(built) == 2
+
+
 def attacks(truth: Rollout) -> dict[str, Rollout]:
     """Dishonest or bad variants of a perfect rollout."""
     depth, motion = np.asarray(truth.depth, np.float32), np.asarray(truth.motion, np.float32)

@@ -9,6 +9,7 @@ Source: Zheng et al., Open-Sora: Democratizing Efficient Video Production for Al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,8 +19,10 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from phys4d.models.autoencoders import VideoAutoencoder
 from phys4d.models.backbone import Backbone
+from phys4d.models.loading import has_plain_weights
 from phys4d.models.noising import Flow
-from phys4d.models.open_sora.rflow import RFlowSettings
+from phys4d.models.open_sora.published import load_transformer, load_vae
+from phys4d.models.open_sora.rflow import RFlowSettings, resolution_shift
 from phys4d.models.open_sora.stdit3 import STDiT3
 from phys4d.models.open_sora.vae import OpenSoraVae
 from phys4d.models.patch_autoencoder import PatchAutoencoder
@@ -27,15 +30,15 @@ from phys4d.models.protocol import Conditioning, Prediction
 from phys4d.models.wordlevel import build_tokenizer
 
 
-class OpenSoraModel(Backbone):
+class OpenSoraModel(Backbone[STDiT3]):
     """STDiT3 with a T5 encoder and an autoencoder: Open-Sora's own or the tiny models' frame-wise one."""
 
     name = "open-sora"
     transformer_class = STDiT3
     text_encoder_class = T5EncoderModel
     lora_targets = ("qkv", "attn.proj", "q_linear", "kv_linear", "cross_attn.proj", "mlp.fc1", "mlp.fc2")
-    noising: Flow = Flow()
-    transformer: STDiT3
+    noising = Flow()
+    first_frame_given = True
 
     def __init__(
         self,
@@ -76,12 +79,6 @@ class OpenSoraModel(Backbone):
 
     # Text
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings, zero at padding."""
-        ids, mask = self.tokenize(texts)
-        hidden = self.text_encoder(ids, mask).last_hidden_state
-        return hidden * mask.unsqueeze(-1)
-
     def without_text(self, conditioning: Conditioning) -> Conditioning:
         """The same with the embedding of no text in as many tokens, for classifier-free guidance."""
         nothing = self.transformer.y_embedder.y_embedding.to(conditioning.text_BLD)
@@ -96,10 +93,9 @@ class OpenSoraModel(Backbone):
         channels, _, h, w = super().latent_shape(1, height, width)
         return channels, self.vae.num_latent_frames(num_frames), h, w
 
-    def generated_mask(self, latents_BCThw: Tensor) -> Tensor:
-        mask = torch.ones(1, 1, latents_BCThw.shape[2], 1, 1, dtype=latents_BCThw.dtype)
-        mask[:, :, 0] = 0.0
-        return mask.to(latents_BCThw.device)
+    def published_shift(self, num_frames: int, height: int, width: int) -> float:
+        """Of the formula, which has no value for videos as short as the tiny models'; those have 3."""
+        return resolution_shift(height, width, num_frames) if isinstance(self.vae, OpenSoraVae) else 3.0
 
     # The denoiser
 
@@ -111,33 +107,18 @@ class OpenSoraModel(Backbone):
         *,
         features: bool = False,
     ) -> Prediction:
-        mask = self.generated_mask(latents_BCThw)
-        first = conditioning.first_frame_BChw.unsqueeze(2).to(latents_BCThw.dtype)
-        inputs = mask * latents_BCThw + (1 - mask) * first
-        generated = mask.view(1, -1).expand(len(inputs), -1) > 0
-        return self.predict_frames(inputs, sigma, conditioning.text_BLD, generated, features=features)
-
-    def predict_frames(
-        self,
-        latents_BCThw: Tensor,
-        sigma: float | Tensor,
-        text_BLD: Tensor,
-        generated_BT: Bool[Tensor, "batch frames"],
-        *,
-        features: bool = False,
-    ) -> Prediction:
-        """As `predict`, for any choice of frames that are clean and those at level `sigma`."""
         batch, channels, _, h, w = latents_BCThw.shape
-        level = torch.as_tensor(sigma, dtype=torch.float32, device=latents_BCThw.device).expand(batch)
+        inputs = self.with_first_frame(latents_BCThw, conditioning)
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=inputs.device).expand(batch)
         output = self.transformer(
-            latents_BCThw,
-            1000.0 * level,
-            text_BLD,
+            inputs,
+            self.noising.timestep(level),
+            conditioning.text_BLD,
             height=float(h * self.latent_format.spatial_stride),
             width=float(w * self.latent_format.spatial_stride),
             fps=self.fps,
-            text_mask_BL=text_mask(text_BLD),
-            generated_BT=generated_BT,
+            text_mask_BL=text_mask(conditioning.text_BLD),
+            generated_BT=self.generated_mask(inputs).view(1, -1).expand(batch, -1) > 0,
             taps=self.taps if features else (),
         )
         return Prediction(-output.sample[:, :channels], output.features)
@@ -148,7 +129,19 @@ class OpenSoraModel(Backbone):
         return RFlowSettings(fps=self.fps)
 
     @classmethod
-    def options_of(cls, scheduler: dict[str, Any]) -> dict[str, Any]:
+    def load_transformer(cls, folder: Path, dtype: torch.dtype) -> STDiT3:
+        if has_plain_weights(folder, "transformer"):
+            return load_transformer(folder / "transformer", dtype)
+        return super().load_transformer(folder, dtype)
+
+    @classmethod
+    def load_vae(cls, folder: Path, dtype: torch.dtype) -> Any:
+        if has_plain_weights(folder, "vae"):
+            return load_vae(folder / "vae", dtype)
+        return super().load_vae(folder, dtype)
+
+    @classmethod
+    def options_of(cls, scheduler: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
         return {"fps": float(scheduler["fps"])}
 
 

@@ -104,15 +104,6 @@ class OpenSoraVae(ModelMixin, ConfigMixin):
         full, rest = divmod(num_latent_frames, -(-self.config.piece_frames // 4))
         return full * self.config.piece_frames + max(0, 4 * rest - 3)
 
-    def frames_of_latent(self, num_frames: int) -> list[range]:
-        """The frames that each latent frame stands for: one at the start of a piece, then four each."""
-        spans, start = [], 0
-        for length in self._pieces(num_frames):
-            ends = range(1, length + 1, 4)
-            spans += [range(start + max(0, end - 4), start + end) for end in ends]
-            start += length
-        return spans
-
     def _pieces(self, num_frames: int) -> Iterator[int]:
         for start in range(0, num_frames, self.config.piece_frames):
             yield min(self.config.piece_frames, num_frames - start)

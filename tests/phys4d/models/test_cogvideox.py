@@ -14,7 +14,6 @@ from diffusers import (
 from PIL import Image
 
 from phys4d.models.cogvideox import CogVideoXModel, tiny_cogvideox
-from phys4d.models.diffusion_loss import diffusion_loss
 from phys4d.models.lora import add_lora
 from phys4d.models.noising import VPrediction
 from phys4d.models.protocol import Conditioning
@@ -62,32 +61,6 @@ def conditioning(model: CogVideoXModel, batch: int = 2) -> Conditioning:
     return Conditioning(text, torch.randn(batch, 16, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 
-@torch.no_grad()
-def test_text_first_frame_noise_level_and_every_latent_frame_change_the_prediction(
-    model: CogVideoXModel,
-) -> None:
-    cond = conditioning(model)
-    x = torch.randn(2, 16, 5, 8, 8)
-    other = x.clone()
-    other[:, :, 0] += 1.0
-    base = model.predict(x, 0.5, cond).velocity_BCThw
-    assert base.shape == x.shape
-    for changed in (
-        model.predict(x, 0.5, Conditioning(cond.text_BLD.flip(0), cond.first_frame_BChw)),
-        model.predict(x, 0.5, Conditioning(cond.text_BLD, cond.first_frame_BChw.flip(0))),
-        model.predict(x, 0.6, cond),
-        model.predict(other, 0.5, cond),
-    ):
-        assert (changed.velocity_BCThw - base).abs().max() > 1e-4
-    assert model.generated_mask(x).all()
-
-
-@torch.no_grad()
-def test_features_are_the_tapped_blocks_on_the_token_grid(model: CogVideoXModel) -> None:
-    prediction = model.predict(torch.randn(2, 16, 5, 8, 8), 0.5, conditioning(model), features=True)
-    assert [f.shape for f in prediction.features] == [(2, 5, 4, 4, 32)] * 3
-
-
 def test_a_loss_on_features_reaches_the_adapter_also_through_gradient_checkpointing() -> None:
     """With the same gradient, and each tap once although the block runs again in the backward pass."""
     gradients = []
@@ -109,31 +82,11 @@ def test_a_loss_on_features_reaches_the_adapter_also_through_gradient_checkpoint
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_an_untrained_model_has_the_loss_of_predicting_nothing() -> None:
-    """Its output is zero, so the loss is the mean square of the velocity, about 1 at unit variance."""
+def test_the_shift_of_the_schedule_is_saved_with_the_model(tmp_path: Path) -> None:
     model = tiny_cogvideox(CAPTIONS, width=32, num_layers=1)
-    x, noise = torch.randn(2, 8, 16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    cond = Conditioning(torch.zeros(8, model.text_length, 64), x[:, :, 0])
-    loss = diffusion_loss(model, x, cond, torch.linspace(0.1, 1.0, 8), noise)
-    assert loss.item() == pytest.approx(1.0, abs=0.03)
-
-
-@torch.no_grad()
-def test_a_saved_model_is_found_by_its_index_and_predicts_the_same(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = randomise(tiny_cogvideox(CAPTIONS, width=32, num_layers=2))
     model.noising = VPrediction(3.0)
-    model.latents_std.uniform_(0.5, 2.0)
     model.save(tmp_path / "model")
-    loaded = load_model(tmp_path / "model")
-    assert isinstance(loaded, CogVideoXModel)
-    assert loaded.noising == VPrediction(3.0)
-    cond, x = conditioning(model), torch.randn(2, 16, 5, 8, 8)
-    assert torch.equal(
-        loaded.predict(x, 0.3, cond).velocity_BCThw, model.predict(x, 0.3, cond).velocity_BCThw
-    )
-    assert torch.equal(loaded.encode_text(CAPTIONS), model.encode_text(CAPTIONS))
-    assert torch.equal(loaded.latents_std, model.latents_std)
+    assert load_model(tmp_path / "model").noising == VPrediction(3.0)
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -170,7 +123,7 @@ def test_our_sampler_makes_what_the_stock_image_to_video_pipeline_makes(inverted
     ).frames
     cond = Conditioning(model.encode_text(CAPTIONS[:1]), model.encode_video(first_video)[:, :, 0])
     rule = sampling_rule(model, 4, shift=1.0)
-    ours = sample(model, cond, rule, num_frames=frames, seeds=[7]).latents_BCThw
+    ours = sample(model, cond, rule, num_latent_frames=frames, seeds=[7]).latents_BCThw
     video = model.decode_video(ours).transpose(1, 2) / 2 + 0.5
     torch.testing.assert_close(video, stock, atol=1e-4, rtol=1e-3)
 
@@ -191,13 +144,14 @@ def test_a_text_to_video_model_ignores_the_first_frame_and_matches_its_stock_pip
         width=16,
         num_frames=5,
         num_inference_steps=4,
-        guidance_scale=1.0,
+        guidance_scale=6.0,
         latents=noise.transpose(0, 1).unsqueeze(0),
         output_type="latent",
         max_sequence_length=model.text_length,
     ).frames
     cond = Conditioning(model.encode_text(CAPTIONS[:1]), torch.randn(1, 16, 8, 8))
-    ours = sample(model, cond, sampling_rule(model, 4, shift=1.0), num_frames=3, seeds=[7]).latents_BCThw
+    rule = sampling_rule(model, 4, shift=1.0)
+    ours = sample(model, cond, rule, num_latent_frames=3, seeds=[7], guidance_scale=6.0).latents_BCThw
     torch.testing.assert_close(ours.transpose(1, 2), stock, atol=1e-4, rtol=1e-3)
 
 
@@ -211,7 +165,7 @@ def test_a_sampler_or_shift_of_flows_is_refused_at_the_door(model: CogVideoXMode
 @torch.no_grad()
 def test_a_recorded_stochastic_step_is_scored_the_same_again(model: CogVideoXModel) -> None:
     rule = sampling_rule(model, 4, shift=1.0, sampler="ddim_v", noise_level=0.7)
-    rollouts = sample(model, conditioning(model), rule, num_frames=3, window=(0, 1), seeds=[1, 2])
+    rollouts = sample(model, conditioning(model), rule, num_latent_frames=3, window=(0, 1), seeds=[1, 2])
     for step in rollouts.steps:
         again = rule.take(
             model, step.x_BCThw, step.i, rollouts.conditioning, mode="sde", x_next=step.x_next_BCThw

@@ -1,11 +1,13 @@
 """Presets: full-size models on the meta device against what is published, and what is refused."""
 
+import functools
+import tomllib
+from pathlib import Path
+
 import pytest
-import torch
 
 from phys4d.models.registry import (
     FULL,
-    TINY,
     backbone_class,
     check_preset,
     load_model,
@@ -13,8 +15,11 @@ from phys4d.models.registry import (
     tiny_model,
 )
 
+SAMPLING = Path(__file__).parents[3] / "policy" / "presets" / "sample"
+meta = functools.cache(meta_model)
 COUNTS = {
     "wan2.2-5b": (4_999_787_712, 704_688_668),
+    "wan2.1-1.3b": (1_418_996_800, 126_892_531),
     "cogvideox-5b": (5_570_283_072, 215_583_907),
     "cogvideox-5b-i2v": (5_570_479_680, 215_583_907),
     # Not a published figure: what the conversion script's arguments give.
@@ -29,6 +34,11 @@ SHAPES = {
         "blocks.29.attn2.to_out.0.weight": (3072, 3072),
         "blocks.29.ffn.net.0.proj.weight": (14336, 3072),
         "proj_out.weight": (192, 3072),
+    },
+    "wan2.1-1.3b": {
+        "patch_embedding.weight": (1536, 16, 1, 2, 2),
+        "blocks.29.ffn.net.0.proj.weight": (8960, 1536),
+        "proj_out.weight": (64, 1536),
     },
     "cogvideox-5b": {
         "patch_embed.proj.weight": (3072, 16, 2, 2),
@@ -56,6 +66,7 @@ SHAPES = {
 }
 LATENTS = {
     "wan2.2-5b": ((121, 704, 1280), (48, 31, 44, 80)),
+    "wan2.1-1.3b": ((81, 480, 832), (16, 21, 60, 104)),
     "cogvideox-5b": ((49, 480, 720), (16, 13, 60, 90)),
     "cogvideox-5b-i2v": ((49, 480, 720), (16, 13, 60, 90)),
     "cogvideox-2b": ((49, 480, 720), (16, 13, 60, 90)),
@@ -66,7 +77,7 @@ LATENTS = {
 
 @pytest.mark.parametrize("preset", FULL)
 def test_a_full_size_model_has_the_published_names_shapes_and_counts(preset: str) -> None:
-    model = meta_model(preset)
+    model = meta(preset)
     counts = tuple(sum(p.numel() for p in part.parameters()) for part in (model.transformer, model.vae))
     assert counts == COUNTS[preset]
     weights = model.transformer.state_dict()
@@ -75,37 +86,30 @@ def test_a_full_size_model_has_the_published_names_shapes_and_counts(preset: str
     assert ("patch_embed.pos_embedding" in weights) == (preset == "cogvideox-5b-i2v")
     size, latents = LATENTS[preset]
     assert model.latent_shape(*size) == latents
+    # From frame 0 to the last, without a gap.
+    spans = model.frames_of_latents(latents[1])
+    assert [frame for span in spans for frame in span] == list(range(size[0]))
     assert len(model.latent_format.mean) == len(model.latent_format.std) == latents[0]
+    sampling = tomllib.loads((SAMPLING / f"{preset}.toml").read_text(encoding="utf-8"))
+    assert sampling["shift"] == round(model.published_shift(*size), 2)
 
 
 def test_strides_of_the_real_autoencoders_name_the_nearest_valid_size() -> None:
-    wan, cogvideox = meta_model("wan2.2-5b"), meta_model("cogvideox-5b")
+    wan, cogvideox = meta("wan2.2-5b"), meta("cogvideox-5b")
     with pytest.raises(ValueError, match="width must be a multiple of 32, got 1270; use 1280"):
         wan.latent_shape(121, 704, 1270)
     with pytest.raises(ValueError, match="num_frames must be 1 more than a multiple of 4, got 48; use 49"):
         cogvideox.latent_shape(48, 480, 720)
     with pytest.raises(ValueError, match="use 49 frames of 480x720 .* got 49 of 480x704"):
-        meta_model("cogvideox-5b-i2v").latent_shape(49, 480, 704)
+        meta("cogvideox-5b-i2v").latent_shape(49, 480, 704)
 
 
 def test_image_conditioning_of_the_published_models_has_its_scale() -> None:
     """The 5B-I2V pipeline divides the image latent by .7 where it multiplies the video's."""
-    model = meta_model("cogvideox-5b-i2v")
+    model = meta("cogvideox-5b-i2v")
     assert model.first_frame_scale == pytest.approx(1 / 0.7**2)
-    assert model.takes_first_frame and not meta_model("cogvideox-5b").takes_first_frame
-    assert meta_model("cogvideox-2b").noising.snr_shift_scale == 3.0
-
-
-@pytest.mark.parametrize("preset", TINY)
-def test_every_tiny_preset_predicts_for_its_own_latents(preset: str) -> None:
-    from phys4d.models.protocol import Conditioning
-
-    model = tiny_model(preset, ["a ball"], width=32, num_layers=2).eval()
-    shape = model.latent_shape(9, 64, 64)
-    with torch.no_grad():
-        x = torch.randn(1, *shape)
-        prediction = model.predict(x, 0.5, Conditioning(model.encode_text(["a ball"]), x[:, :, 0]))
-    assert prediction.velocity_BCThw.shape == x.shape
+    assert model.takes_first_frame and not meta("cogvideox-5b").takes_first_frame
+    assert meta("cogvideox-2b").noising.snr_shift_scale == 3.0
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

@@ -201,7 +201,13 @@ def test_a_drop_weighs_what_its_sphere_does() -> None:
         ("thermodynamics", "plume", {"gravity_m_s2": 1e9}, r"gravity_m_s2 must be in \[0.01, 100\]"),
         ("thermodynamics", "piston", {"objects": []}, "parameters.objects must be a list of 1 to 8"),
         ("fluids", "dam_break", {"tank.size_m": [50.0, 50.0, 50.0]}, r"nodes, at most 500000 are simulated"),
-        ("fluids", "dam_break", {"num_frames": 9000}, r"particles over \d+ steps are .* take fewer frames"),
+        ("fluids", "dam_break", {"num_frames": 9000}, "a scene must take at most 100000 steps, got 9000"),
+        (
+            "fluids",
+            "dam_break",
+            {"num_frames": 960, "tank.cell_m": 0.025},
+            r"particles over \d+ steps are .* take fewer frames",
+        ),
     ],
 )
 def test_what_would_hold_a_scorer_for_minutes_is_refused(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from phys4d.models.autoencoders import latent_format
 from phys4d.models.open_sora.conformance import layout_difference
 from phys4d.models.open_sora.temporal_vae import TemporalVae
 from phys4d.models.open_sora.vae import OpenSoraVae
@@ -51,7 +52,7 @@ def test_a_video_comes_back_with_its_shape(vae: OpenSoraVae, num_frames: int, nu
 
 
 def test_each_latent_frame_stands_for_four_frames_but_the_first_of_a_piece(vae: OpenSoraVae) -> None:
-    spans = vae.frames_of_latent(22)
+    spans = latent_format(vae).frames_of_latents(vae.num_latent_frames(22))
     assert spans[:5] == [range(0, 1), range(1, 5), range(5, 9), range(9, 13), range(13, 17)]
     assert spans[5:] == [range(17, 18), range(18, 22)]
 

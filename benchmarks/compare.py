@@ -1,0 +1,97 @@
+"""Compare two files of `make bench`: `python -m benchmarks.compare OLD NEW` (or make bench-compare OLD NEW).
+
+Ratios to a peer are compared, not times, so the two runs may come from machines of different speed. A figure
+has changed where the ranges of both runs do not touch; rates have no peer and are compared as they are.
+Ends with status 1 if anything became slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from phys4d.runtime.errors import UserError, run_main
+
+FACTS = ("cpu", "num_cpus", "python", "git_commit")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure in both runs."""
+
+    name: str
+    old: float
+    new: float
+    verdict: Literal["faster", "slower", ""]
+    """Empty where it lies within what the repeats of one run differ by."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file that `python -m benchmarks` wrote."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no file {path}; write it with: make bench FLAGS='--json {path}'") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no JSON ({error}); write it anew with make bench") from None
+    if not isinstance(content, dict) or "machine" not in content or "results" not in content:
+        raise UserError(f"{path} lacks machine and results: it is no file of make bench")
+    return content
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """Figures that both have, with what became of them."""
+    found = []
+    for key, value, span in (("results", "ratio", "ratio_range"), ("rates", "per_s", "per_s_range")):
+        before = {row["name"]: row for row in old.get(key, [])}
+        for row in new.get(key, []):
+            if row["name"] not in before:
+                continue
+            earlier = before[row["name"]]
+            verdict = ""
+            if row[span][0] > earlier[span][1]:
+                verdict = "faster"
+            elif row[span][1] < earlier[span][0]:
+                verdict = "slower"
+            found.append(Change(row["name"], earlier[value], row[value], verdict))
+    before = {row["name"]: row for row in old.get("curves", [])}
+    for row in new.get("curves", []):
+        if row["name"] in before:
+            was, now = (next(iter(r["exponents"].values())) for r in (before[row["name"]], row))
+            missed = before[row["name"]]["within"] and not row["within"]
+            found.append(Change(f"exponent of {row['name']}", was, now, "slower" if missed else ""))
+    return found
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Print what changed; 1 if something became slower."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description="compare two runs")
+    parser.add_argument("old", type=Path, help="earlier file of make bench")
+    parser.add_argument("new", type=Path, help="later file of make bench")
+    options = parser.parse_args(args)
+    old, new = read(options.old), read(options.new)
+    for fact in FACTS:
+        before, now = old["machine"].get(fact), new["machine"].get(fact)
+        print(f"{fact:12s} {before}" + ("" if before == now else f" -> {now}"))
+    if any(content.get("quick") for content in (old, new)):
+        print("a run was --quick: a look, not a measurement")
+    rows = changes(old, new)
+    if not rows:
+        raise UserError(f"{options.old} and {options.new} have no figure in common")
+    print(f"\n{'what':60s} {'old':>9s} {'new':>9s} {'new/old':>8s}")
+    for row in rows:
+        share = row.new / row.old if row.old else float("nan")
+        print(f"{row.name:60s} {row.old:9.3g} {row.new:9.3g} {share:8.2f}  {row.verdict}")
+    only_old = {r["name"] for r in old["results"]} - {r["name"] for r in new["results"]}
+    for name in sorted(only_old):
+        print(f"only in {options.old}: {name}")
+    return int(any(row.verdict == "slower" for row in rows))
+
+
+if __name__ == "__main__":
+    run_main(lambda: sys.exit(main()))

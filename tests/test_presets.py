@@ -1,0 +1,82 @@
+"""Every preset of the registry is known to every program, and to make."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from phys4d.models.registry import FULL, TINY, published
+from phys4d.runtime import config as configs
+from policy.config import BestOfNConfig, EvaluateConfig, SampleConfig, TrainConfig
+from pretrain.base_config import BaseConfig
+from pretrain.config import StageOneConfig
+from sft.config import StageTwoConfig
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = {
+    "pretrain/presets/base": BaseConfig,
+    "pretrain/presets/stage1": StageOneConfig,
+    "sft/presets": StageTwoConfig,
+    "policy/presets/train": TrainConfig,
+    "policy/presets/evaluate": EvaluateConfig,
+    "policy/presets/sample": SampleConfig,
+    "policy/presets/best_of_n": BestOfNConfig,
+}
+
+
+@pytest.mark.parametrize("preset", [*TINY, *FULL])
+def test_the_settings_of_a_preset_belong_together(preset: str) -> None:
+    made = {
+        folder: configs.from_toml(config_class, ROOT / folder / f"{preset}.toml")
+        for folder, config_class in PROGRAMS.items()
+    }
+    assert {config.run for config in made.values()} == {Path(f"runs/{preset}")}
+    assert made["pretrain/presets/base"].model == preset
+    training = made["policy/presets/train"]
+    # v-prediction has its own grid and sampler.
+    diffusion = "cogvideox" in preset
+    assert (training.rollout.sampler == "ddim_v") == diffusion
+    shifts = {made[f"policy/presets/{name}"].shift for name in ("evaluate", "sample", "best_of_n")}
+    shifts |= {training.rollout.shift, made["sft/presets"].shift}
+    assert len(shifts) == 1
+    assert (shifts == {1.0}) == diffusion
+    assert (made["policy/presets/sample"].guidance_scale > 1.0) == (preset in FULL)
+    later = [config for folder, config in made.items() if folder != "pretrain/presets/base"]
+    assert {config.memory.dtype for config in later if hasattr(config, "memory")} == {
+        "bfloat16" if preset in FULL else "float32"
+    }
+    folders = {config.data for config in later if hasattr(config, "data")}
+    assert folders == {Path(f"data/{preset}/rigid" if preset in FULL else "data/rigid")}
+
+
+def make(*words: str) -> str:
+    """What make would run in a fresh clone, nothing is run."""
+    done = subprocess.run(
+        ["make", "-n", "-B", "VENV=no-such-environment", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("preset", [*TINY, *FULL])
+def test_make_passes_a_preset_to_every_program(preset: str) -> None:
+    commands = make("rl-train", "sample", f"PRESET={preset}", "RUN=mine")
+    for module in (
+        "pretrain.base",
+        "pretrain.train",
+        "sft.train",
+        "policy.train",
+        "policy.evaluate",
+        "policy.sample",
+    ):
+        assert f"-m {module} --preset {preset} --run runs/mine" in commands
+    renders = [line for line in commands.splitlines() if "phys4d.scenes.render" in line]
+    folder = f"data/{preset}/rigid" if preset in FULL else "data/rigid"
+    assert len(renders) == 4 and all(f"--out {folder}" in line for line in renders)
+    if preset in FULL:
+        video = published(preset)["video"]
+        assert all(f"--height {video['height']} " in line for line in renders) or preset == "wan2.2-5b"
+        base = commands.index("-m pretrain.base")
+        assert base < commands.index("phys4d.scenes.render"), (
+            "missing weights are told before hours of rendering"
+        )
