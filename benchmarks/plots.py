@@ -29,16 +29,16 @@ def draw_curves(curves: Sequence[Mapping[str, Any]]) -> str:
 
 def _panel(item: Mapping[str, Any]) -> str:
     sizes = item["sizes"]
-    everything = [value for values in item["values"].values() for value in values]
-    x = _Axis(sizes, LEFT, PANEL_W - RIGHT)
-    y = _Axis(everything, PANEL_H - BOTTOM, TOP)
+    lines = {name: _fit(sizes, values, item["exponents"][name]) for name, values in item["values"].items()}
+    everything = [value for values in (*item["values"].values(), *lines.values()) for value in values]
+    x = _Axis(sizes, LEFT + 12, PANEL_W - RIGHT - 12)
+    y = _Axis(everything, PANEL_H - BOTTOM - 8, TOP + 8)
     marks = [_text(LEFT - 40, 18, item["name"], size=13), _grid(item, x, y)]
     for row, (name, values) in enumerate(item["values"].items()):
         colour = COLOURS[row % len(COLOURS)]
         exponent = item["exponents"][name]
-        middle = sum(math.log(v) - exponent * math.log(s) for s, v in zip(sizes, values, strict=True))
-        ends = [(s, math.exp(middle / len(sizes) + exponent * math.log(s))) for s in (sizes[0], sizes[-1])]
-        line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in ends)
+        ends = zip((sizes[0], sizes[-1]), lines[name], strict=True)
+        line = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in ends)
         marks.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         marks += [
             f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5" fill="{colour}"/>'
@@ -46,6 +46,13 @@ def _panel(item: Mapping[str, Any]) -> str:
         ]
         marks.append(_text(LEFT - 40, 36 + 14 * row, f"{name}: exponent {exponent:.2f}", colour=colour))
     return "".join(marks)
+
+
+def _fit(sizes: Sequence[int], values: Sequence[float], exponent: float) -> tuple[float, float]:
+    """The power law of this exponent through the values' centre, at the smallest and the largest size."""
+    logs = [math.log(v) - exponent * math.log(s) for s, v in zip(sizes, values, strict=True)]
+    factor = math.exp(sum(logs) / len(logs))
+    return factor * sizes[0] ** exponent, factor * sizes[-1] ** exponent
 
 
 def _grid(item: Mapping[str, Any], x: Any, y: Any) -> str:

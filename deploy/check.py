@@ -24,7 +24,7 @@ LOCAL = (
     "scorers.minReplicas=1",
     "rewards[0].name=smooth",
     "rewards[0].importPath=examples.motion_smoothness:MotionSmoothness",
-    "rewards[0].options.scale_px=0.5",
+    "rewards[0].options.scale_px=2",
 )
 """What the chart is given beside the profile `cpu` for the start on this machine."""
 GPU_METRICS = {"ray_node_gpus_utilization", "ray_node_gram_used"}

@@ -231,7 +231,7 @@ class TrainConfig:
     """Run folder: reads `base/` and `stage2/`, writes `stage3/`."""
     data: Path = Path("data/rigid")
     """Dataset of prompts: first frames, texts, scenes. `train` is sampled from, `val` measures."""
-    num_iterations: int = 30
+    num_iterations: int = 25
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)

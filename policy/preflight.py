@@ -116,11 +116,18 @@ def _gradient(trainer: Trainer, rollouts: Rollouts) -> list[Check]:
             for parameter in trainer.parameters:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(PERTURBATION * noise.to(parameter))
+        step = rollouts.steps[0]
+        level = trainer.rule.schedule.model_level(step.i)
+        # One call in this thread: hooks see no other, and replay may use several.
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            out = replay(trainer.model, trainer.rule, rollouts, rollouts.steps[0])
-        assert out.log_prob is not None
+            kept_alive = trainer.model.predict(
+                step.x_BCThw.to(rollouts.latents_BCThw), level, rollouts.conditioning
+            )
         activations = sum(t.untyped_storage().nbytes() for t in saved.values()) // NUM_VIDEOS
         saved.clear()
+        del kept_alive
+        out = replay(trainer.model, trainer.rule, rollouts, step)
+        assert out.log_prob is not None
         out.log_prob.sum().backward()
         named = [(n, p) for n, p in trainer.model.transformer.named_parameters() if p.requires_grad]
         missed = [n for n, p in named if p.grad is None or not bool(p.grad.abs().sum() > 0)]

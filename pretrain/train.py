@@ -84,7 +84,10 @@ def random_twin(model: Backbone, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random transformer"))
         transformer = type(model.transformer).from_config(model.transformer.config)
-    twin.transformer = transformer.to(model.transformer.device, model.transformer.dtype)
+    dtype = model.transformer.dtype
+    twin.transformer = (transformer if dtype == torch.float32 else transformer.to(dtype)).to(
+        model.transformer.device
+    )
     return twin.eval().requires_grad_(False)
 
 

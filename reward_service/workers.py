@@ -5,6 +5,7 @@ ever unpickled. `python -m reward_service.workers FD` is the child.
 """
 
 import asyncio
+import faulthandler
 import logging
 import os
 import pickle
@@ -24,6 +25,7 @@ from reward_service.packages import install
 from reward_service.rewards import Offer
 
 START_TIMEOUT_S = 240.0
+ORPHAN_GRACE_S = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -220,7 +222,12 @@ def main() -> None:
     while True:
         try:
             name, rollout = _receive(connection)
-            _send(connection, score_one(rewards, name, rollout))
+            # The parent ends a child that takes too long. One whose parent is gone ends itself and says
+            # where it hung, whatever native code holds the interpreter.
+            faulthandler.dump_traceback_later(config.limits.max_scoring_s + ORPHAN_GRACE_S, exit=True)
+            outcome = score_one(rewards, name, rollout)
+            faulthandler.cancel_dump_traceback_later()
+            _send(connection, outcome)
         except (EOFError, OSError):
             return
 

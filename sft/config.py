@@ -37,7 +37,7 @@ class StageTwoConfig:
     motion_channels: Literal[2, 3] = 3
     """An open reading: 2 drops dz from stage 1's heads; then L_warp compares D_{t+1}(p + F) with D_t(p)."""
     optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(num_steps=400, batch_size=16, learning_rate=2e-3)
+        default_factory=lambda: OptimiserConfig(num_steps=300, batch_size=16, learning_rate=2e-3)
     )
     """Training; its learning rate is that of the heads."""
     adapter_learning_rate: float = 1e-3

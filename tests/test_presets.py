@@ -37,9 +37,9 @@ def test_the_settings_of_a_preset_belong_together(preset: str) -> None:
     diffusion = "cogvideox" in preset
     assert (training.rollout.sampler == "ddim_v") == diffusion
     shifts = {made[f"policy/presets/{name}"].shift for name in ("evaluate", "sample", "best_of_n")}
-    shifts |= {training.rollout.shift} | ({made["sft/presets"].shift} if preset in FULL else set())
+    shifts |= {training.rollout.shift}
     assert len(shifts) == 1
-    assert (shifts == {1.0}) == diffusion
+    assert (shifts == {1.0}) == diffusion == (made["sft/presets"].shift == 1.0)
     assert (made["policy/presets/sample"].guidance_scale > 1.0) == (preset in FULL)
     later = [config for folder, config in made.items() if folder != "pretrain/presets/base"]
     assert {config.memory.dtype for config in later if hasattr(config, "memory")} == {

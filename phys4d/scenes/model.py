@@ -237,7 +237,7 @@ def finish(
         velocities: the bodies are free, in order, and start with the entries' velocities.
         masses_kg: of objects without a body, by index, where it is not their entry's `mass_kg`.
     """
-    model, masses = mjspec.compile(), masses_kg or {}
+    model, masses = mjspec.compile(), dict(masses_kg or {})
     objects, fixtures = spec.parameters["objects"], spec.parameters["fixtures"]
     names = [f"object{index}" for index in range(len(objects))]
     bodies = [
@@ -282,7 +282,7 @@ def finish(
                 material=values.get("material", ""),
                 mass_kg=float(model.body_mass[body])
                 if body >= 0
-                else masses.get(index, values.get("mass_kg", 0.0)),
+                else float(masses.get(index, values.get("mass_kg", 0.0))),
                 shape=values.get("shape", shape),
                 size_m=tuple(values.get("size_m", ())),
             )

@@ -8,7 +8,7 @@ import pytest
 
 from phys4d.runtime.errors import UserError
 from phys4d.types import Outcome, Score
-from reward_service.capacity import CapacityConfig, costs_of_metrics, plot, run, told
+from reward_service.capacity import CapacityConfig, costs_of_metrics, enough_in_simulation, plot, run, told
 from reward_service.capacity_model import (
     Costs,
     Pool,
@@ -69,23 +69,30 @@ def test_failing_pods_lose_no_rollout_and_cost_time() -> None:
     assert seen.wait_s > 1.3 * calm.wait_s
 
 
-@pytest.mark.parametrize("num_trainers", [1, 8])
-def test_the_named_pool_keeps_its_promise_in_the_simulation_and_half_of_it_does_not(
-    num_trainers: int,
-) -> None:
+def test_the_formulas_pool_keeps_its_promise_for_one_trainer_and_half_of_it_does_not() -> None:
     costs = Costs(score_s=1.0, score_cv=0.3)
     trainer = Trainer(num_rollouts=256, num_batches=16, sample_s=60.0, update_s=20.0)
     pool = Pool(num_replicas=1, pod_mtbf_s=86400.0)
-    needed = replicas_needed(costs, trainer, pool, 0.05, num_trainers)
+    needed = replicas_needed(costs, trainer, pool, 0.05)
     shares = [
-        simulate(
-            costs, trainer, replace(pool, num_replicas=n), num_trainers=num_trainers, num_iterations=4
-        ).wait_share
+        simulate(costs, trainer, replace(pool, num_replicas=n), num_iterations=4).wait_share
         for n in (needed, needed // 2)
     ]
     assert shares[0] < 0.06 < shares[1]
-    fewer = predicted_wait_s(costs, trainer, replace(pool, num_replicas=needed - 1), num_trainers)
+    fewer = predicted_wait_s(costs, trainer, replace(pool, num_replicas=needed - 1))
     assert wait_share(fewer, trainer) > 0.05
+
+
+def test_where_bursts_meet_the_simulation_asks_for_more_than_the_formula() -> None:
+    costs = Costs(score_s=4.0, score_cv=0.3)
+    trainer = Trainer(num_rollouts=128, num_batches=32, sample_s=60.0, update_s=20.0)
+    config = CapacityConfig(costs=costs, trainer=trainer, num_trainers=4, max_wait_share=0.1)
+    formula = replicas_needed(costs, trainer, config.pool, 0.1, 4)
+    enough = enough_in_simulation(config, costs, formula)
+    assert enough > formula
+    # Other random numbers tell much the same.
+    pool = replace(config.pool, num_replicas=enough)
+    assert simulate(costs, trainer, pool, num_trainers=4, num_iterations=20, seed=1).wait_share < 0.15
 
 
 def test_what_no_pool_can_do_is_said_with_what_would_help() -> None:
@@ -111,6 +118,7 @@ def test_the_program_measures_sizes_simulates_and_plots(tmp_path: Path) -> None:
     config = CapacityConfig(out=tmp_path, measure=3, trainer=TRAINER, num_iterations=3, max_replicas=4)
     result = run(config)
     assert result["costs"]["score_s"] > 0 and result["num_replicas"] >= 1
+    assert result["num_replicas"] >= result["num_replicas_by_formula"]
     assert {row["sweep"] for row in result["pools"]} == {"size", "trainers", "failures"}
     assert "scorer replicas" in told(config, result)
     assert plot(config, result).stat().st_size > 10_000

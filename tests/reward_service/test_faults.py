@@ -186,6 +186,24 @@ def test_a_service_that_is_restarted_under_way_loses_nothing(
         assert client.num_retried > 0
 
 
+def test_a_scorer_whose_service_was_killed_ends_also_in_the_middle_of_a_rollout(
+    tmp_path: Path, run_service, small_rollouts
+) -> None:
+    flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Slow", "--num-replicas", "1")
+    flags += ("--limits.max-scoring-s", "1")
+    with run_service("plain", tmp_path, *flags, exit_code=-signal.SIGKILL) as (endpoint, pid):
+        (scorer,) = children(pid)
+        with RewardClient(endpoint, max_attempts=1, timeout_s=30) as client:
+            future = client.submit(small_rollouts(1, text="1000"))
+            time.sleep(0.5)
+            os.kill(pid, signal.SIGKILL)
+            assert failure(future.result(30)[0]).error_class == "INFRA"
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{scorer}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{scorer}").exists()
+
+
 def test_entries_with_packages_are_told_apart(tmp_path: Path) -> None:
     assert split_requirements("a.b:C(x='@')") == ("a.b:C(x='@')", None)
     assert split_requirements("a.b:C(x=1) @ some/file.txt") == ("a.b:C(x=1)", Path("some/file.txt"))

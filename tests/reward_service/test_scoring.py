@@ -48,9 +48,8 @@ def test_a_point_that_flies_is_followed_to_within_2_cm(make_truth: MakeTruth) ->
 
 def test_siblings_share_one_compiled_model(make_truth: MakeTruth, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three videos of a scene that was never scored before compile one model; a changed scene is another."""
-    built, build = [], scenes.build
+    truth, built, build = make_truth("drop", 77), [], scenes.build
     monkeypatch.setattr("reward_service.truth.scenes.build", lambda spec: built.append(spec) or build(spec))
-    truth = make_truth("drop", 77)
     for name in ("a", "b", "c"):
         score(replace(truth, sample_id=name), SETTINGS)
     assert len(built) == 1

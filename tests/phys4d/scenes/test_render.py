@@ -188,27 +188,6 @@ def test_a_full_disk_ends_in_one_line_and_is_continued(rendered: Path, tmp_path:
     ).read_bytes()
 
 
-@pytest.mark.slow
-def test_a_ray_cluster_renders_what_this_machine_does(rendered: Path, tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        address = ray.get_runtime_context().gcs_address
-        flags = ["--num-samples", "34", "--width", "16", "--height", "16", "--num-frames", "3"]
-        done = subprocess.run(
-            _command(tmp_path, *flags, "--supersampling", "1", "--ray-address", address),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    finally:
-        ray.shutdown()
-    assert done.returncode == 0, done.stderr
-    for name in ("shard-000000.tar", "shard-000001.tar", "index.json"):
-        assert (tmp_path / "train" / name).read_bytes() == (rendered / "train" / name).read_bytes()
-
-
 def test_a_shard_with_a_flipped_bit_is_made_again(rendered: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy" / "train"
     folder.mkdir(parents=True)

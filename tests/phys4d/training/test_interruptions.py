@@ -1,6 +1,7 @@
 """A training that was killed, stopped or spread over processes ends with the weights of one that was not."""
 
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from phys4d.training import StageRun
 ROOT = Path(__file__).parents[3]
 JOB = Path(__file__).with_name("small_job.py")
 NUM_STEPS = 40
+train = runpy.run_path(str(JOB))["train"]
 
 
 def start(folder: Path, *flags: str) -> "subprocess.Popen[str]":
@@ -45,13 +47,11 @@ def wait_for(folder: Path, least_step: int, child: "subprocess.Popen[str]") -> N
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Tensor]]:
     """A run without interruption and its weights."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    done = start(folder)
-    assert done.wait(300) == 0, done.stderr.read() if done.stderr else ""
-    return folder, torch.load(folder / "weights.pt")
+    return folder, train(folder, NUM_STEPS)
 
 
 def test_a_run_killed_and_then_terminated_ends_with_the_same_bits(
-    tmp_path: Path, whole: tuple[Path, list[torch.Tensor]]
+    tmp_path: Path, whole: tuple[Path, list[torch.Tensor]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = start(tmp_path, "0.05")
     wait_for(tmp_path, 5, killed)
@@ -70,11 +70,9 @@ def test_a_run_killed_and_then_terminated_ends_with_the_same_bits(
 
     with pytest.raises(UserError, match=r"was started with another configuration \(kind: 'small' -> 'other'"):
         StageRun.open(tmp_path, "kind = 'other'\n")
-    resumed = start(tmp_path)
-    output, _ = resumed.communicate(timeout=240)
-    assert resumed.returncode == 0 and f"second: going on after step {last_step} of {NUM_STEPS}" in output
-    for ours, theirs in zip(torch.load(tmp_path / "weights.pt"), whole[1], strict=True):
-        assert torch.equal(ours, theirs)
+    resumed = train(tmp_path, NUM_STEPS)
+    assert f"second: going on after step {last_step} of {NUM_STEPS}" in capsys.readouterr().out
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(resumed, whole[1], strict=True))
     rows = [read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, whole[0])]
     assert [{k: v for k, v in row.items() if k != "elapsed_s"} for row in rows[0]] == [
         {k: v for k, v in row.items() if k != "elapsed_s"} for row in rows[1]
