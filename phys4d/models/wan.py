@@ -92,7 +92,9 @@ class WanModel(Backbone[WanTransformer3DModel]):
     ) -> Prediction:
         batch, _, frames, h, w = latents_BCThw.shape
         rows, columns = h // self.patch_size, w // self.patch_size
-        inputs = self.with_first_frame(latents_BCThw, conditioning).to(self.transformer.dtype)
+        # `transformer.dtype` walks through all modules.
+        dtype = self.transformer.patch_embedding.weight.dtype
+        inputs = self.with_first_frame(latents_BCThw, conditioning).to(dtype)
         if self.transformer.config.in_channels == 2 * inputs.shape[1]:
             first_BC1hw = conditioning.first_frame_BChw.unsqueeze(2).to(inputs)
             inputs = torch.cat([inputs, first_BC1hw.expand_as(inputs)], dim=1)

@@ -73,8 +73,8 @@ class Category:
     """Whether scenes may stand still, because heat flows in them instead."""
 
 
-MIXED_GRAVITY = (0.4, 1.2)
-"""Mixed physics multiplies gravity by a number of this range: mostly too little, which later stages mend."""
+MIXED_GRAVITY = (0.5, 1.5)
+"""Mixed physics multiplies gravity by a number of this range."""
 
 
 def redraw_physics(rng: Rng, parameters: dict[str, Any], physical: Mapping[str, tuple[float, float]]) -> None:

@@ -102,7 +102,7 @@ def sample_spec(
 
     Args:
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
-            `mixed` redraws gravity (0.4 to 1.2 times), friction and restitution and keeps the caption: what
+            `mixed` redraws gravity (0.5 to 1.5 times), friction and restitution and keeps the caption: what
             looks alike then moves differently.
         look: `plain` leaves textures and patterns away, so that a tiny model has less to copy.
 
