@@ -196,7 +196,7 @@ def enough_in_simulation(config: CapacityConfig, costs: Costs, by_formula: int) 
     Raises:
         UserError: four times the formula's pool is not enough.
     """
-    num_replicas = by_formula
+    num_replicas, wait_share = by_formula, 1.0
     while num_replicas <= 4 * by_formula + 4:
         seen = simulate(
             costs,
@@ -206,11 +206,12 @@ def enough_in_simulation(config: CapacityConfig, costs: Costs, by_formula: int) 
             num_iterations=config.num_iterations,
             seed=config.seed,
         )
-        if seen.wait_share <= config.max_wait_share:
+        wait_share = seen.wait_share
+        if wait_share <= config.max_wait_share:
             return num_replicas
         num_replicas = max(num_replicas + 1, round(1.1 * num_replicas))
     raise UserError(
-        f"trainers wait {seen.wait_share:.1%} of the simulated time even with {num_replicas} replicas, "
+        f"trainers wait {wait_share:.1%} of the simulated time even with {num_replicas} replicas, "
         f"more than max_wait_share {config.max_wait_share:.1%}: pods fail too often, or "
         "scoring times differ too much; raise it"
     )

@@ -282,7 +282,7 @@ def finish(
                 material=values.get("material", ""),
                 mass_kg=float(model.body_mass[body])
                 if body >= 0
-                else float(masses.get(index, values.get("mass_kg", 0.0))),
+                else float(masses.get(index) or values.get("mass_kg", 0.0)),
                 shape=values.get("shape", shape),
                 size_m=tuple(values.get("size_m", ())),
             )
