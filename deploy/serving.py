@@ -244,8 +244,8 @@ def _must_raise(kind: type[Exception], call: Any) -> None:
 
 
 def main() -> None:
-    """Start, score, write the metrics down."""
-    rendered, metrics = Path(sys.argv[1]), Path(sys.argv[2])
+    """Start, score, write the metrics down: RENDERED.yaml METRICS.txt [METRIC ...] waits for those named."""
+    rendered, metrics, awaited = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     manifests = [m for m in yaml.safe_load_all(rendered.read_text()) if m]
     # Sockets lie in this folder, and their paths must stay below 108 characters.
     folder = Path(tempfile.mkdtemp(prefix="p4d-", dir="/tmp"))
@@ -255,11 +255,11 @@ def main() -> None:
             for line in score_through(front["grpc"], folder, ["scene_chamfer", "smooth"]):
                 print(line, flush=True)
             texts = []
-            deadline = time.monotonic() + 30.0
-            # Ray's exporter reports every few seconds.
-            for name, needed in (("metrics", "phys4d_calls_total"), ("ray-metrics", "ray_serve_deployment_")):
-                text = ""
-                while needed not in text and time.monotonic() < deadline:
+            deadline = time.monotonic() + 60.0
+            # Ray's exporter reports every few seconds, and not all at once.
+            for name, prefix in (("metrics", "phys4d_"), ("ray-metrics", "ray_")):
+                needed, text = [prefix, *(metric for metric in awaited if metric.startswith(prefix))], ""
+                while not all(metric in text for metric in needed) and time.monotonic() < deadline:
                     with (
                         contextlib.suppress(OSError),
                         urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}/metrics") as answer,
