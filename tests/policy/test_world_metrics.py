@@ -9,7 +9,8 @@ import pytest
 from phys4d.data import Sample
 from phys4d.data.format import ARRAYS
 from phys4d.models.flow_estimators import DisFlow, checked_flow
-from phys4d.scenes.render import RenderConfig, render_sample
+from phys4d.scenes.render_config import RenderConfig
+from phys4d.scenes.sample import render_sample
 from phys4d.types import Camera, SceneSpec
 from policy.measurements import Table, sign_flip_p_value, with_holm
 from policy.world_metrics import (
