@@ -214,14 +214,13 @@ def record_rgb(
     Args:
         flows: of each video there, back, and where it is trusted, if they are known already.
     """
-    from phys4d.models.flow_estimators import DisFlow, checked_flow
+    from phys4d.models.flow_estimators import DisFlow, checked_flows
 
     means, finals = track_metrics(videos, samples, true_tracks)
     table.add(stage, "rgb", TRACK, means)
     table.add(stage, "rgb", FINAL, finals)
     if flows is None:
-        dis = DisFlow()
-        flows = [checked_flow(dis, video) for video in videos]
+        flows = checked_flows(DisFlow(), videos)
     values = [rgb_metrics(*video) for video in zip(samples, videos, flows, strict=True)]
     for metric in RGB_METRICS:
         table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])

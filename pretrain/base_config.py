@@ -40,7 +40,7 @@ class BaseConfig:
     )
     denoiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
-            num_steps=2400, batch_size=16, learning_rate=4e-3, muon_learning_rate=0.05, bf16=True
+            num_steps=1000, batch_size=32, learning_rate=4e-3, muon_learning_rate=0.05, bf16=True
         )
     )
     seed: int = 0

@@ -16,6 +16,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
+from phys4d.runtime.threads import beside
+
 MAX_DEPTH_M = 10
 
 
@@ -55,14 +57,14 @@ class TinyDepth:
     def id(self) -> str:
         return f"tiny-depth-anything sha256:{weights_digest(self.model)}"
 
-    @torch.no_grad()
-    def __call__(self, rgb_NHW3: Tensor, batch_size: int = 64) -> Tensor:
+    def __call__(self, rgb_NHW3: Tensor, batch_size: int = 16) -> Tensor:
         device = self.model.device
-        parts = [
-            self.model(part.to(device).movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth
-            for part in rgb_NHW3.split(batch_size)
-        ]
-        return torch.cat(parts).to(rgb_NHW3.device)
+
+        @torch.no_grad()
+        def estimate(part: Tensor) -> Tensor:
+            return self.model(part.to(device).movedim(-1, 1).float() / 127.5 - 1.0).predicted_depth
+
+        return torch.cat(beside(estimate, rgb_NHW3.split(batch_size), device.type)).to(rgb_NHW3.device)
 
     def save(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.error import URLError
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 from torch.nn import functional as F
 
 from phys4d.models.estimators import weights_digest
+from phys4d.runtime.threads import beside
 
 FlowName = Literal["dis", "raft-small", "raft-large"]
 RAFT_LEAST_SIDE = 128
@@ -20,7 +22,10 @@ RAFT_LEAST_SIDE = 128
 
 
 class FlowEstimator(Protocol):
-    """Optical flow of pairs of images."""
+    """Optical flow of pairs of images; called from several threads at once."""
+
+    device: str
+    """Where it runs, as torch names it."""
 
     @property
     def id(self) -> str:
@@ -40,17 +45,17 @@ class DisFlow:
     """OpenCV's DIS optical flow; it has no weights. Source: Kroeger et al. 2016."""
 
     id = f"dis-medium opencv {cv2.__version__}"
-
-    def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._dis.setFinestScale(0)
+    device = "cpu"
 
     def __call__(self, first_PHW3: np.ndarray, second_PHW3: np.ndarray) -> np.ndarray:
+        # It has buffers, so each call has its own.
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis.setFinestScale(0)
         gray = [
             [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in images]
             for images in (first_PHW3, second_PHW3)
         ]
-        return np.stack([self._dis.calc(a, b, None) for a, b in zip(*gray, strict=True)])
+        return np.stack([dis.calc(a, b, None) for a, b in zip(*gray, strict=True)])
 
 
 class RaftFlow:
@@ -139,6 +144,13 @@ CheckedFlow = tuple[
     Bool[np.ndarray, "frames-1 height width"],
 ]
 """Of a video: flow there, flow back, and where the first is trusted."""
+
+
+def checked_flows(
+    flow: FlowEstimator, rgb_NTHW3: Sequence[UInt8[np.ndarray, "frames height width 3"]]
+) -> list[CheckedFlow]:
+    """`checked_flow` of each video."""
+    return beside(lambda video: checked_flow(flow, video), rgb_NTHW3, flow.device)
 
 
 def checked_flow(flow: FlowEstimator, rgb_THW3: UInt8[np.ndarray, "frames height width 3"]) -> CheckedFlow:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phys4d.models.estimators import DepthEstimator
-from phys4d.models.flow_estimators import FlowEstimator, checked_flow
+from phys4d.models.flow_estimators import FlowEstimator, checked_flows
 from phys4d.models.geometry_losses import arrived_depth
 from phys4d.runtime.files import atomic_write_text
 from phys4d.runtime.progress import progress
@@ -102,8 +102,8 @@ def _estimate(depth: DepthEstimator, flow: FlowEstimator, rgb_BTHW3: Tensor) -> 
     """Depth, flow and trust of each of some videos."""
     depth_BTHW = depth(rgb_BTHW3.flatten(0, 1)).unflatten(0, rgb_BTHW3.shape[:2])
     entries = []
-    for video, found in zip(rgb_BTHW3.numpy(), depth_BTHW, strict=True):
-        forward, _, checked = checked_flow(flow, video)
+    flows = checked_flows(flow, list(rgb_BTHW3.numpy()))
+    for (forward, _, checked), found in zip(flows, depth_BTHW, strict=True):
         uv, trusted = torch.from_numpy(forward), torch.from_numpy(checked)
         if depth.kind == "inverse":
             found = align_frames(found, uv, trusted)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from phys4d.models.estimators import DepthEstimator
-from phys4d.models.flow_estimators import CheckedFlow, DisFlow, FlowEstimator, checked_flow
+from phys4d.models.flow_estimators import CheckedFlow, DisFlow, FlowEstimator, checked_flows
 from phys4d.models.geometry_losses import off_depth_edges, warp_consistency_loss
 from phys4d.models.heads import Geometry, GeometryHeads
 from phys4d.models.protocol import Conditioning, VideoModel
@@ -79,7 +79,7 @@ def read_with_flow(
         raise ValueError(f"{estimator.id} gives relative depth, not metres; take a metric depth estimator")
     depth = estimator(rgb_BTHW3.flatten(0, 1)).unflatten(0, rgb_BTHW3.shape[:2])
     flow = flow or DisFlow()
-    flows = [checked_flow(flow, video) for video in rgb_BTHW3.numpy()]
+    flows = checked_flows(flow, list(rgb_BTHW3.numpy()))
     uv = torch.from_numpy(np.stack([forward for forward, _, _ in flows]))
     return Geometry(depth, with_depth_change(depth, uv)), flows
 
