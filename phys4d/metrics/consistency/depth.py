@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Float64, Integer
 
 from phys4d.geometry import footprint_is_uniform, pixel_centres, warp_depth
 from phys4d.metrics.masked_mean import NothingToCompareError, masked_mean
@@ -92,25 +92,29 @@ def aligned_depth_errors(
     0 in delta1. On truth abs_rel is below 1e-6 and delta1 is 1, whatever scale and shift were applied.
 
     Raises:
-        NothingToCompareError: no pixel has depth in both videos.
+        NothingToCompareError: the truth has no depth.
 
     Source: Eigen et al. 2014; alignment of Ranftl et al. 2020 (MiDaS), eq. 4.
     """
-    true = np.isfinite(true_depth)
-    valid = true & np.isfinite(depth)
-    if not valid.any():
-        raise NothingToCompareError("aligned_depth_errors: no pixel has depth in both videos")
-    x, y = depth[valid].astype(np.float64), true_depth[valid].astype(np.float64)
-    dx = x - x.mean()
-    spread = float(dx @ dx)
-    scale = max(0.0, float(dx @ (y - y.mean())) / spread) if spread > 1e-9 * len(x) else 0.0
-    shift = float(y.mean() - scale * x.mean())
-    aligned = scale * x + shift
-    ratio = np.maximum(aligned / y, y / np.maximum(aligned, LEAST_DEPTH_M))
-    covered = len(x) / np.count_nonzero(true)
+    compared = np.isfinite(true_depth)
+    if not compared.any():
+        raise NothingToCompareError("aligned_depth_errors: the truth has no depth")
+    d, true = depth[compared].astype(np.float64), true_depth[compared].astype(np.float64)
+    seen = np.isfinite(d)
+    scale, shift = _least_squares(d[seen], true[seen]) if seen.any() else (0.0, 0.0)
+    aligned = np.where(seen, scale * d + shift, 0.0)
+    ratio = np.maximum(aligned / true, true / np.maximum(aligned, LEAST_DEPTH_M))
     return AlignedDepthErrors(
-        abs_rel=float(covered * np.mean(np.abs(aligned - y) / y) + 1 - covered),
-        delta1=float(covered * np.mean(ratio < DELTA1)),
+        abs_rel=float(np.mean(np.abs(aligned - true) / true)),
+        delta1=float(np.mean(ratio < DELTA1)),
         scale=scale,
         shift_m=shift,
     )
+
+
+def _least_squares(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> tuple[float, float]:
+    """a >= 0 and b that minimise |a x + b - y|; a is 0 where x does not vary."""
+    dx = x - x.mean()
+    spread = float(dx @ dx)
+    scale = max(0.0, float(dx @ (y - y.mean())) / spread) if spread > 1e-9 * len(x) else 0.0
+    return scale, float(y.mean() - scale * x.mean())

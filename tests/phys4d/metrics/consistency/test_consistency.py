@@ -208,6 +208,8 @@ def test_depth_turned_inside_out_or_left_out_is_no_depth(world: World) -> None:
     lost = np.isfinite(true[..., 1::2]).sum() / np.isfinite(true).sum()
     found = aligned_depth_errors(holes, true)
     assert (found.abs_rel, found.delta1) == (pytest.approx(lost), pytest.approx(1 - lost))
+    nothing = aligned_depth_errors(np.full_like(true, np.nan), true)
+    assert (nothing.abs_rel, nothing.delta1) == (1.0, 0.0)
 
 
 def test_a_video_of_5_s_has_a_drift_at_5_s(world: World) -> None:
