@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 from phys4d.report import clouds, curves, monitors, provenance, scenes, summary
-from phys4d.report.read import Run, read_run
+from phys4d.report.read import read_run
+from phys4d.report.run import Run
 from phys4d.runtime.files import atomic_write_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -38,12 +39,15 @@ def page(run: Run) -> str:
     results = (
         summary.table(run)
         + summary.comparisons(run)
+        + summary.other_splits(run)
         + summary.published(run)
         + "<h3>By stage</h3>"
         + summary.dots(run)
         if run.measurements
         else f'<p class="missing">{html.escape(run.evaluation_fault)}</p>'
-    )
+        + summary.other_splits(run)
+        + summary.published(run)
+    ) + summary.faults(run)
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -5,7 +5,7 @@ import html
 import numpy as np
 
 from phys4d.report.numbers import number
-from phys4d.report.read import MODELS, TRUTH, Run, Scene
+from phys4d.report.run import MODELS, TRUTH, Run, Scene
 from phys4d.report.videos import (
     Video,
     colour_depth,
@@ -87,7 +87,7 @@ def _card(scene: Scene, files: list[str], note: str) -> tuple[str, int]:
         ]
     head = "".join(
         f'<div class="head{" truth" if name == TRUTH else ""}">'
-        f"{'Simulator' if name == TRUTH else html.escape(MODELS.get(name, name))}</div>"
+        f"{'Simulator' if name == TRUTH else html.escape(scene.title(name))}</div>"
         for name in names
     )
     body = "".join(f"<div>{title}</div>{''.join(tiles)}" for title, tiles in rows.items())
