@@ -2,8 +2,8 @@
 
 DIR holds one mp4 per held-out scene, named by the scene's key (`000017.mp4`), of the data's frame rate and
 number of frames, and of its size or larger with the same proportions. Depth and flow come from the
-estimators, so that a video needs no model of ours. With `--partial` what is missing or refused is left out, and
-the results name it.
+estimators, so that a video needs no model of ours. With `--partial` what is missing or refused is left out,
+and the results name it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Table:
     def rows(self) -> list[dict[str, Any]]:
         """Means over the scenes that every seed has, one per seed, their mean and its interval.
 
-        What no scene has in every seed is left out. `num_dropped` counts the scenes that only some seeds have.
+        What no scene has in every seed is left out. `num_dropped` counts scenes that only some seeds have.
         """
         rows = []
         for (stage, reader, metric), seeds in self.values.items():

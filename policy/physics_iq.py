@@ -94,9 +94,7 @@ def _claim(folder: Path, made_by: dict[str, Any]) -> None:
     if not listed.is_file():
         strange = next(folder.glob("run_*/*.mp4"), None)
         if strange is not None:
-            raise UserError(
-                f"{strange} was made by nobody knows what; remove {folder} or choose another --out"
-            )
+            raise UserError(f"nothing says what made {strange}; remove {folder} or choose another --out")
         atomic_write_text(listed, json.dumps(made_by, indent=1) + "\n")
         return
     before = json.loads(listed.read_text(encoding="utf-8"))

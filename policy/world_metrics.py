@@ -163,9 +163,9 @@ def conservation_metrics(sample: Sample, found: PointTracks) -> dict[str, float]
 
     An object flies while the simulator's own acceleration is within half of gravity's of the scene's
     gravity, for 4 frames at least. Its place is the mean of those of its points that can be followed for as
-    long, since to lose some on the way would move the mean. An object without such a point cannot be measured:
-    if that goes for all, both residuals are NaN. What never moves has no energy to compare: only its momentum
-    counts.
+    long, since to lose some on the way would move the mean. An object without such a point cannot be
+    measured: if that goes for all, both residuals are NaN. What never moves has no energy to compare: only
+    its momentum counts.
     """
     gravity = sample.spec.parameters.get("gravity_m_s2")
     if sample.spec.category not in POSED_CATEGORIES or not gravity:

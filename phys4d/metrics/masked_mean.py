@@ -12,7 +12,7 @@ def masked_mean(values: Float[np.ndarray, "*shape"], use: Bool[np.ndarray, "*sha
     """Mean of the values where `use` is.
 
     Raises:
-        NothingToCompareError: `use` is empty, or a value on it is not finite; the message begins with `metric`.
+        NothingToCompareError: `use` is empty, or a value on it is not finite; begins with `metric`.
     """
     if not use.any():
         raise NothingToCompareError(f"{metric}: no pixel to compare")

@@ -137,7 +137,7 @@ def test_momentum_and_energy_are_kept_by_the_truth_and_not_by_what_hangs_in_the_
 
 
 def test_points_that_get_lost_on_the_way_exert_no_force(sample: Sample) -> None:
-    """Half of the ball's points are lost in flight; to drop them from the mean would be a jump. All: no number."""
+    """Half of the ball's points, whose loss would move the mean at once; and all, which gives no number."""
     points = followed_points(sample)
     found = points.read(sample.depth, sample.motion, sample)
     exact = conservation_metrics(sample, found)

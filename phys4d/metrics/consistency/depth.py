@@ -88,8 +88,9 @@ def aligned_depth_errors(
     """Fit one scale and shift to the whole video by least squares, then compare.
 
     One fit per video, never per frame: a fit per frame would hide drift. The scale is 0 at least, since depth
-    turned inside out is no depth. A pixel without depth where the truth has it counts as d' = 0: 1 in abs_rel,
-    0 in delta1. On truth abs_rel is below 1e-6 and delta1 is 1, whatever scale and shift were applied.
+    turned inside out is no depth. A pixel without depth where the truth has it counts as d' = 0: it adds 1 to
+    abs_rel and 0 to delta1. On truth abs_rel is below 1e-6 and delta1 is 1, whatever scale and shift were
+    applied.
 
     Raises:
         NothingToCompareError: the truth has no depth.

@@ -43,8 +43,8 @@ class PhysicsIqConfig:
     stored_masks: bool = False
     """Pass motion masks through a lossy file, as the benchmark's tool does for the published scores."""
     real_masks: Path | None = None
-    """The benchmark's stored masks of its real videos, video-masks/real/{fps}FPS, which its tool takes where they
-    are; implies `stored_masks`. None computes them."""
+    """The benchmark's stored masks of its real videos, video-masks/real/{fps}FPS, which its tool takes where
+    they are; implies `stored_masks`. None computes them."""
     workers: int = 0
     """Processes; 0 is one per core."""
 

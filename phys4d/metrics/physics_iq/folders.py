@@ -119,9 +119,7 @@ def find_generated(folder: Path, takes: Iterable[Takes]) -> tuple[dict[str, Path
         if re.match(r"\d{4}_", path.name) is None or not 1 <= int(video_id) <= NUM_SCENARIOS * len(VIEWS):
             refusals.append(_refusal(path, "does not begin with the id of a take-1 video, e.g. 0001_"))
         elif video_id not in expected:
-            refusals.append(
-                _refusal(path, f"has no pair of takes {video_id} to be compared with under --real")
-            )
+            refusals.append(_refusal(path, f"has no pair of takes {video_id} under --real to compare with"))
         elif video_id in videos:
             refusals.append(_refusal(path, f"has the same id as {videos[video_id].name}"))
         else:

@@ -289,8 +289,8 @@ def _notes(
     elif real_masks is None:
         how = "stored masks, computed here" if stored_masks else "masks in memory"
         notes.append(
-            f"these are scores with {how}; published ones have masks from lossy files, and those of the real "
-            f"videos from the benchmark's own where it has them; for the same, --real-masks video-masks/real/{fps}FPS"
+            f"these are scores with {how}; published ones have masks from lossy files, for the real videos "
+            f"from the benchmark's own; for the same, --real-masks video-masks/real/{fps}FPS"
         )
     if len(runs) < NUM_CLAIM_RUNS:
         notes.append(f"a claim needs {NUM_CLAIM_RUNS} runs, mean and standard deviation; got {len(runs)}")

@@ -1,7 +1,6 @@
 """The colour tracker on painted discs."""
 
 import numpy as np
-import pytest
 
 from phys4d.metrics.tracking import colour_masks, constant_velocity, track_colours, trajectory_errors
 

@@ -200,7 +200,7 @@ def test_alignment_takes_back_any_scale_and_shift(world: World) -> None:
 
 
 def test_depth_turned_inside_out_or_left_out_is_no_depth(world: World) -> None:
-    """A negative scale would make the first perfect; dropping pixels the second. Half of them count as lost."""
+    """A negative scale would make the first perfect, and dropping pixels the second, which lacks half."""
     true = world.truth.depth
     inverted = aligned_depth_errors(-true, true)
     assert inverted.scale == 0 and inverted.abs_rel > 0.05

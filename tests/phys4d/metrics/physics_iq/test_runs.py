@@ -250,7 +250,7 @@ def test_extra_and_doubled_ids_and_other_formats_are_refused(
         ("0001_again.mp4", "has the same id as 0001_again.mp4"),
         ("0002_video.webm", "is a .webm file; encode it as mp4"),
         ("0002_video.m4v", "is a .m4v file; encode it as mp4"),
-        ("0198_video.mp4", "0198_video.mp4 has no pair of takes 0198 to be compared with under --real"),
+        ("0198_video.mp4", "0198_video.mp4 has no pair of takes 0198 under --real to compare with"),
     ):
         extra = generated / name
         shutil.copy(source, extra)
