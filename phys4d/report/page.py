@@ -12,6 +12,8 @@ from phys4d.runtime.files import atomic_write_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever is not inline."""
+LARGEST_PAGE, LEAST_FOR_TEXT = 15_000_000, 1_000_000
+"""Characters of the whole page, and what is kept of them for all but pictures and clouds."""
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -35,6 +37,10 @@ def page(run: Run) -> str:
     style, script, viewer = (
         own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "viewer.js")
     )
+    point_clouds = clouds.section(run)
+    for_videos = LARGEST_PAGE - LEAST_FOR_TEXT - len(point_clouds)
+    videos = scenes.section(run, for_videos * 3 // 4)
+    failures = scenes.failures(run, for_videos - len(videos))
     now = datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y, %H:%M UTC")
     results = (
         summary.table(run)
@@ -79,14 +85,14 @@ columns right of the line are references. Hover over a cell for the seeds.</p>
 <section id="videos" style="--frame:0">
 <h2>Held-out scenes</h2>
 <p>Every model sees the first frame and the caption. The simulator shows what happens.</p>
-{scenes.section(run)}
-{scenes.failures(run)}
+{videos}
+{failures}
 </section>
 <section id="clouds">
 <h2>Point clouds over time</h2>
 <p>Points seen on objects in the first frame, carried along the generated motion in the picture and in
 depth, and where the simulator takes them.</p>
-{clouds.section(run)}
+{point_clouds}
 </section>
 <section id="monitors">
 <h2>Hacking monitors</h2>

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from phys4d.report import scenes
 from phys4d.report.page import write_report
+from phys4d.report.read import read_run
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "circle", "line", "path", "polygon"}
 
@@ -116,6 +118,15 @@ def test_one_seed_has_no_spread(run_folder: Path) -> None:
     edit_results(run_folder, rows=[row("stage2", [0.2]), row("stage3", [0.1])], comparisons=[])
     _, page = report(run_folder)
     assert "One seed only, so the scatter is unknown." in page.text
+
+
+def test_cards_beyond_the_budget_are_left_out_and_counted(run_folder: Path) -> None:
+    """The first scene is always shown."""
+    run = read_run(run_folder)
+    assert scenes.section(run, 10_000_000).count("<article") == 2
+    small = scenes.section(run, 1)
+    assert small.count("<article") == 1 and "1 more scene is left out to keep this page small" in small
+    assert "1 more scene is left out" in scenes.failures(run, 1)
 
 
 def test_every_stage_and_scene_is_shown(run_folder: Path) -> None:
