@@ -159,7 +159,9 @@ def screenshots(page: Path, out: Path) -> list[Path]:
         for dark in (False, True):
             tab.open(page, dark=dark)
             for section in SECTIONS:
-                tab.evaluate(f"document.querySelector({json.dumps(section)}).scrollIntoView()")
+                top = f"document.querySelector({json.dumps(section)})"
+                tab.evaluate(f"{top}.scrollIntoView({{behavior: 'instant'}})")
+                tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
                 written.append(out / f"{section.lstrip('#')}-{'dark' if dark else 'light'}.png")
                 tab.screenshot(written[-1])
     return written
