@@ -36,7 +36,7 @@ class Image:
     """Modules that start in it."""
     absent: tuple[str, ...]
     """Packages that it must not hold."""
-    trial: tuple[str, ...] = ()
+    trial: str = ""
     """Module and flags that must end well in it; empty starts its CMD and asks its HEALTHCHECK."""
 
 
@@ -59,10 +59,8 @@ IMAGES = {
         target="data",
         programs=("phys4d.scenes.render", "ray.scripts.scripts"),
         absent=(*TRAINING, "torch"),
-        trial=tuple(
-            "phys4d.scenes.render --out data --split trial --num-samples 1 --look plain --width 64 --height 48 "
-            "--families drop --workers 1".split()
-        ),
+        trial="phys4d.scenes.render --out data --split trial --num-samples 1 --look plain --width 64 "
+        "--height 48 --families drop --workers 1",
     ),
     "train": Image(
         dockerfile="train.Dockerfile",
@@ -77,7 +75,7 @@ IMAGES = {
             "accelerate.commands.launch",
         ),
         absent=("ray", "mujoco"),
-        trial=("policy.train", "--preset", "tiny-wan", "--dry-run"),
+        trial="policy.train --preset tiny-wan --dry-run",
     ),
 }
 
@@ -186,7 +184,7 @@ def install(name: str, folder: Path) -> None:
         if subprocess.run([str(python), "-c", code], cwd=folder, env=_environment()).returncode != 0:
             raise ValueError(f"{name}: {module} is installed, and must not be")
     if image.trial:
-        _run([str(python), "-m", *image.trial], folder)
+        _run([str(python), "-m", *image.trial.split()], folder)
     else:
         health = last["HEALTHCHECK"].rest.partition(" CMD ")[2]
         _serve(str(python), json.loads(last["CMD"].rest), json.loads(health), folder)
@@ -236,7 +234,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="phys4d-image-") as folder:
             install(name, Path(folder))
         image = IMAGES[name]
-        tried = " ".join(image.trial[:1]) or "its server is well by its own health check"
+        tried = image.trial.partition(" ")[0] or "its server is well by its own health check"
         print(f"ok  {name}: every pip step, {len(image.programs)} programs, {tried}", flush=True)
 
 
