@@ -84,11 +84,12 @@ def figures(config: CapacityConfig, result: dict[str, Any]) -> str:
     }
     sizes = sorted(rows["size"], key=lambda row: row["num_replicas"])
     grown, (rare, often) = rows["trainers"], _ends(rows["failures"], "pod_mtbf_h")
+    lost = often["num_iterations"] * often["num_trainers"] * trainer.num_rollouts - often["num_scored"]
     paragraphs = [
-        f"Scoring a rollout takes {costs['score_s']:.2g} s with a deviation of {costs['score_cv']:.0%} ({source}). "
-        f"Assumed are {trainer.num_rollouts} rollouts in {trainer.num_batches} batches, {trainer.sample_s:g} s "
-        f"of sampling, {trainer.update_s:g} s of update, and at most {asked:.0%} of waiting. Shares of the time "
-        "that trainers wait:",
+        f"Scoring a rollout takes {costs['score_s']:.2g} s with a deviation of {costs['score_cv']:.0%} "
+        f"({source}). Assumed are {trainer.num_rollouts} rollouts in {trainer.num_batches} batches, "
+        f"{trainer.sample_s:g} s of sampling, {trainer.update_s:g} s of update, and at most {asked:.0%} of "
+        "waiting. Shares of the time that trainers wait:",
         f"- **Left**, {_trainers(config.num_trainers)}, by number of scorers: "
         + ", ".join(f"{row['num_replicas']}: {row['wait_share']:.1%}" for row in sizes)
         + f". The formula names {result['num_replicas_by_formula']}, the program {result['num_replicas']}.",
@@ -98,10 +99,10 @@ def figures(config: CapacityConfig, result: dict[str, Any]) -> str:
             for row in grown
         )
         + f". The largest simulation scored {max(row['num_scored'] for row in grown):,} rollouts.",
-        f"- **Right**, {result['num_replicas']} scorers whose pods fail every {often['pod_mtbf_h']:g} h and are "
-        f"away for {config.restart_s:g} s: {often['wait_share']:.1%}, and {rare['wait_share']:.1%} if they fail "
-        f"every {rare['pod_mtbf_h']:g} h. Of {often['num_scored']:,} rollouts {often['num_resent']:,} were sent "
-        "again, none was lost.",
+        f"- **Right**, {result['num_replicas']} scorers whose pods fail every {often['pod_mtbf_h']:g} h and "
+        f"are away for {config.restart_s:g} s: {often['wait_share']:.1%}, and {rare['wait_share']:.1%} if "
+        f"they fail every {rare['pod_mtbf_h']:g} h. Of {often['num_scored']:,} rollouts "
+        f"{often['num_resent']:,} were sent again and {lost:,} lost.",
     ]
     first, *points = [textwrap.fill(text, 120) for text in paragraphs]
     return "\n".join([first, "", *(point.replace("\n", "\n  ") for point in points)]) + "\n"

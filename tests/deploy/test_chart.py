@@ -166,7 +166,8 @@ def test_a_trainer_is_well_while_its_log_grows_and_ends_as_its_script_ends(on_cp
     assert log.read_text() == "working\n"
     alive = container["livenessProbe"]["exec"]["command"]
     assert run(alive) == 0
-    os.utime(log, (time.time() - 3660,) * 2)
+    an_hour_ago = time.time() - 3660
+    os.utime(log, (an_hour_ago, an_hour_ago))
     assert run(alive) != 0
 
 
