@@ -158,7 +158,7 @@ def all_pairs(num_clouds: int, num_points: int) -> Work:
     return work
 
 
-@curve("4D Chamfer, one frame", x="points", sizes=(1024, 2048, 4096, 8192), exponent=1.2)
+@curve("4D Chamfer, one frame", x="points", sizes=(1024, 2048, 4096, 8192), bounds=(0.0, 1.3))
 def over_points(size: int) -> dict[str, Work]:
     """A tree: N log N, and slower memory where N is large."""
     return {"ours": terms_of(1, 1, size), f"{TORCH} cdist": all_pairs(1, size)}
@@ -196,7 +196,9 @@ x, y = np.random.default_rng(0).normal(size=(2, {size}, 3))
 """
 
 
-@curve("4D Chamfer, one frame, memory", x="points", sizes=(3000, 6000, 12000), unit="bytes")
+@curve(
+    "4D Chamfer, one frame, memory", x="points", sizes=(3000, 6000, 12000), unit="bytes", bounds=(0.0, 1.1)
+)
 def memory_over_points(size: int) -> dict[str, Work]:
     """Growth of the peak of a process that has done as much with few points before."""
     ours = (

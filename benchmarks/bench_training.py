@@ -13,6 +13,7 @@ from phys4d.models.lora import add_lora
 from phys4d.models.protocol import Conditioning
 from phys4d.models.registry import tiny_model
 from phys4d.runtime.optimiser import OptimiserConfig
+from phys4d.runtime.threads import limit_threads
 from phys4d.training import fit
 
 STEPS, BATCH = 4, 16
@@ -21,12 +22,12 @@ STEPS, BATCH = 4, 16
 PEER = f"accelerate {importlib.metadata.version('accelerate')} loop, torch's own threads"
 
 
-@compare(f"{STEPS} LoRA steps of tiny Wan, {BATCH} videos", peer=PEER, rtol=1e-3, num_steps=STEPS)
+@compare(f"{STEPS} LoRA steps of tiny Wan, {BATCH} videos", peer=PEER, rtol=1e-3)
 def lora_steps() -> tuple[Work, Work]:
     """float32, two micro-batches a step; both begin with the same adapter and return the last loss."""
     from accelerate import Accelerator
 
-    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+    limit_threads(min(2, len(os.sched_getaffinity(0))))
     torch.manual_seed(0)
     model = tiny_model("tiny-wan", ["a ball falls"]).eval()
     torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.02)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,21 @@ import benchmarks.__main__ as program
 from benchmarks import compare
 from benchmarks.chamfer_gpu import GpuBenchConfig
 from benchmarks.registry import (
+    LINEAR,
     RATES,
+    Bounds,
     Comparison,
     Curve,
     Measured,
     Rate,
+    Unavailable,
     Work,
     measure,
     measure_curve,
     measure_rate,
 )
 from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
+from phys4d.runtime.threads import limit_threads
 from phys4d.scenes.registry import CATEGORIES
 
 
@@ -46,51 +51,117 @@ def test_results_that_differ_are_refused() -> None:
         measure(wrong, repeats=3)
 
 
-def growing(*, ours: float, peer: float, expected: float) -> Curve:
+def test_whoever_begins_takes_turns_and_a_row_ends_when_its_time_is_over() -> None:
+    """Warm up, calibrate, then ours-theirs, theirs-ours, ours-theirs; two repeats where there is no time."""
+    calls: list[str] = []
+
+    def work(name: str) -> Work:
+        return lambda: Measured(float(len(calls.append(name) or calls)), 0.0)
+
+    taking_turns = Comparison(name="x", peer="y", make=lambda: (work("a"), work("b")), rtol=0)
+    assert measure(taking_turns, repeats=3).repeats == 3
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert measure(taking_turns, repeats=7, budget_s=0.0).repeats == 2
+    rate = Rate(name="r", unit="y", make=lambda: (work("c"), 1))
+    assert measure_rate(rate, repeats=7, budget_s=0.0).repeats == 2
+    assert measure_curve(growing(ours=1, unit="s"), repeats=7, budget_s=0.0).repeats == 2
+
+
+def test_a_benchmark_does_not_see_the_threads_that_the_one_before_has_set() -> None:
+    import cv2
+    import torch
+
+    found = []
+
+    def make() -> tuple[Work, Work]:
+        found.append((torch.get_num_threads(), cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]))
+        limit_threads(2)
+        cv2.setNumThreads(2)
+        return lambda: 1.0, lambda: 1.0
+
+    for _ in range(2):
+        measure(Comparison(name="x", peer="y", make=make, rtol=0), repeats=2)
+    measure_rate(Rate(name="r", unit="y", make=lambda: (make()[0], 1)), repeats=2)
+    limit_threads(1)
+    cv2.setNumThreads(1)
+    assert found == [(1, 1, "1")] * 3
+
+
+def growing(*, ours: float, peer: float = 2, bounds: Bounds = LINEAR, unit: str = "bytes") -> Curve:
     """Costs that are powers of the size, as works that know their own cost."""
 
     def make(size: int) -> dict[str, Work]:
         return {n: lambda e=e: Measured(7.0 * size**e, None) for n, e in (("ours", ours), ("a < b", peer))}
 
-    return Curve(name="grow", x="points", sizes=(2, 4, 8, 16), unit="bytes", exponent=expected, make=make)
+    return Curve(name="grow", x="points", sizes=(2, 4, 8, 16), unit=unit, bounds=bounds, make=make)  # pyright: ignore[reportArgumentType]
 
 
-def test_powers_of_the_size_are_found_and_those_too_steep_are_told() -> None:
-    found = measure_curve(growing(ours=1, peer=2, expected=1.0), repeats=3)
+def test_powers_of_the_size_are_found_and_what_claims_to_be_linear_is_neither_more_nor_less() -> None:
+    found = measure_curve(growing(ours=1), repeats=3)
     assert found.exponents == pytest.approx({"ours": 1, "a < b": 2})
     assert found.values["ours"] == [14, 28, 56, 112] and found.within
-    assert not measure_curve(growing(ours=1.2, peer=2, expected=1.0), repeats=3).within
-    assert measure_curve(growing(ours=1, peer=2, expected=1.0), repeats=3, num_sizes=3).sizes == (2, 4, 8)
+    for exponent, bounds in ((1.2, LINEAR), (0.3, LINEAR), (1.4, (0.0, 1.3))):
+        assert not measure_curve(growing(ours=exponent, bounds=bounds), repeats=3).within
+    assert measure_curve(growing(ours=0.3, bounds=(0.0, 1.3)), repeats=3).within
+    assert measure_curve(growing(ours=1), repeats=3, num_sizes=3).sizes == (2, 4, 8)
 
 
 def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ours costs a quarter of the peer's in the first run and half in the second: slower."""
+    """Ours costs a quarter of the peer's in the first run and half in the second: slower. Rows that cannot be
+    measured do not end the run, and what has another peer is another figure."""
+
+    def broken() -> tuple[Work, int]:
+        raise RuntimeError("it broke")
+
+    def lacking() -> tuple[Work, int]:
+        raise Unavailable("there is no such peer")
+
+    def measured(cost: float) -> Comparison:
+        works = (lambda: Measured(cost, 3.0), lambda: Measured(4.0, 3.0))
+        return Comparison(name="x", peer="p", make=lambda: works, rtol=0)
+
     monkeypatch.setattr(program, "register_all", lambda: None)
-    monkeypatch.setattr(program, "CURVES", [growing(ours=1, peer=2, expected=1.0)])
-    rate = Rate(name="r", unit="y", make=lambda: (lambda: Measured(0.5, None), 5))
-    monkeypatch.setattr(program, "RATES", [rate])
+    monkeypatch.setattr(program, "CURVES", [growing(ours=1)])
+    rates = [
+        Rate(name="lacking", unit="y", make=lacking),
+        Rate(name="broken", unit="y", make=broken),
+        Rate(name="r", unit="y", make=lambda: (lambda: Measured(0.5, None, 3e6), 5)),
+    ]
+    monkeypatch.setattr(program, "RATES", rates)
     files = []
     for ours in (1.0, 2.0):
-        works = (lambda c=ours: Measured(c, 3.0), lambda: Measured(4.0, 3.0))
-        comparison = Comparison(name="x", peer="p", make=lambda works=works: works, rtol=0)
-        monkeypatch.setattr(program, "COMPARISONS", [comparison])
+        other = replace(measured(1.0), name="z", peer=f"peer of {ours}")
+        monkeypatch.setattr(program, "COMPARISONS", [measured(ours), other])
         files.append(tmp_path / f"{ours}.json")
         monkeypatch.setattr(sys, "argv", ["benchmarks", "--json", str(files[-1])])
-        program.main()
+        assert program.main() == 1, "a benchmark failed"
     content = json.loads(files[0].read_text())
-    assert content["results"][0]["ratio"] == 4 and content["rates"][0]["per_s"] == 10
+    assert content["results"][0]["ratio"] == 4
+    assert content["errors"] == [{"name": "broken", "error": "it broke"}]
+    (rate,) = content["rates"]
+    assert (rate["per_s"], rate["peak_memory_mb"]) == (10, 3)
     assert content["machine"]["num_cpus"] >= 1
     texts = [text.text for text in xml.etree.ElementTree.parse(tmp_path / "1.0.svg").iter() if text.text]
     assert "a < b: exponent 2.00" in texts and "points (bytes)" in texts
-    capsys.readouterr()
+    assert re.search(r"^lacking +not measured: there is no such peer$", capsys.readouterr().out, re.MULTILINE)
     assert compare.main([str(files[0]), str(files[1])]) == 1
-    assert re.search(r"^x +4 +2 +0\.50  slower$", capsys.readouterr().out, re.MULTILINE)
+    told = capsys.readouterr().out
+    assert re.search(r"^x +4 +2 +0\.50  slower$", told, re.MULTILINE)
+    assert f"only in {files[0]}: z, against peer of 1.0\n" in told
+    assert f"only in {files[1]}: z, against peer of 2.0\n" in told
+    assert f"failed in {files[1]}: broken: it broke\n" in told
     assert compare.main([str(files[1]), str(files[0])]) == 0
     assert re.search(r"^x .*  faster$", capsys.readouterr().out, re.MULTILINE)
     assert compare.main([str(files[0]), str(files[0])]) == 0
     assert "slower" not in capsys.readouterr().out
+    second = json.loads(files[1].read_text())
+    second["results"][0]["repeats"] = 2
+    second["rates"] = []
+    files[1].write_text(json.dumps(second))
+    assert compare.main([str(files[0]), str(files[1])]) == 0, "two repeats tell nothing"
+    assert f"only in {files[0]}: r\n" in capsys.readouterr().out
 
 
 def test_files_that_are_not_of_a_run_are_refused(tmp_path: Path) -> None:
