@@ -67,9 +67,8 @@ class BenchConfig:
     """Run what has this in its name."""
     repeats: int = 7
     """Interleaved repeats; the median counts. Rates and curves take 3."""
-    row_s: float = 10.0
-    """Seconds of a row after which it is not repeated again, once it has two repeats. All rows together take
-    about 15 minutes on 2 cores."""
+    row_s: float = 8.0
+    """Seconds of a row after which it is not repeated again, once it has two repeats."""
     quick: bool = False
     """3 repeats of all, and the 4 smallest sizes of curves: a look, not a measurement."""
     names: bool = False

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import benchmarks.__main__ as program
-from benchmarks import compare
+from benchmarks import compare, page, profile, pytorch3d_cpu
 from benchmarks.chamfer_gpu import GpuBenchConfig
+from benchmarks.distinct_rewards import STEP, DistinctPending
 from benchmarks.registry import (
     LINEAR,
     RATES,
@@ -32,6 +35,7 @@ from benchmarks.registry import (
 from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
 from phys4d.runtime.threads import limit_threads
 from phys4d.scenes.registry import CATEGORIES
+from phys4d.types import Failure, Outcome, Score
 
 
 def test_a_slower_peer_shows_as_a_ratio_above_one() -> None:
@@ -162,6 +166,55 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     files[1].write_text(json.dumps(second))
     assert compare.main([str(files[0]), str(files[1])]) == 0, "two repeats tell nothing"
     assert f"only in {files[0]}: r\n" in capsys.readouterr().out
+    written = tmp_path / "page.md"
+    written.write_text("# Title\n\nText.\n\n## Figures\n\nOld ones.\n")
+    page.main([str(files[0]), "--page", str(written)])
+    text = written.read_text()
+    assert text.startswith("# Title\n\nText.\n\n## Figures\n\n") and "Old ones" not in text
+    assert (
+        "| x | 1e+03 ms | 4e+03 ms | 4.00 | 4.00-4.00 | p |" in text
+        and "| r | 10 | 10-10 | 3 MB | y |" in text
+    )
+    assert "| grow (bytes) | 2-16 points | 1.00 | 0.9-1.1 | a < b 2.00 |" in text and "(page.svg)" in text
+    assert "Failed: broken: it broke" in text and (tmp_path / "page.svg").exists()
+    with pytest.raises(ValueError, match="has no heading '## Figures'"):
+        page.main([str(files[0]), "--page", str(files[1])])
+
+
+def test_a_module_owns_what_it_calls_of_c_and_counts_once_while_it_is_on_the_stack() -> None:
+    """a.f (1 s of its own) calls a.g (2 s), which calls C (4 s) and b.h (8 s): a's own is 7 s, with b 15 s."""
+    a, b = str(program.__file__), str(compare.__file__)
+    f, g, c, h = (a, 1, "f"), (a, 2, "g"), ("~", 0, "c"), (b, 1, "h")
+    found = profile.by_module(
+        {
+            f: (1, 1, 1.0, 15.0, {}),
+            g: (1, 1, 2.0, 14.0, {f: (1, 1, 2.0, 14.0)}),
+            c: (1, 1, 4.0, 4.0, {g: (1, 1, 4.0, 4.0)}),
+            h: (1, 1, 8.0, 8.0, {g: (1, 1, 8.0, 8.0)}),
+        }
+    )
+    assert found == {
+        "benchmarks.__main__": profile.ModuleTime(7.0, 15.0),
+        "benchmarks.compare": profile.ModuleTime(8.0, 8.0),
+    }
+    assert profile.module_of(np.__file__) == "numpy" and profile.module_of(json.__file__) == "json"
+
+
+def test_pytorch3d_without_a_compiler_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch3d_cpu, "IS_INSTALLED", False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Unavailable, match=r"g\+\+ and ninja are needed to compile it"):
+        pytorch3d_cpu.nearest()
+
+
+def test_siblings_of_an_untrained_model_are_made_to_differ_and_failures_stay() -> None:
+    future: Future[list[Outcome]] = Future()
+    lost = Failure(error_class="INFRA", reason="GONE", message="")
+    scores = [Score(value=0.5, scorer_version="1")] * 2
+    future.set_result([Outcome(sample_id="", result=r) for r in (scores[0], lost, scores[1])])
+    (outcomes,) = DistinctPending([future]).result()
+    assert [o.score and o.score.value for o in outcomes] == [0.5, None, 0.5 + 2 * STEP]
+    assert outcomes[1].result is lost
 
 
 def test_files_that_are_not_of_a_run_are_refused(tmp_path: Path) -> None:
