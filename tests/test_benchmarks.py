@@ -182,7 +182,7 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
 
 
 def test_a_module_owns_what_it_calls_of_c_and_counts_once_while_it_is_on_the_stack() -> None:
-    """a.f (1 s of its own) calls a.g (2 s), which calls C (4 s) and b.h (8 s): a's own is 7 s, with b 15 s."""
+    """a.f (1 s of its own) calls a.g (2 s), which calls C (4 s) and b.h (8 s): own 7 s, with b 15 s."""
     a, b = str(program.__file__), str(compare.__file__)
     f, g, c, h = (a, 1, "f"), (a, 2, "g"), ("~", 0, "c"), (b, 1, "h")
     found = profile.by_module(
