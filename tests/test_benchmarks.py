@@ -33,6 +33,7 @@ from benchmarks.registry import (
     measure_rate,
 )
 from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
+from phys4d.models.registry import TINY
 from phys4d.runtime.threads import limit_threads
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Failure, Outcome, Score
@@ -241,11 +242,12 @@ def test_a_rate_counts_units_and_not_calls() -> None:
     assert timing.per_s_range[0] <= timing.per_s <= timing.per_s_range[1]
 
 
-def test_every_category_is_timed_at_three_sizes_and_in_the_scorer() -> None:
+def test_every_category_is_timed_at_three_sizes_and_in_the_scorer_and_every_preset_in_each_stage() -> None:
     program.register_all()
     names = {item.name for item in RATES}
     for category in CATEGORIES:
         assert {f"frames, {category}, {n} x {n}" for n in (64, 128, 512)} | {f"scored, {category}"} <= names
+    assert {f"training, {p}, {s}, 2 threads" for p in TINY for s in ("base", "stage1", "stage2")} <= names
     scored = next(item for item in RATES if item.name == "scored, rigid")
     work, units = scored.make()
     assert units == 1
