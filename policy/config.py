@@ -82,6 +82,9 @@ class AlgorithmConfig:
     """Optimiser steps per iteration, each on its share of the prompt batches; the first is on-policy."""
     max_grad_norm: float = 1.0
     advantage_clip: float = 5.0
+    min_reward_spread: float = 1e-6
+    """Groups whose rewards have a smaller standard deviation train nothing. About 3 times the noise of the
+    reward (its spread over what should score alike) keeps noise from being blown up to advantages of 1."""
     std_scope: Literal["group", "batch", "max_group"] = "group"
     """What the advantage's standard deviation is taken over."""
     ema_decay: float = 0.9
@@ -105,6 +108,8 @@ class AlgorithmConfig:
         for name in ("lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.min_reward_spread > 0:
+            raise ValueError(f"min_reward_spread must be above 0, got {self.min_reward_spread}")
         if not 0 < self.nft_strength <= 1:
             raise ValueError(f"nft_strength must be in (0, 1], got {self.nft_strength}")
         if not (self.nft_old_rate >= 0 and 0 <= self.nft_old_limit < 1):
