@@ -97,13 +97,10 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
 
     from phys4d.models.cache import EncodingCache
     from phys4d.models.geometry_losses import (
-        align_scale_shift,
         charbonnier,
-        depth_gradient_loss,
         masked_mean,
         off_depth_edges,
-        scale_shift_invariant_depth_loss,
-        with_unit_spread,
+        relative_depth_losses,
     )
     from phys4d.models.heads import MOTION_UNIT
     from phys4d.models.protocol import Conditioning
@@ -129,23 +126,16 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
         depth = labels.depth_NTHW[indices].to(device)
         motion = labels.motion_NTHW3[indices].to(device)
         mask = labels.trusted_NTHW[indices].to(device)
-        everywhere = torch.ones_like(depth, dtype=torch.bool)
         # Most pixels are static background, so moving ones count as much as all the others together.
         moving = mask & (motion[..., :2].norm(dim=-1) > 1.0)
         error = charbonnier((read.motion_BTHW3 - motion) / unit)
         motion_loss = masked_mean(error[..., :2].sum(-1), mask) + masked_mean(error[..., :2].sum(-1), moving)
         if has_dz:
             motion_loss = motion_loss + masked_mean(error[..., 2], mask & off_depth_edges(depth[:, :-1]))
-        if labels.kind == "metric":
-            found, gradient = read.depth_BTHW, depth_gradient_loss(read.depth_BTHW.log(), depth.log())
-        else:
-            found = 1.0 / read.depth_BTHW
-            depth = with_unit_spread(depth)
-            scale, shift = align_scale_shift(found, depth, everywhere)
-            gradient = depth_gradient_loss(scale * found + shift, depth)
+        depth_loss, gradient_loss = relative_depth_losses(read.depth_BTHW, depth, labels.kind)
         return {
-            "depth": scale_shift_invariant_depth_loss(found, depth, everywhere),
-            "depth_gradient": config.gradient_weight * gradient,
+            "depth": depth_loss,
+            "depth_gradient": config.gradient_weight * gradient_loss,
             "motion": config.motion_weight * motion_loss,
         }
 

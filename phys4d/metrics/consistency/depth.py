@@ -86,7 +86,8 @@ def aligned_depth_errors(
 ) -> AlignedDepthErrors:
     """Fit one scale and shift to the whole video by least squares, then compare.
 
-    One fit per video, never per frame: a fit per frame would hide drift. On truth abs_rel is below 1e-6 and
+    One fit per video, never per frame: a fit per frame would hide drift. The scale is 0 at least, since depth
+    turned inside out is no depth. On truth abs_rel is below 1e-6 and
     delta1 is 1, whatever scale and shift were applied.
 
     Source: Eigen et al. 2014; alignment of Ranftl et al. 2020 (MiDaS), eq. 4.
@@ -97,7 +98,7 @@ def aligned_depth_errors(
     x, y = depth[valid].astype(np.float64), true_depth[valid].astype(np.float64)
     dx = x - x.mean()
     spread = float(dx @ dx)
-    scale = float(dx @ (y - y.mean())) / spread if spread > 1e-9 * len(x) else 0.0
+    scale = max(0.0, float(dx @ (y - y.mean())) / spread) if spread > 1e-9 * len(x) else 0.0
     shift = float(y.mean() - scale * x.mean())
     aligned = scale * x + shift
     ratio = np.maximum(aligned / y, y / np.maximum(aligned, LEAST_DEPTH_M))
