@@ -145,9 +145,6 @@ def train(config: StageTwoConfig) -> Path:
             mean_depth_error = masked_mean(depth_error, there) if truth.has_gaps else depth_error.mean()
             error = charbonnier((read.motion_BTHW3 - motion) / unit)
             motion_error = error[..., :num_channels].sum(-1)
-            carried = read.motion_BTHW3
-            if num_channels == 2:
-                carried = torch.cat([carried[..., :2], torch.zeros_like(carried[..., 2:])], -1)
             masked = warp_mask(
                 config.warp_masks, depth, motion, truth.visible[indices].to(device), read.motion_BTHW3
             )
@@ -156,7 +153,7 @@ def train(config: StageTwoConfig) -> Path:
                 "depth": config.depth_weight
                 * (mean_depth_error + masked_mean(depth_error, on_object & there)),
                 "motion": config.motion_weight * (motion_error.mean() + masked_mean(motion_error, moving)),
-                "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, carried, masked),
+                "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, read.carried_BTHW3, masked),
             }
 
         held_latents = cache.videos(torch.from_numpy(held_out.rgb)).to(device)

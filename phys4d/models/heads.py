@@ -35,6 +35,13 @@ class Geometry:
     """z-depth in metres after stage 2; up to one scale per video after stage 1."""
     motion_BTHW3: Float[Tensor, "batch frames-1 height width 3"]
     """(du px, dv px, dz m) from frame t to t + 1; of 2-channel heads dz follows from depth and (du, dv)."""
+    has_dz: bool = True
+    """Whether dz was predicted."""
+
+    @property
+    def carried_BTHW3(self) -> Float[Tensor, "batch frames-1 height width 3"]:
+        """Motion as the warp loss takes it: a dz that follows from depth would make it 0 by construction."""
+        return self.motion_BTHW3 * torch.tensor([1, 1, int(self.has_dz)], device=self.motion_BTHW3.device)
 
 
 class GeometryHeads(nn.Module):
@@ -117,12 +124,13 @@ class GeometryHeads(nn.Module):
             x = block(x)
         x = F.pixel_shuffle(self.to_output(F.silu(x)), 2).unflatten(0, (batch, frames)).float()
         depth = MEDIAN_DEPTH_M * torch.exp(x[:, :, 0].clamp(-3, 3))
-        unit = torch.tensor(MOTION_UNIT[: self.config["motion_channels"]], device=x.device)
+        has_dz = self.config["motion_channels"] == 3
+        unit = torch.tensor(MOTION_UNIT if has_dz else MOTION_UNIT[:2], device=x.device)
         motion = x[:, :-1, 1:].movedim(2, -1) * unit
-        if self.config["motion_channels"] == 2:
+        if not has_dz:
             change = arrived_depth(depth.detach(), motion.detach()) - depth[:, :-1].detach()
             motion = torch.cat([motion, change.unsqueeze(-1)], -1)
-        return Geometry(depth, motion)
+        return Geometry(depth, motion, has_dz)
 
     @torch.no_grad()
     def with_motion_channels(self, motion_channels: int) -> GeometryHeads:

@@ -50,7 +50,11 @@ def read_with_heads(
 def join(parts: Iterable[Geometry]) -> Geometry:
     """Concatenate batches."""
     parts = list(parts)
-    return Geometry(torch.cat([p.depth_BTHW for p in parts]), torch.cat([p.motion_BTHW3 for p in parts]))
+    return Geometry(
+        torch.cat([p.depth_BTHW for p in parts]),
+        torch.cat([p.motion_BTHW3 for p in parts]),
+        all(p.has_dz for p in parts),
+    )
 
 
 def read_with_estimators(
@@ -81,7 +85,7 @@ def read_with_flow(
     flow = flow or DisFlow()
     flows = checked_flows(flow, list(rgb_BTHW3.numpy()))
     uv = torch.from_numpy(np.stack([forward for forward, _, _ in flows]))
-    return Geometry(depth, with_depth_change(depth, uv)), flows
+    return Geometry(depth, with_depth_change(depth, uv), has_dz=False), flows
 
 
 def held_out_warp_l1(
@@ -92,7 +96,7 @@ def held_out_warp_l1(
     """The warp loss in metres where, by the simulator, a point is seen again and off depth edges."""
     depth = torch.from_numpy(true_depth)
     mask = torch.from_numpy(visible) & off_depth_edges(depth[:, :-1])
-    return warp_consistency_loss(read.depth_BTHW.cpu(), read.motion_BTHW3.cpu(), mask).item()
+    return warp_consistency_loss(read.depth_BTHW.cpu(), read.carried_BTHW3.cpu(), mask).item()
 
 
 def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, ...], Float32[np.ndarray, ...]]:

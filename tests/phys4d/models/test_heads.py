@@ -7,6 +7,7 @@ import torch
 
 from phys4d.models.geometry_losses import warp_consistency_loss
 from phys4d.models.heads import GeometryHeads
+from phys4d.models.reading import held_out_warp_l1, join
 
 
 def features(batch: int = 2) -> tuple[torch.Tensor, ...]:
@@ -85,6 +86,8 @@ def test_heads_of_two_channels_take_dz_from_depth_and_keep_the_rest(tmp_path: Pa
     torch.testing.assert_close(read.motion_BTHW3[..., :2], three.motion_BTHW3[..., :2])
     everywhere = torch.ones(read.motion_BTHW3.shape[:-1], dtype=torch.bool)
     assert warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, everywhere) < 1e-5
+    true_depth, seen = torch.full(read.depth_BTHW.shape, 3.0).numpy(), everywhere.numpy()
+    assert held_out_warp_l1(join([read, read]), true_depth.repeat(2, 0), seen.repeat(2, 0)) > 1e-3
     assert warp_consistency_loss(three.depth_BTHW, three.motion_BTHW3, everywhere) > 1e-3
     with pytest.raises(ValueError, match="have 2 motion channels; train them with --motion-channels 3"):
         fewer.with_motion_channels(3)
