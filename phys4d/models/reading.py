@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from phys4d.models.estimators import DepthEstimator
 from phys4d.models.flow_estimators import CheckedFlow, DisFlow, FlowEstimator, checked_flows
@@ -44,7 +45,9 @@ def read_with_heads(
             return heads(prediction.features, sigma)
 
     chosen = [slice(start, start + batch_size) for start in range(0, len(latents_BCThw), batch_size)]
-    return join(beside(read, chosen, latents_BCThw.device.type))
+    # A block that is gathered for one call cannot serve another beside it.
+    kind = "shards" if isinstance(model.transformer, FSDPModule) else latents_BCThw.device.type
+    return join(beside(read, chosen, kind))
 
 
 def join(parts: Iterable[Geometry]) -> Geometry:
