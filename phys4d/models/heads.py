@@ -9,6 +9,7 @@ as in Perez et al., FiLM, 2018.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phys4d.models.geometry_losses import arrived_depth
+from phys4d.models.loading import check_safetensors
 from phys4d.runtime.files import atomic_write_bytes
 
 MEDIAN_DEPTH_M = 3.0
@@ -169,12 +171,29 @@ class GeometryHeads(nn.Module):
         atomic_write_bytes(path, to_safetensors(self.state_dict(), metadata=sizes))
 
     @classmethod
-    def load(cls, path: Path) -> GeometryHeads:
-        """Read what `save` wrote. Raises FileNotFoundError that says which stage makes it."""
+    def load(cls, path: Path, model_sizes: Mapping[str, int] | None = None) -> GeometryHeads:
+        """Read what `save` wrote.
+
+        Args:
+            model_sizes: `head_sizes` of the model whose features they are to read; None does not compare.
+
+        Raises:
+            FileNotFoundError: there are none; says which stage makes them.
+            ValueError: the file is damaged, or the heads belong to another model.
+        """
         if not path.is_file():
             raise FileNotFoundError(f"no heads at {path}; train them with `make pretrain`")
+        check_safetensors(path)
         with safe_open(path, "pt") as file:
-            sizes = {name: int(value) for name, value in file.metadata().items()}
+            sizes = {name: int(value) for name, value in (file.metadata() or {}).items()}
+            if "width" not in sizes:
+                raise ValueError(f"{path} holds no heads of this project; train them with `make pretrain`")
+            for name, needed in (model_sizes or {}).items():
+                if sizes.get(name) != needed:
+                    raise ValueError(
+                        f"{path} holds heads of another model: their {name} is {sizes.get(name)}, the "
+                        f"model's {needed}; train them with `make pretrain`"
+                    )
             heads = cls(**sizes)
             heads.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return heads.eval()
