@@ -41,8 +41,11 @@ class Lesson:
     run: StageRun
 
 
-def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor, list[str]]:
+def read_training_videos(config: StageOneConfig, truth: Dataset, model: Backbone) -> tuple[Tensor, list[str]]:
     """RGB (N, T, H, W, 3) and captions, from a rendered dataset or a folder of videos of any origin.
+
+    Those of a folder are brought to the shape and frame rate of `truth`. One whose caption is longer than
+    the model reads is skipped like one that cannot be read.
 
     Raises:
         ValueError: there are fewer than `num_videos`, or fewer than a batch among the readable ones.
@@ -62,7 +65,13 @@ def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor
         return rgb, videos.captions()[: config.num_videos]
     num_frames, height, width = truth[0].rgb.shape[:3]
     found = read_videos(
-        config.videos, num_frames=num_frames, height=height, width=width, limit=config.num_videos
+        config.videos,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=truth[0].spec.fps,
+        limit=config.num_videos,
+        check_caption=lambda caption: model.tokenize([caption]),
     )
     if len(found.names) < config.heads.batch_size:
         raise ValueError(
@@ -73,7 +82,7 @@ def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor
 
 
 def random_twin(model: Backbone, seed: int) -> Backbone:
-    """The same model with an untrained transformer, for the baseline column."""
+    """The same model with an untrained transformer as `tiny_model` makes it, for the baseline column."""
     import copy
 
     import torch
@@ -84,6 +93,7 @@ def random_twin(model: Backbone, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random transformer"))
         transformer = type(model.transformer).from_config(model.transformer.config)
+        model.open_gates(transformer)
     dtype = model.transformer.dtype
     twin.transformer = (transformer if dtype == torch.float32 else transformer.to(dtype)).to(
         model.transformer.device
@@ -203,7 +213,9 @@ def train(config: StageOneConfig) -> Path:
         gradient_checkpointing=config.memory.gradient_checkpointing,
     ).to(ranks.device)
     held_out = HeldOut.of(measured)
-    rgb, captions = read_training_videos(config, truth)
+    model.check_size(held_out.rgb.shape, config.held_out or config.truth)
+    rgb, captions = read_training_videos(config, truth, model)
+    model.check_size(rgb.shape, config.videos)
     flow = load_flow_estimator(config.flow, config.flow_weights, str(ranks.device))
     twin = random_twin(model, config.seed) if config.baseline else None
     for frozen in (model, twin):
@@ -211,7 +223,9 @@ def train(config: StageOneConfig) -> Path:
             ranks.shard_frozen(frozen.transformer, frozen.blocks)
     stage = config.run / "stage1"
     path = stage / "heads.safetensors"
-    with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
+    with StageRun.open(
+        stage, configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+    ) as run:
         estimator = depth_estimator(config, truth, run)
         if ranks.is_main:
             with atomic_directory(config.run / "estimator", replace=True) as folder:
