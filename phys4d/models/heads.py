@@ -1,7 +1,8 @@
 """Depth and motion heads that read a video diffusion transformer's features.
 
-A small dense-prediction decoder: three tapped blocks are normalised, modulated by the noise level, and
-fused coarse to fine with convolutions over space and over neighbouring frames.
+A small dense-prediction decoder: three tapped blocks are normalised, modulated by the noise level, projected
+and summed, convolved over space and neighbouring frames, and enlarged step by step. All taps are fused at the
+resolution of the tokens, where DPT reassembles each at a resolution of its own.
 Source: Ranftl et al., Vision Transformers for Dense Prediction, 2021, section 3; noise-level modulation
 as in Perez et al., FiLM, 2018.
 """

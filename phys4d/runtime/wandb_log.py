@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ class WandbLog:
         Raises:
             UserError: wandb is not installed, or refuses.
         """
-        if importlib.util.find_spec("wandb") is None:
+        spec = importlib.util.find_spec("wandb")
+        # A folder of that name, as wandb leaves it, is found too.
+        if spec is None or spec.origin is None:
             raise UserError(
                 f"wandb-project is {project!r}, but wandb is not installed; pip install it or set no project"
             )
@@ -31,7 +34,7 @@ class WandbLog:
 
         path = folder / ID_NAME
         if new or not path.is_file():
-            path.write_text(wandb.util.generate_id())
+            path.write_text(secrets.token_hex(4))
         try:
             self._run: Any = wandb.init(
                 project=project,

@@ -133,8 +133,6 @@ WANDB = """
 import json
 calls = open(__file__ + ".calls", "a")
 class Error(Exception): pass
-class util:
-    generate_id = staticmethod(lambda: "id8")
 class Run:
     define_metric = lambda self, name, step_metric: print(name, step_metric, file=calls)
     log = lambda self, data: print(json.dumps(data), file=calls)
@@ -155,7 +153,7 @@ def test_scalars_go_to_weights_and_biases_if_asked(tmp_path: Path, monkeypatch: 
         with RunFolder.open(folder, "steps = 4\n", resume=step > 0, wandb_project="physics") as run:
             run.log(step, loss=0.5)
     monkeypatch.delitem(sys.modules, "wandb")
-    begun = 'physics id8 mine/stage1 {"steps": 4} allow\n* step\n'
+    begun = f'physics {(folder / "wandb-id").read_text()} mine/stage1 {{"steps": 4}} allow\n* step\n'
     calls = (tmp_path / "wandb.py.calls").read_text()
     assert calls == "".join(f'{begun}{{"step": {step}, "loss": 0.5}}\nfinish\n' for step in (0, 1))
 
