@@ -119,9 +119,9 @@ def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what only says where, by what and in which type they were read; parts likewise."""
     passing = ("transformers_version", "dtype", "torch_dtype")
     return {
-        name: _lasting(value) if isinstance(value, dict) else value
+        str(name): _lasting(value) if isinstance(value, dict) else value
         for name, value in settings.items()
-        if not name.startswith("_") and name not in passing
+        if not str(name).startswith("_") and name not in passing
     }
 
 
