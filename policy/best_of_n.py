@@ -16,7 +16,8 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import BestOfNConfig, EvaluateConfig, TrainConfig
+from policy.config import TrainConfig
+from policy.inference_config import BestOfNConfig, EvaluateConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,7 +25,7 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import EvaluateConfig
+from policy.inference_config import EvaluateConfig
 from policy.measurements import (
     FINAL,
     TRACK,

@@ -23,7 +23,7 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import PhysicsIqConfig
+from policy.inference_config import PhysicsIqConfig
 
 if TYPE_CHECKING:
     from phys4d.models.protocol import VideoModel

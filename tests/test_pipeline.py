@@ -24,7 +24,8 @@ from phys4d.data import open_dataset
 from phys4d.models.registry import TINY
 from phys4d.runtime import config as configs
 from phys4d.runtime.metrics import read_metrics
-from policy.config import EvaluateConfig, SampleConfig, TrainConfig
+from policy.config import TrainConfig
+from policy.inference_config import EvaluateConfig, SampleConfig
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig

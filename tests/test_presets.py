@@ -7,7 +7,8 @@ import pytest
 
 from phys4d.models.registry import FULL, TINY, published
 from phys4d.runtime import config as configs
-from policy.config import BestOfNConfig, EvaluateConfig, SampleConfig, TrainConfig
+from policy.config import TrainConfig
+from policy.inference_config import BestOfNConfig, EvaluateConfig, SampleConfig
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig

@@ -19,7 +19,7 @@ from policy.advantages import compute_advantages
 from policy.config import AlgorithmConfig, RewardConfig, TrainConfig
 from policy.ranks import Ranks
 from policy.rewards import Pending, Rewards, Source, parse_sources, values
-from policy.trainer import Sampled, Scoring
+from policy.scoring import Sampled, Scoring
 
 ROOT = Path(__file__).parents[2]
 
