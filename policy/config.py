@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from phys4d.models.load_config import LoadConfig
+
+
+def must(settings: object, rule: str, holds: Callable[[float], bool], *names: str) -> None:
+    """Refuse settings that are not finite or break a rule, by name and value."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and holds(value)):
+            raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+def at_least_1(settings: object, *names: str) -> None:
+    """Refuse counts below 1."""
+    must(settings, "at least 1", lambda value: value >= 1, *names)
+
+
+def above_0(settings: object, *names: str) -> None:
+    """Refuse what is 0 or negative."""
+    must(settings, "above 0", lambda value: value > 0, *names)
+
+
+def not_negative(settings: object, *names: str) -> None:
+    """Refuse what is negative."""
+    must(settings, "0 or above", lambda value: value >= 0, *names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +74,11 @@ class RolloutConfig:
             raise ValueError(
                 f"a group needs 2 siblings to compare, got {self.group_size}; raise rollout.group_size"
             )
-        if self.num_prompts < 1 or self.num_prompts % self.prompts_per_batch:
+        at_least_1(self, "num_prompts", "prompts_per_batch", "window_interval")
+        above_0(self, "shift", "noise_level")
+        if self.sampler in ("cps", "ddim_v"):
+            must(self, f"at most 1 with {self.sampler}", lambda value: value <= 1, "noise_level")
+        if self.num_prompts % self.prompts_per_batch:
             raise ValueError(
                 f"prompts_per_batch must divide num_prompts {self.num_prompts}, got {self.prompts_per_batch}"
             )
@@ -63,8 +92,11 @@ class RolloutConfig:
                 "window_start must be in [0, window_end - window_size], here at most "
                 f"{self.window_end - self.window_size}, got {self.window_start}"
             )
-        if self.window_interval < 1:
-            raise ValueError(f"window_interval must be at least 1 iteration, got {self.window_interval}")
+
+    @property
+    def num_batches(self) -> int:
+        """Prompt batches of an iteration."""
+        return self.num_prompts // self.prompts_per_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +124,7 @@ class AlgorithmConfig:
     inner_epochs: int = 1
     """Passes over the rollouts of an iteration; only the first update of the first is on-policy."""
     step_weight: Literal["none", "longcat"] = "none"
-    """`longcat` weighs steps by sqrt(s / (1 - s)) / sqrt|dt|, so that each moves the velocity alike."""
+    """`longcat` weighs steps so that each moves the prediction alike; of `grpo` and `ddpo` only."""
     nft_strength: float = 1.0
     """DiffusionNFT's beta: how far its positive and negative policies lie from the old one."""
     nft_levels: int = 2
@@ -102,15 +134,16 @@ class AlgorithmConfig:
     nft_old_limit: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.nft_strength <= 1:
-            raise ValueError(f"nft_strength must be in (0, 1], got {self.nft_strength}")
-        if not (self.nft_old_rate >= 0 and 0 <= self.nft_old_limit < 1):
+        at_least_1(self, "lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels")
+        above_0(self, "learning_rate", "max_grad_norm", "advantage_clip")
+        not_negative(self, "kl_weight", "nft_old_rate")
+        must(self, "in (0, 1)", lambda value: 0 < value < 1, "clip_range")
+        must(self, "in (0, 1]", lambda value: 0 < value <= 1, "nft_strength")
+        must(self, "in [0, 1)", lambda value: 0 <= value < 1, "ema_decay", "nft_old_limit")
+        if self.step_weight != "none" and self.name not in ("grpo", "ddpo"):
             raise ValueError(
-                "nft_old_rate must not be negative and nft_old_limit in [0, 1), got "
-                f"{self.nft_old_rate}, {self.nft_old_limit}"
+                f"step_weight {self.step_weight} is for grpo and ddpo, {self.name} has weights of its own; "
+                "set it to none"
             )
 
 
@@ -152,8 +185,10 @@ class RewardConfig:
     """How long a service that has gone away may take to come back; what was under way is sent again."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_failed_fraction < 1:
-            raise ValueError(f"max_failed_fraction must be in [0, 1), got {self.max_failed_fraction}")
+        above_0(self, "timeout_s")
+        at_least_1(self, "max_attempts", "num_replicas")
+        not_negative(self, "outage_s")
+        must(self, "in [0, 1)", lambda value: 0 <= value < 1, "max_failed_fraction")
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("reward.cert_file and reward.key_file belong together; one of them is missing")
         if self.cert_file is not None and self.ca_file is None:
@@ -162,8 +197,6 @@ class RewardConfig:
             raise ValueError("reward.token_file and reward.ca_file belong to reward.endpoint, which is empty")
         if self.sources and self.name:
             raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
-        if self.outage_s < 0:
-            raise ValueError(f"outage_s must not be negative, got {self.outage_s}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,15 +218,10 @@ class MonitorConfig:
     """KL to the reference of all trained steps of a video together."""
 
     def __post_init__(self) -> None:
-        if self.num_videos < 1:
-            raise ValueError(f"num_videos must be at least 1, got {self.num_videos}")
-        if not self.max_ratio > 1:
-            raise ValueError(f"max_ratio must be above 1, got {self.max_ratio}")
-        if not 0 <= self.min_share <= 1:
-            raise ValueError(f"min_share must be in [0, 1], got {self.min_share}")
-        for name in ("max_luminance_change", "max_held_out_drop", "max_kl_joint_nats"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        at_least_1(self, "num_videos")
+        must(self, "above 1", lambda value: value > 1, "max_ratio")
+        must(self, "in [0, 1]", lambda value: 0 <= value <= 1, "min_share")
+        above_0(self, "max_luminance_change", "max_held_out_drop", "max_kl_joint_nats")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +246,8 @@ class HardwareConfig:
     num_scorers: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("gpu_gib", "num_gpus", "tflops", "scoring_s", "num_scorers"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        above_0(self, "gpu_gib", "tflops", "scoring_s")
+        at_least_1(self, "num_gpus", "num_scorers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,12 +281,17 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_iterations",
-            "eval_every",
-            "num_eval_prompts",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least_1(self, "num_iterations", "eval_every", "num_eval_prompts", "num_threads")
+        at_least_1(self, "checkpoint_every", "keep_checkpoints")
+        updates, num_batches = self.algorithm.updates_per_iteration, self.rollout.num_batches
+        if updates > num_batches:
+            raise ValueError(
+                f"updates_per_iteration must be at most {num_batches}, the prompt batches of an iteration, "
+                f"got {updates}; lower it or rollout.prompts_per_batch"
+            )
+        levels, most = self.algorithm.nft_levels, self.rollout.num_steps - 1
+        if self.algorithm.name == "diffusion_nft" and levels > most:
+            raise ValueError(
+                f"nft_levels must be at most num_steps - 1 = {most}, got {levels}; lower it or raise "
+                "rollout.num_steps"
+            )

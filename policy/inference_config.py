@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from phys4d.models.load_config import LoadConfig
-from policy.config import RewardConfig
+from policy.config import RewardConfig, above_0, at_least_1, not_negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,8 @@ class EvaluateConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_scenes", "num_seeds", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least_1(self, "num_scenes", "num_seeds", "num_steps", "num_threads")
+        above_0(self, "shift")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +63,9 @@ class BestOfNConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_scenes", "num_seeds", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_candidates < 0:
-            raise ValueError(f"num_candidates must not be negative, got {self.num_candidates}")
+        at_least_1(self, "num_scenes", "num_seeds", "num_steps", "num_threads")
+        above_0(self, "shift")
+        not_negative(self, "num_candidates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +102,9 @@ class SampleConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_videos", "num_frames", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.fps >= 1:
-            raise ValueError(f"fps must be at least 1, got {self.fps}")
+        at_least_1(self, "num_videos", "num_frames", "num_steps", "num_threads")
+        above_0(self, "shift")
+        at_least_1(self, "fps")
         if bool(self.text) != (self.first_frame is not None):
             raise ValueError(
                 f"text and first_frame belong together, got {self.text!r} and {self.first_frame}; give both, "
@@ -152,9 +147,8 @@ class PhysicsIqConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_runs", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least_1(self, "num_runs", "num_steps", "num_threads")
+        above_0(self, "shift")
         if not 1 <= self.fps <= 60:
             raise ValueError(f"fps must be in 1 to 60, got {self.fps}")
         if self.num_frames and self.num_frames < 5 * self.fps:

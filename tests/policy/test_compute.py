@@ -11,7 +11,7 @@ from policy.config import AlgorithmConfig, RolloutConfig, TrainConfig
 
 def test_training_spends_sampling_reading_replay_and_the_watched_kl() -> None:
     """3 iterations x 2 prompts x 4 siblings = 24 videos of 8 + 1 calls, 2 steps at 2.5, and 1 reference."""
-    rollout = RolloutConfig(num_prompts=2, group_size=4, num_steps=8, window_size=2)
+    rollout = RolloutConfig(num_prompts=2, prompts_per_batch=1, group_size=4, num_steps=8, window_size=2)
     config = TrainConfig(num_iterations=3, rollout=rollout)
     assert training_calls(config, step_cost=2.5) == 24 * (9 + 5 + 1)
     priced = TrainConfig(num_iterations=3, rollout=rollout, algorithm=AlgorithmConfig(kl_weight=0.1))

@@ -106,8 +106,11 @@ def test_a_changed_policy_has_ratios_off_one_and_is_caught_when_it_claims_to_be_
     rollouts = roll(model)
     perturb(parameters)
     assert update(model, parameters, rollouts, on_policy=False).ratio_max > 1e-4
-    with pytest.raises(RuntimeError, match="ratio of an unchanged policy must be 1"):
-        update(model, parameters, rollouts)
+    for broken in (False, True):
+        if broken:
+            parameters[0].data.fill_(torch.nan)
+        with pytest.raises(RuntimeError, match="ratio of an unchanged policy must be 1"):
+            update(model, parameters, rollouts)
 
 
 def test_changed_conditioning_is_caught_by_its_hash(policy: tuple) -> None:
@@ -155,11 +158,12 @@ def test_the_kl_is_zero_at_the_reference_and_positive_off_it(policy: tuple) -> N
     assert update(model, parameters, roll(model)).kl > 0.0
 
 
-def test_without_a_comparable_group_the_weights_stay(policy: tuple) -> None:
+def test_without_a_comparable_group_the_weights_stay(policy: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     model, parameters = policy
     perturb(parameters)
     rollouts, before = roll(model), [p.detach().clone() for p in parameters]
     flat = compute_advantages(torch.full((8,), 0.5).double(), [i // 4 for i in range(8)])
+    monkeypatch.setattr(model, "predict", lambda *_, **__: pytest.fail("nothing is trained, so no replay"))
     stats = update_policy(
         model,
         RULE,
