@@ -26,7 +26,7 @@ from policy.losses import (
     guarded_log_ratio,
     negative_aware_terms,
 )
-from policy.rollout import RecordedStep, Rollouts, SamplingRule
+from policy.rollout import RecordedStep, Rollouts, SamplingRule, replay
 from policy.samplers import StepOut, generated_dims, kl_gaussian, masked_mean
 from policy.step_rules import longcat_weight
 
@@ -144,19 +144,6 @@ def _replayed(
         result.loss.backward()
         results.append((result.stats, with_kl))
     return results
-
-
-def replay(model: VideoModel, rule: SamplingRule, rollouts: Rollouts, recorded: RecordedStep) -> StepOut:
-    """Score a recorded step under the model as it now is."""
-    dtype = rollouts.latents_BCThw.dtype
-    return rule.take(
-        model,
-        recorded.x_BCThw.to(dtype),
-        recorded.i,
-        rollouts.conditioning,
-        mode="sde",
-        x_next=recorded.x_next_BCThw.to(dtype),
-    )
 
 
 def _negative_aware(batch: Batch) -> list[tuple[LossStats, bool]]:
