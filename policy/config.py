@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -160,6 +160,10 @@ class RewardConfig:
     cert_file: Path | None = None
     """PEM file of a certificate to show (mTLS), with its private key in `key_file`."""
     key_file: Path | None = None
+    token_files: dict[str, Path] = field(default_factory=dict)
+    """Of other services among `sources`, by HOST:PORT: the file with that service's bearer token."""
+    ca_files: dict[str, Path] = field(default_factory=dict)
+    """Of other services among `sources`, by HOST:PORT: as `ca_file`."""
     name: str = ""
     """Which of the service's rewards to train on; empty is its first."""
     preset: str = "tiny"
@@ -184,6 +188,11 @@ class RewardConfig:
     outage_s: float = 300.0
     """How long a service that has gone away may take to come back; what was under way is sent again."""
 
+    def through(self, service: RewardConfig) -> RewardConfig:
+        """The same rewards, read alike, from another service."""
+        rewards = ("name", "reader", "sources", "aggregation", "send_rgb")
+        return replace(service, **{name: getattr(self, name) for name in rewards})
+
     def __post_init__(self) -> None:
         above_0(self, "timeout_s")
         at_least_1(self, "max_attempts", "num_replicas")
@@ -195,6 +204,13 @@ class RewardConfig:
             raise ValueError("reward.cert_file is shown over TLS only; name reward.ca_file too")
         if not self.endpoint and (self.token_file or self.ca_file):
             raise ValueError("reward.token_file and reward.ca_file belong to reward.endpoint, which is empty")
+        for name in ("token_files", "ca_files"):
+            for endpoint in getattr(self, name):
+                if not any(source.endswith(f"@{endpoint}") for source in self.sources):
+                    raise ValueError(
+                        f"{name} names {endpoint}, which no source is on; name NAME@{endpoint} in "
+                        "reward.sources or remove it"
+                    )
         if self.sources and self.name:
             raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
 
@@ -241,6 +257,8 @@ class HardwareConfig:
     num_gpus: int = 8
     tflops: float = 400.0
     """TFLOP/s that one GPU reaches in practice; half of an H100's peak in bfloat16."""
+    video: tuple[int, ...] = ()
+    """Frames, height and width of the videos; none are those that the model was published with."""
     scoring_s: float = 1.0
     """Seconds that one scorer takes for one rollout."""
     num_scorers: int = 16
@@ -248,6 +266,10 @@ class HardwareConfig:
     def __post_init__(self) -> None:
         above_0(self, "gpu_gib", "tflops", "scoring_s")
         at_least_1(self, "num_gpus", "num_scorers")
+        if self.video and not (len(self.video) == 3 and min(self.video) > 0):
+            raise ValueError(
+                f"hardware.video must be frames, height and width, e.g. 49 480 832, got {self.video}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +287,8 @@ class TrainConfig:
     eval_every: int = 5
     """Iterations between measurements on held-out prompts."""
     num_eval_prompts: int = 32
+    eval_batch_size: int = 32
+    """Held-out videos that are sampled, read and decoded together."""
     checkpoint_every: int = 5
     keep_checkpoints: int = 2
     seed: int = 0
@@ -281,7 +305,7 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
-        at_least_1(self, "num_iterations", "eval_every", "num_eval_prompts", "num_threads")
+        at_least_1(self, "num_iterations", "eval_every", "num_eval_prompts", "eval_batch_size", "num_threads")
         at_least_1(self, "checkpoint_every", "keep_checkpoints")
         updates, num_batches = self.algorithm.updates_per_iteration, self.rollout.num_batches
         if updates > num_batches:

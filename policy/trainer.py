@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from policy.prompts import Prompt, encode_prompts, load_prompts, num_latent_fram
 from policy.ranks import Ranks
 from policy.reading import Reader
 from policy.rewards import Rewards, values
-from policy.rollout import SamplingRule, sample
+from policy.rollout import SamplingRule, sample, sample_all
 from policy.scoring import Sampled, Scoring
 from policy.update import UpdateStats, update_policy
 from policy.windows import window
@@ -198,14 +199,15 @@ class Trainer:
         prompts = [self.held_out[i] for i in mine]
         conditioning = encode_prompts(self.cache, prompts)
         with self.ema.applied():
-            videos = sample(
+            latents = sample_all(
                 self.model,
                 conditioning,
                 self.rule,
                 num_latent_frames=num_latent_frames(self.model, prompts),
                 seeds=[derive_seed("eval", i) for i in mine],
+                batch_size=self.config.eval_batch_size,
             )
-        return videos.latents_BCThw, conditioning, prompts
+        return latents, conditioning, prompts
 
     def evaluate(self, videos: tuple[Tensor, Any, Sequence[Prompt]] | None = None) -> dict[str, float]:
         """Mean reward on held-out prompts."""
@@ -229,19 +231,27 @@ class Trainer:
         }
 
     def watch(self, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> dict[str, float]:
-        """What monitors look at, on the first held-out videos of this rank."""
-        chosen = slice(0, self.config.monitor.num_videos)
+        """What monitors look at: means over the first held-out videos, whichever ranks have them."""
+        number = min(self.config.monitor.num_videos, len(self.held_out))
+        mine = len(range(self.ranks.index, number, self.ranks.num))
+        rows = self.ranks.gather_lists(self._watched(videos, slice(0, mine)) if mine else [])
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        means = {name: np.nanmean([row.get(name, math.nan) for row in rows]) for name in names}
+        return {name: float(mean) for name, mean in means.items()}
+
+    def _watched(self, videos: tuple[Tensor, Any, Sequence[Prompt]], chosen: slice) -> list[dict[str, float]]:
+        """Statistics of each video, as far as it has them."""
         latents, conditioning, prompts = videos[0][chosen], videos[1].select(chosen), videos[2][chosen]
         ids = [f"watch/{prompt.key}" for prompt in prompts]
-        seen = pixel_statistics(self.reader.decode(latents).numpy())
+        rows = [pixel_statistics(video[None]) for video in self.reader.decode(latents).numpy()]
         if self.watcher is not None:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
-            rewards = values(self.rewards.score(read)) @ torch.tensor(
-                self.rewards.weights, dtype=torch.float64
-            )
-            if not rewards.isnan().all():
-                seen["held_out_reward"] = float(rewards.nanmean())
-        return seen | cloud_statistics(self.reader.rollouts(latents, conditioning, prompts, ids))
+            weights = torch.tensor(self.rewards.weights, dtype=torch.float64)
+            for row, reward in zip(rows, (values(self.rewards.score(read)) @ weights).tolist(), strict=True):
+                if math.isfinite(reward):
+                    row["held_out_reward"] = reward
+        rollouts = self.reader.rollouts(latents, conditioning, prompts, ids)
+        return [row | cloud_statistics([rollout]) for row, rollout in zip(rows, rollouts, strict=True)]
 
     def write_picture(self, path: Path, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> Path:
         """Frames of the first held-out video, with depth and motion, above what the reference makes of it."""
@@ -271,6 +281,7 @@ class Trainer:
                 "num_ema_updates": self.ema.num_updates,
                 "old": None if self.old is None else self.old.average,
                 "optimiser": self.optimiser.state_dict(),
+                "kl_joint_nats": self.kl_joint_nats,
             },
             folder / "trainer.pt",
         )
@@ -287,6 +298,7 @@ class Trainer:
                     tensor.copy_(value)
         self.ema.num_updates = state["num_ema_updates"]
         self.optimiser.load_state_dict(state["optimiser"])
+        self.kl_joint_nats = state["kl_joint_nats"]
 
 
 def mean_components(components: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -312,10 +324,10 @@ def reward_scalars(rewards: Tensor, sources: Rewards, group_size: int) -> dict[s
         scalars["reward_mean"] = float(valid.mean())
         scalars["reward_group_std"] = float(spread.mean()) if len(spread) else 0.0
     if len(sources.sources) > 1:
-        for source, column in zip(sources.sources, rewards.T, strict=True):
+        for label, column in zip(sources.labels, rewards.T, strict=True):
             mean = float(column.nanmean())
             if math.isfinite(mean):
-                scalars[f"reward_{source.name or 'first'}"] = mean
+                scalars[f"reward_{label}"] = mean
     return scalars
 
 
