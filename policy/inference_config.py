@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from phys4d.models.load_config import LoadConfig
-from policy.config import RewardConfig, above_0, at_least_1, not_negative
+from policy.config import MemoryConfig, RewardConfig, above_0, at_least_1, not_negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,9 @@ class EvaluateConfig:
     shift: float = 3.0
     """As in the rollouts of stage 3."""
     reward: RewardConfig = field(default_factory=RewardConfig)
-    memory: LoadConfig = field(default_factory=LoadConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    batch_size: int = 32
+    """Videos that are sampled, read and decoded together."""
     num_report_scenes: int = 10
     """Scenes whose videos go into the report."""
     num_failures: int = 4
@@ -39,7 +40,7 @@ class EvaluateConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        at_least_1(self, "num_scenes", "num_seeds", "num_steps", "num_threads")
+        at_least_1(self, "num_scenes", "num_seeds", "num_steps", "batch_size", "num_threads")
         above_0(self, "shift")
 
 
@@ -60,10 +61,14 @@ class BestOfNConfig:
     shift: float = EvaluateConfig.shift
     seed: int = EvaluateConfig.seed
     reward: RewardConfig = field(default_factory=RewardConfig)
+    """The service; what is rewarded and how depth and motion are read is as in stage 3, if it is there."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    batch_size: int = 32
+    """Videos that are sampled and read together."""
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        at_least_1(self, "num_scenes", "num_seeds", "num_steps", "num_threads")
+        at_least_1(self, "num_scenes", "num_seeds", "num_steps", "batch_size", "num_threads")
         above_0(self, "shift")
         not_negative(self, "num_candidates")
 
@@ -95,7 +100,7 @@ class SampleConfig:
     guidance_scale: float = 1.0
     """Scale of classifier-free guidance, which doubles the work; 1 is none. Published models are shown with 5
     to 7; stages 2 and 3 train and sample without."""
-    memory: LoadConfig = field(default_factory=LoadConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     out: Path | None = None
     """Folder of the files; none is `samples/` of the run."""
     seed: int = 0
@@ -131,6 +136,7 @@ class PhysicsIqConfig:
     width: int = 64
     """Pixels of the videos; first frames are stretched to this size."""
     height: int = 48
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     num_frames: int = 0
     """Frames that the model makes, of which 5 s are kept; 0 is one more than those."""
     num_runs: int = 1

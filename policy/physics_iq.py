@@ -26,7 +26,7 @@ from phys4d.runtime.threads import limit_threads
 from policy.inference_config import PhysicsIqConfig
 
 if TYPE_CHECKING:
-    from phys4d.models.protocol import VideoModel
+    from phys4d.models.backbone import Backbone
 
 PROMPTS = "prompts"
 
@@ -37,13 +37,18 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
     import torch
 
     from phys4d.metrics.physics_iq.videos import num_frames
-    from phys4d.models.protocol import Conditioning, to_model_range, to_uint8
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.protocol import to_uint8
     from phys4d.runtime.files import atomic_write_bytes
     from phys4d.runtime.progress import progress
+    from policy.placement import place
+    from policy.prompts import encode
     from policy.rollout import sample, sampling_rule
 
     limit_threads(config.num_threads)
     name, model = _load(config)
+    place(model, None, config.memory)
+    cache = EncodingCache(model, config.memory.cache)
     folder = config.out or config.run / "physics_iq" / name
     jobs = _write_prompts(config, folder / PROMPTS)
     kept, made = num_frames(config.fps), config.num_frames or num_frames(config.fps) + 1
@@ -58,10 +63,8 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
         first = cv2.imread(str(folder / PROMPTS / job["first_frame"]), cv2.IMREAD_COLOR)
         if first is None:
             raise UserError(f"{folder / PROMPTS / job['first_frame']} is gone; remove {folder / PROMPTS}")
-        picture = torch.from_numpy(np.ascontiguousarray(first[None, None, ..., ::-1]))
         with torch.no_grad():
-            latents = model.encode_video(to_model_range(picture)).float()[:, :, 0]
-            conditioning = Conditioning(model.encode_text([job["text"]]), latents)
+            conditioning = encode(cache, [job["text"]], np.ascontiguousarray(first[None, ..., ::-1]))
             made_latents = sample(
                 model,
                 conditioning,
@@ -69,17 +72,17 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
                 num_latent_frames=num_latent_frames,
                 seeds=[derive_seed(config.seed, r, job["video_id"])],
             ).latents_BCThw
-            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].numpy()
+            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].cpu().numpy()
         atomic_write_bytes(path, encode_mp4(video, config.fps))
     return runs
 
 
-def _load(config: PhysicsIqConfig) -> tuple[str, VideoModel]:
+def _load(config: PhysicsIqConfig) -> tuple[str, Backbone]:
     """Name of what generates, and the model."""
     if config.model:
         from phys4d.models.registry import load_model
 
-        return Path(config.model).name, load_model(config.model)
+        return Path(config.model).name, load_model(config.model, dtype=config.memory.dtype)
     from policy.stages import finished_stages, load_stage
 
     finished = finished_stages(config.run)
@@ -87,7 +90,7 @@ def _load(config: PhysicsIqConfig) -> tuple[str, VideoModel]:
     if stage not in finished:
         known = ", ".join(finished) or "none; train the base with `make base`"
         raise UserError(f"{config.run} has no finished {stage}; finished stages: {known}")
-    return stage, load_stage(config.run, stage)[0]
+    return stage, load_stage(config.run, stage, config.memory)[0]
 
 
 def _write_prompts(config: PhysicsIqConfig, folder: Path) -> list[dict[str, str]]:
