@@ -116,7 +116,8 @@ def encode_mp4(frames: UInt8[np.ndarray, "frames height width 3"], fps: int) -> 
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "8"})
+        # With more threads x264 does not always give the same bytes.
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "8", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
