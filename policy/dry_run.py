@@ -36,7 +36,8 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
             "rollout.prompts_per_batch x rollout.group_size a multiple of hardware.num_gpus"
         )
     video = published(config.model)["video"] if config.model in FULL else TINY_VIDEO
-    size = tuple(gpus.video) or (video["num_frames"], video["height"], video["width"])
+    frames, height, width = gpus.video or (video["num_frames"], video["height"], video["width"])
+    size = (frames, height, width)
     model = meta_model(config.model)
     channels, frames, h, w = model.latent_shape(*size)
     weight_bytes = BYTES[memory.dtype]

@@ -101,8 +101,11 @@ def security(config: RewardConfig, endpoint: str) -> dict[str, Any]:
         if not options["token"]:
             raise ValueError(f"token file {token_file} is empty")
     if ca_file is not None:
-        shown = {"cert_file": config.cert_file, "key_file": config.key_file} if ours else {}
-        options["tls"] = ClientTls(ca_file=ca_file, **shown)
+        options["tls"] = ClientTls(
+            ca_file=ca_file,
+            cert_file=config.cert_file if ours else None,
+            key_file=config.key_file if ours else None,
+        )
     return options
 
 
