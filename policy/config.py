@@ -114,6 +114,9 @@ class AlgorithmConfig:
     """Optimiser steps per iteration, each on its share of the prompt batches; the first is on-policy."""
     max_grad_norm: float = 1.0
     advantage_clip: float = 5.0
+    min_reward_spread: float = 1e-6
+    """Groups whose rewards have a smaller standard deviation train nothing. About 3 times the noise of the
+    reward (its spread over what should score alike) keeps noise from being blown up to advantages of 1."""
     std_scope: Literal["group", "batch", "max_group"] = "group"
     """What the advantage's standard deviation is taken over."""
     ema_decay: float = 0.9
@@ -135,7 +138,7 @@ class AlgorithmConfig:
 
     def __post_init__(self) -> None:
         at_least_1(self, "lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels")
-        above_0(self, "learning_rate", "max_grad_norm", "advantage_clip")
+        above_0(self, "learning_rate", "max_grad_norm", "advantage_clip", "min_reward_spread")
         not_negative(self, "kl_weight", "nft_old_rate")
         must(self, "in (0, 1)", lambda value: 0 < value < 1, "clip_range")
         must(self, "in (0, 1]", lambda value: 0 < value <= 1, "nft_strength")
