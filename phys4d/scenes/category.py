@@ -60,7 +60,7 @@ class Category:
     redraw: Callable[[Rng, dict[str, Any]], None] | None = None
     """Mixed physics in another way than `redraw_physics`."""
     timestep_s: float = 0.002
-    """Integrator step."""
+    """Integrator step at most: drawn scenes have a whole number of equal steps between frames."""
     min_travel_m: float = 0.2
     """A scene in which no material point gets as far from its start is refused: nothing moves."""
     max_speed_m_s: float = 15.0

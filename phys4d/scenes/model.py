@@ -144,6 +144,10 @@ def new_stage(spec: SceneSpec) -> mujoco.MjSpec:
             f"a scene must take at most {MAX_STEPS} steps, got {spec.num_frames} frames at {spec.fps} fps "
             f"with timestep_s {spec.timestep_s}"
         )
+    if not 1 / spec.fps > 0.999 * spec.timestep_s:
+        raise ValueError(
+            f"a step must not be longer than a frame, got timestep_s {spec.timestep_s} at {spec.fps} fps"
+        )
     parameters = spec.parameters
     entries(parameters, "objects", MAX_OBJECTS)
     entries(parameters, "fixtures", MAX_FIXTURES)

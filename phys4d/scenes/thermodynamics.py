@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.scenes import continuum, continuum_drawing, drawing, heat_scenes
+from phys4d.scenes import continuum, continuum_drawing, drawing, gas_scenes, heat_scenes
 from phys4d.scenes.category import MIXED_GRAVITY, Category, Drawn
 from phys4d.scenes.drawing import Entry, Rng
+from phys4d.scenes.heat_scenes import KELVIN
 from phys4d.scenes.model import BuiltScene, limit_work, num_steps, number
 from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
@@ -248,7 +249,7 @@ def piston(rng: Rng, friction: float) -> Drawn:
     height, x = rng.uniform(0.25, 0.5), rng.uniform(-0.15, 0.15)
     mass, start = rng.uniform(10, 80), rng.uniform(10, 30)
     area = 4 * half[0] * half[1]
-    pressure = heat_scenes.AIR_PA + mass * 9.81 / area
+    pressure = gas_scenes.AIR_PA + mass * 9.81 / area
     # Rise of about 0.2 to 0.6 m per second: dh/dt = P (g - 1) / (g p A) at constant pressure.
     power = rng.uniform(0.25, 0.6) * 1.4 / 0.4 * pressure * area
     color = drawing.colors(rng, 1)[0]
@@ -303,7 +304,7 @@ def build(spec: SceneSpec) -> BuiltScene:
     if kind == "air":
         return heat_scenes.build_air(spec)
     if kind == "gas":
-        return heat_scenes.build_piston(spec)
+        return gas_scenes.build_piston(spec)
     raise ValueError(f"parameters.kind must be melt, solid, air or gas, got {kind!r}")
 
 
@@ -336,7 +337,7 @@ def simulate(scene: BuiltScene) -> Trajectory:
         return simulate_melt(scene)
     if kind == "solid":
         return heat_scenes.simulate_solid(scene)
-    return heat_scenes.simulate_air(scene) if kind == "air" else heat_scenes.simulate_piston(scene)
+    return heat_scenes.simulate_air(scene) if kind == "air" else gas_scenes.simulate_piston(scene)
 
 
 def simulate_melt(scene: BuiltScene) -> Trajectory:
@@ -368,19 +369,28 @@ def simulate_melt(scene: BuiltScene) -> Trajectory:
         return (1 - share) * solid + share * (0.5 * solid + 0.5 * melt_rgb)
 
     trajectory = continuum.record(
-        scene, points, lambda steps, gravity: melting.advance(steps, gravity_m_s2=gravity), colors
+        scene,
+        points,
+        lambda steps, gravity: melting.advance(steps, gravity_m_s2=gravity),
+        colors,
+        {"temperature": lambda: melting.temperature_c + KELVIN, "melted": lambda: points.liquid_share},
     )
-    gained = melting.energy_j - start_j
-    if abs(gained - melting.received_j) > 1e-6 * (abs(start_j) + abs(gained)):
-        raise UnstableSimulation(f"heat of {gained:.6g} J came from {melting.received_j:.6g} J")
+    gained, received = melting.energy_j - start_j, melting.received_j
+    if abs(gained - received) > 1e-6 * (abs(start_j) + abs(gained)):
+        raise UnstableSimulation(f"heat of {gained:.6g} J came from {received:.6g} J", reason="heat not kept")
     if abs(melting.melted_kg - start_kg) < 0.002 * points.mass_kg.sum():
-        raise UnstableSimulation("nothing melts")
+        raise UnstableSimulation("nothing melts", reason="nothing melts")
     return trajectory
+
+
+def engine() -> str:
+    """Names and versions of the solvers; results are bitwise the same within all of them."""
+    return f"{continuum.engine()}, {heat_scenes.SOLVERS}, {gas_scenes.SOLVERS}"
 
 
 CATEGORY = Category(
     name="thermodynamics",
-    engine=continuum.engine,
+    engine=engine,
     families={"melt": melt, "bath": bath, "bar": bar, "plate": plate, "plume": plume, "piston": piston},
     build=build,
     simulate=simulate,

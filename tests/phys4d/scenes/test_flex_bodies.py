@@ -47,6 +47,11 @@ def test_a_family_is_drawn_and_deforms_within_bounds(category: str, family: str)
         first = mesh.vertices_m[0]
         assert np.linalg.norm(np.diff(first[mesh.faces], axis=1), axis=2).min() > 0
     assert trajectory.meshes
+    for index, entry in enumerate(scene.spec.parameters["objects"]):
+        free = not entry.get("held") and not entry.get("tied") and "drive_m_s" not in entry
+        if free and scene.objects[index].body_id < 0:
+            # The mean of the points' velocities, not of their way until the next frame.
+            assert trajectory.velocity[0, index, :3] == pytest.approx(entry["linear_velocity_m_s"], abs=1e-9)
     assert max(np.ptp(mesh.vertices_m, axis=0).max() for mesh in trajectory.meshes) > 0.01
 
 

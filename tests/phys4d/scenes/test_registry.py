@@ -1,6 +1,7 @@
 """Drawing scenes: deterministic, never degenerate, told in few words."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,18 @@ import pytest
 
 from phys4d.data.format import CATEGORY_NAMES
 from phys4d.scenes import build, families, raycast, sample_spec, simulate
-from phys4d.scenes.registry import CATEGORIES, MIN_PIXELS, draw_spec, examine, sample_scene, second_take
+from phys4d.scenes.registry import (
+    CATEGORIES,
+    MIN_PIXELS,
+    NoAcceptableDraw,
+    draw_spec,
+    examine,
+    sample_scene,
+    second_take,
+)
+from phys4d.scenes.simulation import frame_steps
 
 FAMILIES = families("rigid")["rigid"]
-
-
 TINY = FAMILIES[:5]
 """What the tiny model learns."""
 
@@ -128,6 +136,41 @@ def test_refused_draws_are_counted_and_their_attempt_is_recorded() -> None:
 def test_an_unknown_name_is_refused_with_a_suggestion(category: str, family: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample_spec(category, family, 0)
+
+
+@pytest.mark.parametrize("fps", [8.0, 12.0, 60.0, 1000.0])
+def test_frames_are_equally_many_steps_apart(fps: float) -> None:
+    for category, family in (("rigid", "drop"), ("garments", "drape"), ("granular", "collapse")):
+        spec = draw_spec(category, family, seed=0, num_frames=7, fps=fps)
+        (steps,) = set(np.diff(frame_steps(build(spec))))
+        assert steps * spec.timestep_s == pytest.approx(1 / fps, rel=1e-12)
+        assert spec.timestep_s <= CATEGORIES[category].timestep_s
+
+
+def test_a_step_longer_than_a_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="a step must not be longer than a frame, got timestep_s 0.002"):
+        build(replace(draw_spec("rigid", "drop", seed=0), fps=1000.0, timestep_s=0.002))
+
+
+def test_long_videos_are_drawn_though_things_roll_out_of_view() -> None:
+    """Five seconds; seeds that were refused 200 times when all of it had to be in view."""
+    for family, seed in (("billiard", 7), ("collision", 1)):
+        scene, trajectory = sample_scene("rigid", family, seed, num_frames=81, fps=16.0)
+        assert len(trajectory.times_s) == 81
+        assert scene.spec.parameters["attempt"] < 50
+
+
+def test_draws_that_cannot_be_built_are_told_apart_from_degenerate_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too long a video is refused for every seed; too few attempts are not."""
+    with pytest.raises(
+        ValueError, match="drop seed 0 cannot be built: a scene must take at most 100000 steps"
+    ):
+        sample_scene("rigid", "drop", 0, num_frames=10_000)
+    monkeypatch.setattr("phys4d.scenes.registry.MAX_ATTEMPTS", 0)
+    with pytest.raises(NoAcceptableDraw, match="drop seed 0: no acceptable draw"):
+        sample_scene("rigid", "drop", 0)
 
 
 def test_a_trajectory_can_be_simulated_again_from_the_spec_alone() -> None:
