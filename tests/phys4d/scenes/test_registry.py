@@ -164,9 +164,7 @@ def test_draws_that_cannot_be_built_are_told_apart_from_degenerate_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Too long a video is refused for every seed; too few attempts are not."""
-    with pytest.raises(
-        ValueError, match="drop seed 0 cannot be built: a scene must take at most 100000 steps"
-    ):
+    with pytest.raises(ValueError, match="drop seed 0 cannot be built: a scene must take at most 100000"):
         sample_scene("rigid", "drop", 0, num_frames=10_000)
     monkeypatch.setattr("phys4d.scenes.registry.MAX_ATTEMPTS", 0)
     with pytest.raises(NoAcceptableDraw, match="drop seed 0: no acceptable draw"):

@@ -68,7 +68,7 @@ def test_supersampling_averages_the_finer_picture(renderer: RgbRenderer) -> None
 def test_a_video_in_several_launches_is_the_same(
     renderer: RgbRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nine frames, four at a time: the last launch has one of its own. Liquid, so that particles are cut too."""
+    """Nine frames, at most four at a time; liquid, so that particles are cut too."""
     scene = sample_scene("fluids", "splash", 0)
     monkeypatch.setattr("phys4d.scenes.rgb.RAYS_PER_LAUNCH", 4 * 64 * 64)
     few = RgbRenderer(width=64, height=64, num_frames=9, supersampling=1)
