@@ -34,6 +34,8 @@ class Drawn:
     """What does not: `drawing.backdrop(rng, friction)` and more `drawing.block`s."""
     words: str
     """Middle part of the caption: the facts that decide the outcome, ` . ` between sentences."""
+    surface: str | None = None
+    """Of `drawing.SURFACES`, where it is not the one whose friction was given."""
     more: dict[str, Any] = field(default_factory=dict)
     """Further parameters of the scene, JSON only; `camera` and `light` replace the drawn ones."""
 

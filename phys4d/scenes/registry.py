@@ -237,6 +237,7 @@ def draw_spec(
     rng = np.random.default_rng([seed, index, attempt, *([place] if place else [])])
     surface = str(rng.choice(list(drawing.SURFACES)))
     drawn = kind.families[family](rng, drawing.SURFACES[surface])
+    surface = drawn.surface or surface
     parameters = {
         "caption": f"{family} : {drawn.words} . {surface} floor",
         "physics": physics,
