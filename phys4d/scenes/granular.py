@@ -117,7 +117,10 @@ def hourglass(rng: Rng, friction: float) -> Drawn:
     )
     return Drawn(
         objects=[sand],
-        fixtures=[*fixtures, *continuum_drawing.hopper(rng, [x, 0.0, bottom], width, depth, gap, slope, friction)],
+        fixtures=[
+            *fixtures,
+            *continuum_drawing.hopper(rng, [x, 0.0, bottom], width, depth, gap, slope, friction),
+        ],
         surface="normal",
         words=f"{_words(sand)} runs through a neck of {gap:.2f} m into the chamber below",
         more={"tank": tank},

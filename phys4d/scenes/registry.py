@@ -113,7 +113,8 @@ def sample_spec(
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
             `mixed` redraws gravity (0.5 to 1.5 times), friction and restitution and keeps the caption: what
             looks alike then moves differently.
-        look: `plain` leaves textures and patterns away, so that a tiny model has less to copy.
+        look: `plain` leaves textures, patterns and the variety of `drawing.widen` away, so that a tiny model
+            has less to copy.
 
     Raises:
         ValueError: unknown category or family, or scenes that `build` refuses, too long ones say.
@@ -251,6 +252,8 @@ def draw_spec(
         "light": drawing.light(rng),
         **drawn.more,
     }
+    if look == "textured":
+        drawing.widen(rng, parameters)
     if physics == "mixed":
         # Drawn last, so that the first frame is distributed as under true physics.
         if kind.redraw is not None:

@@ -23,7 +23,7 @@ class RenderConfig:
     family_split: Literal["all", "seen", "held-out"] = "all"
     """`held-out` families are those that training on `seen` ones never meets."""
     look: Literal["textured", "plain"] = "textured"
-    """`plain` leaves textures and patterns away, for tiny models."""
+    """`plain`, for tiny models, has no textures and patterns, and varies focal length and materials less."""
     physics: Literal["true", "mixed"] = "true"
     """`mixed` redraws gravity, friction and restitution per video and does not tell in the caption."""
     seed_start: int = 0

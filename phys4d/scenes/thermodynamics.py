@@ -78,8 +78,7 @@ def melt(rng: Rng, friction: float) -> Drawn:
         rng, material, half, [rng.uniform(-0.2, 0.2), 0.0, half[2]], melting - rng.uniform(0.5, 3.0)
     )
     block["name"] = f"{material} block"
-    plate_c = melting + rng.uniform(40, 120)
-    air_c = melting + rng.uniform(20, 60)
+    plate_c, air_c = melting + rng.uniform(40, 120), melting + rng.uniform(20, 60)
     plate, air = rng.uniform(500, 2000), rng.uniform(300, 900)
     # A quarter of a metre of melt per second of video where air and plate work.
     rate = 0.5 * (plate * (plate_c - melting) + air * (air_c - melting)) / (block["density_kg_m3"] * latent)
@@ -212,8 +211,7 @@ def plume(rng: Rng, friction: float) -> Drawn:
     shape = [int(rng.integers(18, 23)), int(rng.integers(14, 18)), int(rng.integers(20, 25))]
     size = [n * cell for n in shape]
     low = [-size[0] / 2, -size[1] / 2, 0.0]
-    warm = rng.random() < 0.7
-    radius = rng.uniform(0.14, 0.22)
+    warm, radius = rng.random() < 0.7, rng.uniform(0.14, 0.22)
     height = rng.uniform(0.05, 0.3) if warm else rng.uniform(0.7, size[2] - 0.3)
     place = [rng.uniform(-0.25, 0.25), rng.uniform(-0.1, 0.1), radius + height]
     warmth = rng.uniform(20, 35) * (1 if warm else -1)

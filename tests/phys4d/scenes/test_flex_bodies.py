@@ -130,6 +130,9 @@ def test_overstretched_cloth_is_refused() -> None:
         ({"shape": "smoke"}, r"objects\[0\].shape must be one of"),
         ({"young_pa": -1.0}, r"objects\[0\].young_pa must be in \[1, 1e\+09\], got -1"),
         ({"counts": [100.0, 100.0]}, r"objects\[0\] must have 2 to 2000 points, got 10000"),
+        ({"shape": []}, r"objects\[0\].shape must be a word, got \[\]"),
+        ({"held": None}, r"objects\[0\].held must be a list, got None"),
+        ({"tied": [3.0]}, r"objects\[0\].tied must be 2 numbers, got 3.0"),
         ({"held": [9999.0]}, r"objects\[0\].held must be point indices below"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from phys4d.data.format import CATEGORY_NAMES
 from phys4d.scenes import build, families, raycast, sample_spec, simulate
+from phys4d.scenes.drawing import SURFACES
 from phys4d.scenes.registry import (
     CATEGORIES,
     MIN_PIXELS,
@@ -201,7 +202,11 @@ def test_500_configurations_differ_and_stay_in_range() -> None:
         assert len({str(p["fixtures"][0]["rgb"]) for p in mine}) == len(mine)
     for spec in specs:
         parameters = spec.parameters
-        assert 5 <= parameters["camera"]["fov_deg"] <= 120
+        assert 30 <= parameters["camera"]["fov_deg"] <= 60
+        # What the caption says of the floor is what it is like.
+        assert f"{parameters['surface']} floor" in parameters["caption"]
+        friction = parameters["fixtures"][0]["friction"] / SURFACES[parameters["surface"]]
+        assert 0.8 <= friction <= 1.2
         assert parameters["gravity_m_s2"] == 9.81
         assert 1 <= len(parameters["objects"]) <= 8
         assert np.isfinite(_numbers(parameters)).all()
@@ -210,6 +215,22 @@ def test_500_configurations_differ_and_stay_in_range() -> None:
     # What builds has every number in the range that its category allows.
     for spec in specs[::4]:
         build(spec)
+
+
+def test_the_plain_look_varies_neither_camera_nor_materials_beyond_the_words() -> None:
+    for seed in range(10):
+        plain = draw_spec("rigid", "drop", seed=seed, look="plain").parameters
+        wide = draw_spec("rigid", "drop", seed=seed).parameters
+        assert 38 <= plain["camera"]["fov_deg"] <= 42
+        assert plain["fixtures"][0]["friction"] == SURFACES[plain["surface"]]
+        assert plain["caption"] == wide["caption"]
+        # What the camera looks at is as large in the picture.
+        sizes = [
+            np.linalg.norm(np.subtract(p["camera"]["position_m"], p["camera"]["target_m"]))
+            * np.tan(np.radians(p["camera"]["fov_deg"] / 2))
+            for p in (plain, wide)
+        ]
+        assert sizes[0] == pytest.approx(sizes[1])
 
 
 def test_a_second_take_looks_alike_and_moves_almost_alike() -> None:

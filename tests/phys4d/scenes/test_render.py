@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from phys4d.data import open_dataset
+from phys4d.data.format import ARRAYS
 from phys4d.runtime.errors import UserError
 from phys4d.scenes import build, simulate
 from phys4d.scenes.memory import check_memory
@@ -105,8 +106,22 @@ def test_two_workers_render_what_one_does(rendered: Path, tmp_path: Path) -> Non
         assert (tmp_path / "train" / name).read_bytes() == (rendered / "train" / name).read_bytes()
 
 
-def test_more_samples_extend_a_split(rendered: Path, tmp_path: Path) -> None:
+def test_a_ray_cluster_renders_what_one_process_does(rendered: Path, tmp_path: Path) -> None:
+    render_split(_config(tmp_path, num_samples=3, ray_address="local"))
+    ours, reference = open_dataset(tmp_path, "train"), open_dataset(rendered, "train")
+    for number in range(3):
+        for name in ARRAYS:
+            assert getattr(ours[number], name).tobytes() == getattr(reference[number], name).tobytes()
+
+
+def test_more_samples_extend_a_split_beside_a_damaged_one(
+    rendered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "index.json").write_text("[]")
     render_split(_config(tmp_path, num_samples=3))
+    assert "README.md leaves out other: " in capsys.readouterr().err
+    assert "| train | 3 |" in (tmp_path / "README.md").read_text()
     render_split(_config(tmp_path, num_samples=5))
     dataset, reference = open_dataset(tmp_path, "train"), open_dataset(rendered, "train")
     assert len(dataset) == 5
@@ -296,3 +311,7 @@ def test_settings_younger_than_a_split_count_as_their_defaults(rendered: Path, t
     render_split(_config(tmp_path / "old", num_samples=1))
     with pytest.raises(ValueError, match=r"other settings \(annotations\)"):
         render_split(_config(tmp_path / "old", num_samples=1, annotations="full"))
+    for damaged in ("[]", "{"):
+        (folder / "settings.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"settings.json is damaged; remove .*old/train"):
+            render_split(_config(tmp_path / "old", num_samples=1))
