@@ -11,7 +11,7 @@ PACKING = 2.0
 """Peak over the arrays alone: compressed copies on their way into a shard."""
 RAY_BYTES = 400
 """Of the rays of one frame while they are cast, a pixel."""
-PROCESS_BYTES = 400 << 20
+PROCESS_BYTES = 300 << 20
 """Of a process that renders tiny videos."""
 
 

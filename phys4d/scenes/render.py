@@ -76,7 +76,7 @@ def render_split(config: RenderConfig) -> None:
     _claim_folder(config.folder, settings)
     num_shards = -(-config.num_samples // _samples_per_shard(config))
     notes = _finished_shards(config, num_shards)
-    missing = {shard: {} for shard in range(num_shards) if shard not in notes}
+    missing: dict[int, dict[int, Any]] = {shard: {} for shard in range(num_shards) if shard not in notes}
     rejected: Counter[str] = Counter()
     done = sum(len(note["keys"]) for note in notes.values())
     if missing:
@@ -118,12 +118,13 @@ def render_split(config: RenderConfig) -> None:
 
 
 def _num_workers(config: RenderConfig) -> int:
-    """Processes on this machine: as asked for, or one per core as far as memory goes.
+    """Processes: as asked for, or one per core as far as memory goes; 0 leaves it to a Ray cluster.
 
     Raises:
-        UserError: there is too little memory.
+        UserError: there is too little memory, or no cluster.
     """
     if config.ray_address:
+        _reach(config.ray_address)
         return config.workers
     available, most = available_bytes(), min(config.workers or 2**31, config.num_samples)
     if not config.workers:
@@ -203,7 +204,6 @@ def _on_ray(
         limit_threads(1)
         return render_packed(config, names, number)
 
-    _reach(config.ray_address)
     ray.init(address=config.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         # As many at once as keep every core busy, so that the object store holds few results.

@@ -138,15 +138,7 @@ def test_other_settings_in_the_same_split_are_refused(rendered: Path) -> None:
     [
         (["--families", "dorp"], "error: unknown family 'dorp' (did you mean 'drop'?)"),
         (["--famlies", "drop"], "error: unknown option '--famlies'"),
-        (["--num-samples", "0"], "num_samples must be in 1 to 100000000, got 0"),
-        (["--families", "ropes/swing"], "got ropes/swing; add ropes to --category"),
-        (["--split", "a/b"], "split must be a plain folder name, got 'a/b'"),
-        (["--fps", "inf"], "fps must be in 0.1 to 1000, got inf"),
         (["--ray-address", "127.0.0.1:1"], "error: no Ray cluster answers at 127.0.0.1:1: "),
-        (
-            ["--width", "4000", "--height", "4000", "--num-frames", "9999"],
-            "render fewer frames or smaller ones",
-        ),
     ],
 )
 def test_bad_flags_end_with_one_line_and_code_2(tmp_path: Path, flags: list[str], message: str) -> None:
@@ -154,6 +146,26 @@ def test_bad_flags_end_with_one_line_and_code_2(tmp_path: Path, flags: list[str]
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be in 1 to 100000000, got 0"),
+        ({"families": "ropes/swing"}, "got ropes/swing; add ropes to --category"),
+        ({"split": "a/b"}, "split must be a plain folder name, got 'a/b'"),
+        ({"fps": float("inf")}, "fps must be in 0.1 to 1000, got inf"),
+        ({"fps": float("nan")}, "fps must be in 0.1 to 1000, got nan"),
+        ({"ray_address": "cluster"}, "ray_address must be host:port, .* got 'cluster'"),
+        ({"width": 4000, "height": 4000, "num_frames": 9999}, "free; render fewer frames or smaller ones"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        render_split(_config(tmp_path, **changes))
+    assert not any(tmp_path.iterdir())
 
 
 def test_nothing_but_progress_and_the_outcome_is_printed(tmp_path: Path) -> None:
