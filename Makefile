@@ -216,11 +216,15 @@ check: lint test deploy-check ## What CI runs: lint, test, then deploy-check.
 deploy-check: $(VENV)/.dev ## Check chart, images, gateway and dashboard as far as it goes without a cluster.
 	$(PY) -m deploy.check $(if $(KUBERAY_CRDS),--crds $(KUBERAY_CRDS)) $(if $(VALUES),--values $(VALUES)) $(call flags,deploy-check)
 
-image-check: $(VENV)/.dev ## Do the pip installs of both images in clean environments (minutes, gigabytes).
+image-check: $(VENV)/.dev ## Do the pip installs of the images in clean environments, and try each (minutes, gigabytes).
 	$(PY) -m deploy.images $(call flags,image-check)
 
 capacity: $(VENV)/.dev ## Tell how many scorers a trainer needs, from scoring rollouts here; see docs/scaling.md.
 	$(PY) -m reward_service.capacity $(or $(call flags,capacity),--measure 200)
+
+scaling: $(VENV)/.dev ## Measure what a published model's rollouts cost here, and write docs/scaling.md's figures anew (minutes).
+	$(PY) -m reward_service.capacity $(or $(call flags,scaling),--measure 40) --width 832 --height 480 --num-frames 49 \
+	  --trainer.num-rollouts 128 --trainer.num-batches 32 --max-wait-share 0.1 --page docs/scaling.md
 
 fmt: $(VENV)/.dev ## Format the code and mend what ruff can.
 	$(VENV)/bin/ruff check --fix .
