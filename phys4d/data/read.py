@@ -187,7 +187,7 @@ def load_index(path: Path) -> dict[str, Any]:
             )
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        whole, version = False, None
+        index, whole, version = {}, False, None
     if not whole:
         command = _command(path.parent.parent, path.parent.name)
         raise ValueError(

@@ -95,8 +95,9 @@ class Trajectory:
     def at(self, frames: Int64[np.ndarray, " chosen"]) -> "Trajectory":
         """Some of the frames, in the order given; one may come twice."""
         values = {name: v[frames] for name, v in self.__dict__.items() if isinstance(v, np.ndarray)}
-        if (grains := self.particles) is not None:
-            values["particles"] = replace(
+        grains = self.particles
+        if grains is not None:
+            grains = replace(
                 grains,
                 position_m=grains.position_m[frames],
                 velocity_m_s=grains.velocity_m_s[frames],
@@ -105,7 +106,7 @@ class Trajectory:
             )
         meshes = tuple(replace(mesh, vertices_m=mesh.vertices_m[frames]) for mesh in self.meshes)
         fields = tuple(replace(each, values=each.values[frames]) for each in self.fields)
-        return replace(self, meshes=meshes, fields=fields, **values)
+        return replace(self, particles=grains, meshes=meshes, fields=fields, **values)
 
     def material_points(self, object_index: int) -> Float64[np.ndarray, "frames points 3"]:
         """Points that tell where an object is: its vertices, its particles, or the origin of a rigid body."""
