@@ -54,11 +54,10 @@ class ByteBudget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give_back(num_bytes)
-            else:
-                self._waiting.remove((num_bytes, turn))
+            if turn.cancelled():
                 self._wake()
+            else:
+                self.give_back(num_bytes)
             raise
 
     def give_back(self, num_bytes: int) -> None:
@@ -71,11 +70,15 @@ class ByteBudget:
         self._observe(self.held)
 
     def _wake(self) -> None:
-        while self._waiting and self.held + self._waiting[0][0] <= self.total:
-            num_bytes, turn = self._waiting.popleft()
+        """Serve who waits; one that was cancelled leaves the queue when it is first."""
+        while self._waiting:
+            num_bytes, turn = self._waiting[0]
             if not turn.cancelled():
+                if self.held + num_bytes > self.total:
+                    return
                 self._hold(num_bytes)
                 turn.set_result(None)
+            self._waiting.popleft()
 
 
 class StreamReader:

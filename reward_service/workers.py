@@ -197,7 +197,10 @@ def _send(connection: Connection, value: Any) -> None:
 def _receive(connection: Connection) -> Any:
     head = connection.recv_bytes()
     arrays = [connection.recv_bytes() for _ in range(int.from_bytes(head[:4], "little"))]
-    return pickle.loads(memoryview(head)[4:], buffers=arrays)
+    try:
+        return pickle.loads(memoryview(head)[4:], buffers=arrays)
+    except Exception as error:  # Whatever the classes in it do when they are made.
+        raise ValueError(f"what the other process sent cannot be read: {error}") from error
 
 
 def main() -> None:

@@ -73,6 +73,8 @@ class CallPlan:
     reserve_s: float
     """The server's budget ends this much earlier, so that its answer is back in time."""
     cancellation: Cancellation
+    fault: BaseException | None = None
+    """What no repeat can mend: no call goes any more."""
 
     def budget_ms(self) -> int:
         """The server's budget from now on."""
@@ -173,3 +175,8 @@ def details(error: grpc.RpcError) -> str:
     """The status of a failed call, for people."""
     text = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
     return f"{status_code(error).name}: {text}"
+
+
+def is_too_large(error: grpc.RpcError) -> bool:
+    """Whether gRPC itself refused a message for its size, under the status that else says to wait."""
+    return status_code(error) == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details(error)

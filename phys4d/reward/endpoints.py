@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 
+from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
 
 FAILURES_TO_OPEN = 3
@@ -105,8 +106,16 @@ class Endpoint:
         self.circuit = Circuit()
         self.num_calls = 0
         """Calls under way."""
-        self.streams = True
-        """False once the server has said that it has no ScoreStream."""
+        self.info: pb.GetServerInfoResponse | None = None
+        """What it offers; None until asked, and after a fault."""
+
+    def ask(self, metadata: Sequence[tuple[str, str]], timeout_s: float) -> pb.GetServerInfoResponse:
+        """Ask what the server offers.
+
+        Raises:
+            grpc.RpcError: it does not say.
+        """
+        return self.stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout_s, metadata=metadata)
 
 
 class Endpoints:

@@ -215,21 +215,29 @@ def _check_shapes(tensors: Iterable[pb.Tensor], scene: SceneSpec, camera: Camera
 
 
 def outcome_to_proto(outcome: Outcome, *, attempt: int = 0) -> pb.Outcome:
-    """Convert an outcome."""
+    """Convert an outcome; one that no message can hold becomes a failure that says so."""
     message = pb.Outcome(sample_id=outcome.sample_id, attempt=attempt)
-    if isinstance(outcome.result, Score):
-        message.score.CopyFrom(pb.Score(**outcome.result.__dict__))
-        return message
-    failure = outcome.result
+    try:
+        _set_result(message, outcome.result)
+    except (TypeError, ValueError) as error:
+        told = f"the outcome cannot be sent: {type(error).__name__}: {error}"
+        told = told.encode("ascii", "backslashreplace").decode()
+        _set_result(message, Failure(error_class="INFRA", reason="BAD_OUTCOME", message=told[:1000]))
+    return message
+
+
+def _set_result(message: pb.Outcome, result: Score | Failure) -> None:
+    if isinstance(result, Score):
+        message.score.CopyFrom(pb.Score(**result.__dict__))
+        return
     info = error_details_pb2.ErrorInfo(
-        reason=failure.reason, domain=ERROR_DOMAIN, metadata={"class": failure.error_class}
+        reason=result.reason, domain=ERROR_DOMAIN, metadata={"class": result.error_class}
     )
     detail = any_pb2.Any()
     detail.Pack(info)
-    is_data = failure.error_class == "DATA"
-    code = code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(failure.reason, code_pb2.UNAVAILABLE)
-    message.error.CopyFrom(status_pb2.Status(code=code, message=failure.message, details=[detail]))
-    return message
+    is_data = result.error_class == "DATA"
+    code = code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(result.reason, code_pb2.UNAVAILABLE)
+    message.error.CopyFrom(status_pb2.Status(code=code, message=result.message, details=[detail]))
 
 
 def outcome_from_proto(message: pb.Outcome) -> Outcome:

@@ -66,7 +66,7 @@ def test_a_caller_without_a_valid_certificate_is_not_connected(
             "no certificate": ClientTls(ca_file=authority.file),
             "expired": client_tls(authority, "expired", days=-1),
         }[who]
-    with RewardClient(endpoint, token=TOKEN, tls=tls, timeout_s=3, max_attempts=1) as client:
+    with RewardClient(endpoint, token=TOKEN, tls=tls, timeout_s=3, patience_s=0.5) as client:
         with pytest.raises(ConnectionError, match="no reward service"):
             client.wait_ready(1)
         outcome = client.score(small_rollouts(1))[0]
@@ -79,7 +79,7 @@ def test_an_expired_server_certificate_is_told(tmp_path: Path, run_service, smal
     flags = ("--tls.cert-file", str(pair.cert), "--tls.key-file", str(pair.key))
     with run_service("plain", tmp_path, *FLAGS, *flags) as (endpoint, _):
         tls = ClientTls(ca_file=authority.file)
-        with RewardClient(endpoint, tls=tls, timeout_s=3, max_attempts=1) as client:
+        with RewardClient(endpoint, tls=tls, timeout_s=3, patience_s=0.5) as client:
             outcome = client.score(small_rollouts(1))[0]
     assert isinstance(outcome.result, Failure) and outcome.result.reason == "UNAVAILABLE"
     assert "certificate" in outcome.result.message.lower()
