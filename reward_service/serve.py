@@ -3,7 +3,7 @@
     python -m reward_service.serve --preset tiny --port 9000 --num-replicas 2
 
 Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM
-and SIGINT stop it with all its processes. SIGHUP reads the preset, the token and the rewards' code again and
+and SIGINT stop it with all its processes, once calls under way have ended. SIGHUP reads the preset, the token and the rewards' code again and
 replaces all replicas, one after the other, while calls go on.
 """
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
-    """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE.
+    """Serve until SIGTERM or SIGINT; calls under way then get `drain_s` to end, and new ones UNAVAILABLE.
 
     Args:
         reread: the configuration after SIGHUP.
@@ -94,12 +94,20 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
         with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
             client.wait_ready(START_TIMEOUT_S)
         announce(config, port)
+        if config.token_file is None:
+            print(
+                f"warning: port {port} is open on every interface and asks for no token: whoever reaches it is "
+                "served. Give --token-file, or let a firewall or a gateway with TLS (docs/reward_service.md) guard it",
+                file=sys.stderr,
+                flush=True,
+            )
         # Beside this thread, which must hear SIGTERM also while replicas are replaced.
         with ThreadPoolExecutor(1) as redeploying:
             generation = 0
             while signals.get() == signal.SIGHUP:
                 generation += 1
                 redeploying.submit(_redeploy, reread, generation).add_done_callback(_tell)
+            _drain(config.drain_s)
             ray.shutdown()
             redeploying.shutdown(cancel_futures=True)
     finally:
@@ -131,6 +139,21 @@ def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
                 raise
             logger.warning("Ray did not start in time; trying again")
             ray.shutdown()
+
+
+def _drain(seconds: float) -> None:
+    """Take no more calls, and let those under way end."""
+    import ray.serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        left = ray.serve.get_app_handle("phys4d").drain.remote(seconds).result(timeout_s=seconds + 5)
+    except (TimeoutError, RayError, RayServeException) as error:
+        logger.warning("calls under way are not waited for: %s", error)
+    else:
+        if left:
+            logger.warning("%d calls did not end within %g s", left, seconds)
 
 
 def _redeploy(reread: Callable[[], ServiceConfig], generation: int) -> None:

@@ -183,6 +183,13 @@ class StreamReader:
         if self._num_headers >= self._limits.max_rollouts:
             self.fault = f"a stream takes at most {self._limits.max_rollouts} rollouts"
             return
+        # What is answered with its id must not be large: answers may wait for a caller that does not read.
+        if wire.header_bytes(header) > wire.MAX_HEADER_BYTES:
+            self.fault = (
+                f"a header has {wire.header_bytes(header)} bytes beside its tensors' data, "
+                f"at most {wire.MAX_HEADER_BYTES} are taken"
+            )
+            return
         index, self._num_headers = self._num_headers, self._num_headers + 1
         self._open[index] = header
         try:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +26,7 @@ from reward_service.packages import install
 from reward_service.rewards import Offer
 
 START_TIMEOUT_S = 240.0
+WATCH_PERIOD_S = 1.0
 ORPHAN_GRACE_S = 5.0
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,25 @@ class ScorerPool:
         scoring.add_done_callback(lambda _: self._idle.put_nowait(scorer))
         return await asyncio.shield(scoring)
 
+    async def watch(self, tell: Callable[[bool], Awaitable[None]]) -> None:
+        """Start again what ends while it is idle, and tell every second whether any process is ready."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await tell(any(scorer.is_ready for scorer in self._scorers))
+            idle = [self._idle.get_nowait() for _ in range(self._idle.qsize())]
+            for scorer in idle[::-1]:
+                if scorer.is_ready:
+                    self._idle.put_nowait(scorer)
+                else:
+                    reviving = loop.run_in_executor(self._threads, scorer.revive)
+                    reviving.add_done_callback(lambda done, scorer=scorer: self._revived(scorer, done))
+            await asyncio.sleep(WATCH_PERIOD_S)
+
+    def _revived(self, scorer: "ScorerProcess", done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            logger.warning("a scorer does not start: %s", done.exception())
+        self._idle.put_nowait(scorer)
+
     def stop(self) -> None:
         """End all processes, also under way."""
         for scorer in self._scorers:
@@ -99,6 +120,23 @@ class ScorerProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._stopped = False
+        self._offer: Offer | None = None
+        """What the child that is ready offers."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the child has started and not ended."""
+        return self._offer is not None and self._child is not None and self._child.poll() is None
+
+    def revive(self) -> None:
+        """Start the child again if it has ended.
+
+        Raises:
+            ValueError: it does not start.
+        """
+        if not self.is_ready and not self._stopped:
+            self._end()
+            self.start()
 
     def start(self) -> Offer:
         """Start the child, which makes the rewards; tells what it offers.
@@ -132,6 +170,7 @@ class ScorerProcess:
         if not isinstance(answer, Offer):
             self._end()
             raise ValueError(answer)
+        self._offer = answer
         return answer
 
     def score(self, name: str, rollout: Rollout) -> Outcome:
@@ -140,9 +179,7 @@ class ScorerProcess:
         try:
             if self._stopped:
                 raise ValueError("the service is stopping")
-            if self._child is None or self._child.poll() is not None:
-                self._end()
-                self.start()
+            self.revive()
             assert self._connection is not None
             _send(self._connection, (name, rollout))
             if self._connection.poll(limit_s):
@@ -165,6 +202,7 @@ class ScorerProcess:
             self._child.wait()
 
     def _end(self) -> int | None:
+        self._offer = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None

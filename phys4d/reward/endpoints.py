@@ -34,6 +34,21 @@ class ClientTls:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together; one of them is missing")
 
+    @classmethod
+    def of_files(
+        cls, ca_file: Path | None, cert_file: Path | None = None, key_file: Path | None = None
+    ) -> "ClientTls | None":
+        """A connection encrypted as these files say; None if no authority is named, which is plain text.
+
+        Raises:
+            ValueError: a certificate is to be shown on a connection that is not encrypted.
+        """
+        if ca_file is not None:
+            return cls(ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+        if cert_file or key_file:
+            raise ValueError("cert_file and key_file are shown over TLS only; name ca_file too")
+        return None
+
     def credentials(self) -> grpc.ChannelCredentials:
         """Credentials for a channel."""
         ca, cert, key = (

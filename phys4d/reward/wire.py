@@ -29,6 +29,8 @@ ERROR_DOMAIN = "phys4d.reward"
 REQUIRED_TENSORS = {"depth": "f", "motion": "f", "object_ids": "u"}
 OPTIONAL_TENSORS = {"rgb": "u"}
 MAX_ID = 256
+MAX_HEADER_BYTES = 1 << 20
+"""Of a rollout without the bytes of its tensors: ids, scene, camera, text."""
 CODE_OF_REASON = {"OVERLOADED": code_pb2.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED": code_pb2.DEADLINE_EXCEEDED}
 
 
@@ -107,8 +109,17 @@ def rollout_to_proto(rollout: Rollout, codec: CodecName = "none") -> pb.Rollout:
         text=rollout.text,
         seed=rollout.seed,
     )
+    if header_bytes(message) > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"scene and text take {header_bytes(message)} bytes, at most {MAX_HEADER_BYTES} are sent; shorten them"
+        )
     message.idempotency_key = f"{rollout.sample_id[: MAX_ID - 33]}/{content_digest(message)[:32]}"
     return message
+
+
+def header_bytes(message: pb.Rollout) -> int:
+    """Bytes of a rollout without those of its tensors."""
+    return message.ByteSize() - sum(len(tensor.data) for tensor in message.tensors)
 
 
 def content_digest(message: pb.Rollout) -> str:
@@ -167,6 +178,9 @@ def unpack_rollout(message: pb.Rollout, packed: Sequence[Buffer]) -> Rollout:
 
 
 def _check_header(message: pb.Rollout) -> tuple[SceneSpec, Camera]:
+    if header_bytes(message) > MAX_HEADER_BYTES:
+        size = header_bytes(message)
+        raise refusal("TOO_LARGE", f"scene and text take {size} bytes, at most {MAX_HEADER_BYTES} are taken")
     if not message.sample_id:
         raise refusal("MISSING_SAMPLE_ID", "sample_id must not be empty")
     for name in ("sample_id", "idempotency_key"):
