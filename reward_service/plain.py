@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
+from phys4d.runtime.malloc import keep_large_blocks
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
 from reward_service.ready import PRESETS, announce, check_port
@@ -134,6 +135,7 @@ def main() -> None:
     """Read the configuration and serve."""
     config, _ = load_preset(ServiceConfig, PRESETS, default="tiny")
     limit_threads(config.num_threads)
+    keep_large_blocks()
     configure_logging(config.log_format, getattr(logging, config.log_level))
     asyncio.run(serve(config))
 

@@ -24,6 +24,7 @@ from phys4d.reward.client import RewardClient
 from phys4d.reward.plugin import find_reward_class
 from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
+from phys4d.runtime.malloc import keep_large_blocks
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
 from reward_service.packages import scorer_groups
@@ -203,6 +204,7 @@ def main() -> None:
     """Read the configuration and serve."""
     config = read_config()
     limit_threads(config.num_threads)
+    keep_large_blocks()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, os.getcwd())
     serve(config, read_config)

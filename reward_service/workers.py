@@ -1,14 +1,12 @@
 """Scorers as child processes: native code that crashes and scenes that take forever end the child alone.
 
-The parent and its child talk pickle over a socket pair that nobody else holds; nothing from the wire is
-ever unpickled. `python -m reward_service.workers FD` is the child.
+They talk as `pipes` says. `python -m reward_service.workers FD` is the child.
 """
 
 import asyncio
 import faulthandler
 import logging
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -23,6 +21,7 @@ from typing import Any
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig
 from reward_service.packages import install
+from reward_service.pipes import receive, send
 from reward_service.rewards import Offer
 
 START_TIMEOUT_S = 240.0
@@ -157,10 +156,10 @@ class ScorerProcess:
         try:
             if self._stopped:
                 raise EOFError
-            _send(self._connection, (self._config, logging.getLogger().level))
+            send(self._connection, (self._config, logging.getLogger().level))
             if not self._connection.poll(START_TIMEOUT_S):
                 raise ValueError(f"a scorer did not start within {START_TIMEOUT_S:g} s")
-            answer = _receive(self._connection)
+            answer = receive(self._connection)
         except (EOFError, OSError):
             self._end()
             raise ValueError("a scorer ended while it started; see the log above") from None
@@ -181,9 +180,9 @@ class ScorerProcess:
                 raise ValueError("the service is stopping")
             self.revive()
             assert self._connection is not None
-            _send(self._connection, (name, rollout))
+            send(self._connection, (name, rollout))
             if self._connection.poll(limit_s):
-                return _receive(self._connection)
+                return receive(self._connection)
         except ValueError as error:
             return _failed(rollout, "INFRA", "SCORER_DIED", str(error))
         except (EOFError, OSError):
@@ -222,30 +221,11 @@ def _failed(rollout: Rollout, error_class: Any, reason: str, message: str) -> Ou
     return Outcome(sample_id=rollout.sample_id, result=failure)
 
 
-def _send(connection: Connection, value: Any) -> None:
-    """Arrays go as they are, not copied into the pickle."""
-    arrays: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
-    connection.send_bytes(len(arrays).to_bytes(4, "little") + head)
-    for array in arrays:
-        with array.raw() as data:
-            connection.send_bytes(data)
-
-
-def _receive(connection: Connection) -> Any:
-    head = connection.recv_bytes()
-    arrays = [connection.recv_bytes() for _ in range(int.from_bytes(head[:4], "little"))]
-    try:
-        return pickle.loads(memoryview(head)[4:], buffers=arrays)
-    except Exception as error:  # Whatever the classes in it do when they are made.
-        raise ValueError(f"what the other process sent cannot be read: {error}") from error
-
-
 def main() -> None:
     """The child: make the rewards, then score until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    config, level = _receive(connection)
+    config, level = receive(connection)
     from phys4d.runtime.threads import limit_threads
     from reward_service.telemetry import configure_logging
 
@@ -257,18 +237,18 @@ def main() -> None:
         rewards = make_rewards(config)
         offer = describe(config, rewards)
     except (ValueError, OSError, ImportError) as error:
-        _send(connection, f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+        send(connection, f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
         return
-    _send(connection, offer)
+    send(connection, offer)
     while True:
         try:
-            name, rollout = _receive(connection)
+            name, rollout = receive(connection)
             # The parent ends a child that takes too long. One whose parent is gone ends itself and says
             # where it hung, whatever native code holds the interpreter.
             faulthandler.dump_traceback_later(config.limits.max_scoring_s + ORPHAN_GRACE_S, exit=True)
             outcome = score_one(rewards, name, rollout)
             faulthandler.cancel_dump_traceback_later()
-            _send(connection, outcome)
+            send(connection, outcome)
         except (EOFError, OSError):
             return
 

@@ -131,8 +131,11 @@ def _parts(messages: Sequence[pb.Rollout], plan: CallPlan) -> Iterator[pb.ScoreS
         yield pb.ScoreStreamRequest(header=_without_bytes(message))
         for number, tensor in enumerate(message.tensors):
             for offset, data in chunks(tensor.data):
-                chunk = pb.Chunk(rollout=index, tensor=number, offset=offset, data=data)
-                yield pb.ScoreStreamRequest(chunk=chunk)
+                # Filled in place: a chunk given to the constructor would be copied.
+                request = pb.ScoreStreamRequest()
+                chunk = request.chunk
+                chunk.rollout, chunk.tensor, chunk.offset, chunk.data = index, number, offset, data
+                yield request
 
 
 def _without_bytes(message: pb.Rollout) -> pb.Rollout:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from phys4d.reward import wire
 from phys4d.reward.calls import status_code
@@ -95,6 +96,21 @@ def test_a_scorer_killed_under_way_loses_nothing(service, small_rollouts) -> Non
         outcomes = future.result(60)
         assert all(o.score is not None and o.score.value == 1.0 for o in outcomes), outcomes
         assert victim not in {int(o.score.components["pid"]) for o in outcomes[-2:] if o.score}
+
+
+def test_health_is_told_as_it_is(service) -> None:
+    """With every scorer of a pool killed the service is not well; they start again, and it is."""
+    endpoint, pid = service
+    statuses = []
+    with grpc.insecure_channel(endpoint) as channel:
+        for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120):
+            statuses.append(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+            if len(statuses) == 1:
+                for scorer in children(pid):
+                    os.kill(scorer, signal.SIGKILL)
+            if len(statuses) == 3:
+                break
+    assert statuses == ["SERVING", "NOT_SERVING", "SERVING"]
 
 
 def test_native_code_that_crashes_fails_its_rollout_alone(service, small_rollouts, tmp_path: Path) -> None:

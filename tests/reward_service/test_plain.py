@@ -22,7 +22,7 @@ from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Failure, Outcome
 from reward_service.config import ChamferSettings
-from reward_service.scoring import score
+from reward_service.scoring import score, version_of
 
 REWARDS = ("Constant", "Slow", "Raising", "NotANumber", "PlainFloat", "Flaky", "BadlyTyped")
 TOKEN = "open-sesame"
@@ -81,7 +81,7 @@ def test_a_score_over_the_wire_is_the_score_in_process(connect, make_truth) -> N
         assert outcome.score is not None
         assert outcome.score.value == local.value
         assert outcome.score.components == local.components
-        assert outcome.score.simulator == local.simulator and outcome.score.scorer_version == "1"
+        assert outcome.score.simulator == local.simulator and outcome.score.scorer_version == version_of(ChamferSettings())
         assert 0 < outcome.score.scoring_s < 5
 
 
@@ -131,8 +131,9 @@ def test_a_badly_typed_score_fails_alone_or_counts_as_the_number_it_is(connect, 
     rollouts = [replace(r, text=w) for r, w in zip(small_rollouts(len(words)), words, strict=True)]
     outcomes = connect(reward="badly_typed", max_attempts=1).score(rollouts)
     found = {w: o.score.value if o.score else failure(o).reason for w, o in zip(words, outcomes, strict=True)}
-    bad = dict.fromkeys(("version", "component", "phase", "text", "surrogate"), "REWARD_RAISED")
-    assert found == {"good": 0.5, "array": 0.5, "derived": 0.5, "reason": "7", **bad}
+    bad = dict.fromkeys(("version", "component", "phase", "text"), "REWARD_RAISED")
+    good = dict.fromkeys(("good", "array", "derived"), 0.5)
+    assert found == {**good, **bad, "surrogate": "BAD_OUTCOME", "reason": "7"}
 
 
 def test_failures_that_may_pass_are_sent_again(connect, small_rollouts, tmp_path: Path) -> None:
@@ -163,6 +164,23 @@ def test_a_long_list_goes_in_several_calls(connect, small_rollouts) -> None:
     outcomes = connect(reward="constant", max_request_bytes=10 * size).score(rollouts)
     assert [o.sample_id for o in outcomes] == [r.sample_id for r in rollouts]
     assert all(o.score is not None for o in outcomes)
+
+
+def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(
+    tmp_path: Path, run_service, small_rollouts
+) -> None:
+    """Nothing is sent twice; whoever comes later is not served."""
+    flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Slow")
+    with run_service("plain", tmp_path, *flags) as (endpoint, pid):
+        with RewardClient(endpoint, max_attempts=1, timeout_s=60) as client:
+            client.wait_ready(30)
+            future = client.submit(small_rollouts(2, text="1.5"))
+            time.sleep(0.7)
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.3)
+            with RewardClient(endpoint, timeout_s=20, patience_s=0.0) as late:
+                assert failure(late.score(small_rollouts(1, text="0"))[0]).reason == "UNAVAILABLE"
+            assert all(o.score is not None for o in future.result(60)) and client.num_retried == 0
 
 
 def test_scoring_runs_beside_the_caller(connect, small_rollouts) -> None:
