@@ -28,7 +28,9 @@ MAX_REQUEST_BYTES = 64 << 20
 MAX_TENSOR_BYTES = 32 << 20
 MAX_ROLLOUTS = 256
 MAX_REQUEST_ID = 128
-LATE = Failure(error_class="INFRA", reason="BUDGET_EXCEEDED", message="not scored within the budget of the call")
+LATE = Failure(
+    error_class="INFRA", reason="BUDGET_EXCEEDED", message="not scored within the budget of the call"
+)
 
 
 class SmoothnessServicer(reward_pb2_grpc.RewardServiceServicer):

@@ -192,7 +192,9 @@ def _finite(value: Any, name: str) -> float:
     try:
         number = math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} of a score must be a number, got {type(value).__name__}: {error}") from error
+        raise ValueError(
+            f"{name} of a score must be a number, got {type(value).__name__}: {error}"
+        ) from error
     if not math.isfinite(number):
         raise ValueError(f"a score must be finite, got {name} = {value!r}; raise an error instead of scoring")
     return number

@@ -1,7 +1,7 @@
 """Objects between a server and its scorers: pickle over a socket pair, large arrays in shared memory.
 
-Both ends are ours and nobody else holds the sockets: nothing from the wire is ever unpickled. Shared memory is
-an unnamed file whose descriptor travels along; it is gone when the last process that maps it lets go.
+Both ends are ours and nobody else holds the sockets: nothing from the wire is ever unpickled. Shared memory
+is an unnamed file whose descriptor travels along; it is gone when the last process that maps it lets go.
 """
 
 import mmap

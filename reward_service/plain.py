@@ -2,7 +2,8 @@
 
     python -m reward_service.plain --preset tiny --port 9000
 
-It speaks TLS; token and certificates are read again when their files change. The same service over many machines, with scorers added under load: `reward_service.serve`.
+It speaks TLS; token and certificates are read again when their files change. The same service over many
+machines, with scorers added under load: `reward_service.serve`.
 """
 
 import asyncio

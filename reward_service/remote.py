@@ -22,7 +22,7 @@ class RemoteReward:
         timeout_s: time for one rollout, repeats included.
         token_file: file with the bearer token the server asks for; empty shows none.
         ca_file: PEM file of the authority of the server's certificate; empty does not encrypt.
-        cert_file, key_file: PEM files of a certificate to show (mTLS) and of its private key; empty shows none.
+        cert_file, key_file: PEM files of a certificate to show (mTLS) and its private key; empty shows none.
 
     Raises:
         ConnectionError: the server does not answer within a minute.

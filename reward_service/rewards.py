@@ -88,7 +88,9 @@ def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Out
         if not isinstance(score, Score):
             raise TypeError(f"score must return a Score, got {type(score).__name__}")
     except DataError as error:
-        return _failed(rollout, Failure(error_class="DATA", reason=str(error.reason), message=str(error.message)))
+        return _failed(
+            rollout, Failure(error_class="DATA", reason=str(error.reason), message=str(error.message))
+        )
     except (
         Exception
     ) as error:  # A reward is foreign code: its bugs are told to the caller, not served as numbers.

@@ -1,4 +1,4 @@
-"""Scenes remembered by how many bytes they take: a frame 0 of 848 x 480 takes 3.7 MB, one of 64 x 48 little."""
+"""Scenes remembered by how many bytes they take: 848 x 480 pixels take 3.7 MB, 64 x 48 little."""
 
 import threading
 from collections import OrderedDict

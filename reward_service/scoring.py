@@ -128,7 +128,7 @@ def score(
     weight = _weights(truth)
     terms = _compare(points, tracks.present, truth, settings)
     if not (np.isfinite(terms.cd1_m[0, 1:]) & (weight[1:] > 0)).any():
-        raise DataError("NOTHING_TO_COMPARE", "no object is in the image after frame 0, so nothing is compared")
+        raise DataError("NOTHING_TO_COMPARE", "no object is in the image after frame 0")
     value = _reward(terms, weight, settings)
     frozen_value = _frozen_reward(truth, settings)
     components = {

@@ -3,8 +3,8 @@
     python -m reward_service.serve --preset tiny --port 9000 --num-replicas 2
 
 Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM
-and SIGINT stop it with all its processes, once calls under way have ended. SIGHUP reads the preset, the token and the rewards' code again and
-replaces all replicas, one after the other, while calls go on.
+and SIGINT stop it with all its processes, once calls under way have ended. SIGHUP reads the preset and the
+rewards' code again and replaces all replicas, one after the other, while calls go on.
 """
 
 import logging
@@ -97,8 +97,8 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
         announce(config, port)
         if config.token_file is None:
             print(
-                f"warning: port {port} is open on every interface and asks for no token: whoever reaches it is "
-                "served. Give --token-file, or let a firewall or a gateway with TLS (docs/reward_service.md) guard it",
+                f"warning: port {port} is open on every interface and asks for no token: whoever reaches it "
+                "is served. Give --token-file, and see docs/reward_service.md for a gateway with TLS",
                 file=sys.stderr,
                 flush=True,
             )

@@ -162,7 +162,9 @@ def _bad_scene(spec: SceneSpec, error: Exception) -> DataError:
     if isinstance(error, ValueError | mujoco.FatalError):
         return DataError("BAD_SCENE", str(error))
     if isinstance(error, KeyError):
-        return DataError("BAD_SCENE", f"a {spec.category} {spec.family} scene needs {error} in its parameters")
+        return DataError(
+            "BAD_SCENE", f"a {spec.category} {spec.family} scene needs {error} in its parameters"
+        )
     told = f"the parameters are not those of a {spec.category} {spec.family} scene"
     return DataError("BAD_SCENE", f"{told}: {type(error).__name__}: {error}")
 

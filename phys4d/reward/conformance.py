@@ -2,9 +2,9 @@
 
     python -m phys4d.reward.conformance --endpoint 127.0.0.1:9000
 
-Sends a small rollout of the simulator, good, damaged and in parts, and asks for scores of `--reward`. A promise
-about scores is not shown where the server scores nothing. Exit code 1: a promise is broken, or no rollout was
-scored at all.
+Sends a small rollout of the simulator, good, damaged and in parts, and asks for scores of `--reward`. A
+promise about scores is not shown where the server scores nothing. Exit code 1: a promise is broken or not
+shown.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import UserError, run_main
 
-__all__ = ["ConformanceConfig", "main", "made_up_rollouts", "real_rollouts", "run_suite"]
+__all__ = ["ConformanceConfig", "made_up_rollouts", "main", "real_rollouts", "run_suite"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,9 @@ def main() -> None:
     count = {result: sum(v.result == result for v in verdicts) for result in ("kept", "broken", "not shown")}
     print(f"\n{count['kept']} of {len(verdicts)} promises kept, {count['broken']} broken")
     if count["not shown"]:
-        print(f"{count['not shown']} not shown: the server must score a rollout for them; try another --reward")
+        print(
+            f"{count['not shown']} not shown: the server must score a rollout for them; try another --reward"
+        )
     if count["broken"] or count["not shown"]:
         raise SystemExit(1)
 

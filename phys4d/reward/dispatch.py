@@ -232,7 +232,7 @@ class Dispatcher:
             known_name, known, where = self._offered
         if (name, version) != (known_name, known):
             raise ValueError(
-                f"{address} offers {name} in version {version}, {where} told {known_name} in version {known}; "
+                f"{address} offers {name} in version {version}, {where} told {known_name} in {known}; "
                 "scores are comparable only within one version"
             )
 
@@ -243,7 +243,7 @@ class Dispatcher:
             return outcome
         endpoint.info = None
         told = (
-            f"{endpoint.address} scored with version {result.scorer_version}, {offered[2]} told {offered[1]}; "
+            f"{endpoint.address} scored in version {result.scorer_version}, {offered[2]} told {offered[1]}; "
             "scores are comparable only within one version"
         )
         return failed(outcome.sample_id, "OTHER_VERSION", told, is_data=True)

@@ -110,9 +110,8 @@ def rollout_to_proto(rollout: Rollout, codec: CodecName = "none") -> pb.Rollout:
         seed=rollout.seed,
     )
     if header_bytes(message) > MAX_HEADER_BYTES:
-        raise ValueError(
-            f"scene and text take {header_bytes(message)} bytes, at most {MAX_HEADER_BYTES} are sent; shorten them"
-        )
+        size = header_bytes(message)
+        raise ValueError(f"scene and text take {size} bytes, at most {MAX_HEADER_BYTES}; shorten them")
     message.idempotency_key = f"{rollout.sample_id[: MAX_ID - 33]}/{content_digest(message)[:32]}"
     return message
 

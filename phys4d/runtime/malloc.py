@@ -15,12 +15,13 @@ def keep_large_blocks() -> None:
     """Keep large blocks that are freed, here and in child processes, instead of giving them back at once.
 
     By its defaults glibc maps every large block anew, and the kernel clears its pages each time: for a
-    message of 50 MB that took several times as long as the rest. A variable that is set already is kept;
-    other C libraries are left alone. The price: a process stays as large as it once was.
+    message of 50 MB that took several times as long as the rest. Where a variable `MALLOC_...` is set already
+    nothing is changed; other C libraries are left alone. The price: a process stays as large as it once was.
     """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for name, (parameter, num_bytes) in SETTINGS.items():
-        if name not in os.environ:
-            os.environ[name] = str(num_bytes)
-            if mallopt is not None:
-                mallopt(parameter, num_bytes)
+        os.environ[name] = str(num_bytes)
+        if mallopt is not None:
+            mallopt(parameter, num_bytes)

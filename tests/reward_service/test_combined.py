@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from phys4d.reward.plugin import DataError
 from phys4d.reward.conformance import ConformanceConfig, run_suite
+from phys4d.reward.plugin import DataError
 from policy.config import RewardConfig
 from policy.service import reward_client
 from reward_service.combined import NamedReward, WeightedSum

@@ -81,7 +81,9 @@ def test_a_score_over_the_wire_is_the_score_in_process(connect, make_truth) -> N
         assert outcome.score is not None
         assert outcome.score.value == local.value
         assert outcome.score.components == local.components
-        assert outcome.score.simulator == local.simulator and outcome.score.scorer_version == version_of(ChamferSettings())
+        assert outcome.score.simulator == local.simulator and outcome.score.scorer_version == version_of(
+            ChamferSettings()
+        )
         assert 0 < outcome.score.scoring_s < 5
 
 
@@ -171,16 +173,16 @@ def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(
 ) -> None:
     """Nothing is sent twice; whoever comes later is not served."""
     flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Slow")
-    with run_service("plain", tmp_path, *flags) as (endpoint, pid):
-        with RewardClient(endpoint, max_attempts=1, timeout_s=60) as client:
-            client.wait_ready(30)
-            future = client.submit(small_rollouts(2, text="1.5"))
-            time.sleep(0.7)
-            os.kill(pid, signal.SIGTERM)
-            time.sleep(0.3)
-            with RewardClient(endpoint, timeout_s=20, patience_s=0.0) as late:
-                assert failure(late.score(small_rollouts(1, text="0"))[0]).reason == "UNAVAILABLE"
-            assert all(o.score is not None for o in future.result(60)) and client.num_retried == 0
+    service = run_service("plain", tmp_path, *flags)
+    with service as (endpoint, pid), RewardClient(endpoint, max_attempts=1, timeout_s=60) as client:
+        client.wait_ready(30)
+        future = client.submit(small_rollouts(2, text="1.5"))
+        time.sleep(0.7)
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.3)
+        with RewardClient(endpoint, timeout_s=20, patience_s=0.0) as late:
+            assert failure(late.score(small_rollouts(1, text="0"))[0]).reason == "UNAVAILABLE"
+        assert all(o.score is not None for o in future.result(60)) and client.num_retried == 0
 
 
 def test_scoring_runs_beside_the_caller(connect, small_rollouts) -> None:
@@ -205,7 +207,9 @@ def test_a_custom_reward_is_asked_for_by_name(connect, make_truth) -> None:
     assert outcome[1].score.components["mean_change_px"] > 0
 
 
-def test_calls_beyond_the_limits_are_refused_as_a_whole(endpoint, connect, small_rollouts, make_truth) -> None:
+def test_calls_beyond_the_limits_are_refused_as_a_whole(
+    endpoint, connect, small_rollouts, make_truth
+) -> None:
     many = [wire.rollout_to_proto(r) for r in small_rollouts(40)]
     with pytest.raises(grpc.RpcError, match="40 rollouts, at most 32"):
         call(endpoint, pb.ScoreBatchRequest(rollouts=many, reward="constant"))

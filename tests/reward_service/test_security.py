@@ -1,6 +1,8 @@
 """Who gets in: TLS, client certificates, tokens; and what is told to whom."""
 
+import contextlib
 import json
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.types import Failure
 from reward_service.config import TlsSettings
+from reward_service.telemetry import ServiceMetrics
 from tests.reward_service.certificates import Authority
 
 TOKEN = "open-sesame"
@@ -154,6 +157,23 @@ def test_metrics_and_logs_tell_of_calls_and_not_of_tokens(guarded, small_rollout
     row = next(row for row in rows if row.get("request_id") == "find-me")
     assert (row["method"], row["code"], row["num_rollouts"], row["num_scored"]) == ("ScoreBatch", "OK", 2, 1)
     assert TOKEN not in log and TOKEN not in page
+
+
+def test_metrics_wait_for_the_process_that_is_replaced_to_free_their_port() -> None:
+    metrics = ServiceMetrics()
+    with socket.socket() as former:
+        former.bind(("127.0.0.1", 0))
+        former.listen()
+        port = former.getsockname()[1]
+        metrics.serve_when_free("127.0.0.1", port)
+        time.sleep(0.1)
+    metrics.buffered_bytes.set(7)
+    deadline, page = time.monotonic() + 20, ""
+    while not page and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        time.sleep(0.05)
+    assert "phys4d_buffered_bytes 7.0" in page
 
 
 def test_settings_of_tls_come_in_pairs(tmp_path: Path) -> None:

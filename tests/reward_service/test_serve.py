@@ -90,7 +90,7 @@ def test_an_unknown_reward_is_told_as_such(service, small_rollouts) -> None:
 
 
 def test_work_beyond_the_budget_fails_and_holds_up_nobody(service, small_rollouts) -> None:
-    """Sixteen rollouts of 3 s: those that wait for a scorer when the time is over are not scored for nobody."""
+    """Sixteen rollouts of 3 s: those that wait for a scorer when the time is over are dropped."""
     fast, *slow = small_rollouts(17)
     with connect(service, reward="slow", timeout_s=4) as client:
         outcomes = client.score([replace(fast, text="0"), *(replace(r, text="3") for r in slow)])

@@ -28,8 +28,9 @@ from reward_service.truth import build_truth
         ("thermodynamics", None, ("objects",), None),
     ],
 )
-def test_hostile_parameters_are_a_bad_scene(category: str, family: str | None, path: tuple, value: Any) -> None:
-
+def test_hostile_parameters_are_a_bad_scene(
+    category: str, family: str | None, path: tuple, value: Any
+) -> None:
 
     spec = draw_spec(category, family or scenes.families()[category][0], 1, num_frames=2)
     parameters: Any = deepcopy(spec.parameters)
@@ -43,11 +44,11 @@ def test_hostile_parameters_are_a_bad_scene(category: str, family: str | None, p
 
 
 def test_objects_that_leave_the_image_at_once_leave_nothing_to_compare(make_truth) -> None:
-    """Two frames a minute apart: whatever was thrown is far away."""
+    """Two frames a second apart: what was thrown at 60 m/s is far away."""
     spec = draw_spec("rigid", "projectile", 1, num_frames=2)
     parameters = deepcopy(spec.parameters)
     for entry in parameters["objects"]:
-        entry["velocity_m_s"] = [0.0, 0.0, 60.0]
+        entry["linear_velocity_m_s"] = [0.0, 0.0, 60.0]
     truth = make_truth("projectile", spec=replace(spec, parameters=parameters, fps=1.0))
     with pytest.raises(DataError) as info:
         score(replace(truth, depth=np.nan_to_num(truth.depth, nan=10.0)), ChamferSettings())

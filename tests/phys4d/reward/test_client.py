@@ -90,9 +90,12 @@ def test_a_list_is_split_as_the_server_asks_for() -> None:
 
 def test_a_wrong_token_stops_at_the_first_call() -> None:
     example = Example(token="right")
-    with serving(example) as endpoint, RewardClient(endpoint, token="wrong", max_request_bytes=1500) as client:
-        with pytest.raises(PermissionError, match="wrong token"):
-            client.score(made_up_rollouts(60))
+    with (
+        serving(example) as endpoint,
+        RewardClient(endpoint, token="wrong", max_request_bytes=1500) as client,
+        pytest.raises(PermissionError, match="wrong token"),
+    ):
+        client.score(made_up_rollouts(60))
     assert example.num_asked <= 2
 
 
@@ -110,10 +113,13 @@ def test_a_server_that_is_away_or_busy_is_waited_for_and_that_is_no_attempt() ->
 
 
 def test_scores_of_two_versions_are_not_mixed() -> None:
-    with serving(Example(version="1")) as one, serving(Example(version="2")) as other:
-        with RewardClient([one, other], max_request_bytes=1500, max_concurrent_calls=4) as client:
-            with pytest.raises(ValueError, match="comparable only within one version"):
-                client.score(made_up_rollouts(40))
+    with (
+        serving(Example(version="1")) as one,
+        serving(Example(version="2")) as other,
+        RewardClient([one, other], max_request_bytes=1500, max_concurrent_calls=4) as client,
+        pytest.raises(ValueError, match="comparable only within one version"),
+    ):
+        client.score(made_up_rollouts(40))
 
 
 def test_a_closed_client_gives_failures() -> None:
