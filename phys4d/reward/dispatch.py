@@ -1,6 +1,5 @@
 """Sends rollouts to one of several servers, and again what failed for reasons that may pass."""
 
-import itertools
 import random
 import threading
 import time
@@ -130,12 +129,15 @@ class Dispatcher:
             del pending[sample_id]
             report(outcome)
 
-        for number in itertools.count(1):
+        why, number = "DEADLINE_EXCEEDED", 0
+        while True:
+            number += 1
             for message in pending.values():
                 message.attempt = number
             until = min(plan.deadline - plan.reserve_s, away_since + self._patience_s)
             endpoint = self._take_endpoint(plan, until)
             if isinstance(endpoint, str):
+                why = endpoint
                 break
             is_away = self._call(endpoint, list(pending.values()), plan, keep)
             if not pending or plan.fault is not None:
@@ -144,12 +146,12 @@ class Dispatcher:
             wait_s = backoff_s * random.uniform(0.5, 1.5)
             until = min(plan.deadline - plan.reserve_s, away_since + self._patience_s)
             if time.monotonic() + wait_s >= until or plan.cancellation.wait(wait_s):
-                endpoint = "DEADLINE_EXCEEDED"
                 break
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
             with self._lock:
                 self._counts["retried"] += len(pending)
-        why = "CANCELLED" if plan.cancellation.is_set else endpoint
+        if plan.cancellation.is_set:
+            why = "CLIENT_CLOSED" if self.closed.is_set() else "CANCELLED"
         for sample_id in pending:
             # What a server said of it tells more than that the time is over.
             known = None if why in ("CANCELLED", "CLIENT_CLOSED") else last.get(sample_id)
@@ -200,6 +202,10 @@ class Dispatcher:
                     fail_rest("TOO_LARGE", told, is_data=True)
                 fail_rest(code.name, told)
                 return code.name in AWAY
+        except ValueError:
+            # So gRPC tells of a channel that was closed meanwhile.
+            if not self.closed.is_set():
+                raise
         finally:
             self._endpoints.give_back(endpoint, has_failed)
             with self._lock:
