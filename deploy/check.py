@@ -57,7 +57,8 @@ def check_profile(profile: Path | None, crds: dict | None) -> str:
     (service,) = rendering.of_kind(manifests, "RayService")
     config = schemas.check_serve_config(service["spec"]["serveConfigV2"])
     told.append(f"{consistency.check(manifests, config)} rules of consistency")
-    told.append(f"{scripts.check(manifests)} commands")
+    told.append(f"{len(scripts.check(manifests))} commands")
+    told += [f"not checked: {target}, not installed here" for target in consistency.check_rewards(config)]
     return ", ".join(told)
 
 
@@ -120,10 +121,10 @@ def check(config: CheckConfig) -> None:
         ValueError: the first thing that does not.
     """
     crds = None
-    if config.crds is not None and config.crds.is_dir():
+    if config.crds is not None:
         crds = schemas.ray_schemas(config.crds)
     else:
-        _say("skipped", f"Ray's kinds against KubeRay's CRDs: not found in {config.crds}; give --crds DIR")
+        _say("skipped", "Ray's kinds against KubeRay's CRDs: give --crds DIR")
     for name in images.IMAGES:
         _say("ok", f"{name}: {images.check(name)} instructions")
     schema = json.loads((rendering.CHART / "values.schema.json").read_text(encoding="utf-8"))

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import yaml
@@ -215,9 +217,6 @@ def _rollouts_fit_into_pods(manifests: list[Manifest], config: dict[str, Any]) -
         most = deployment["autoscaling_config"]["max_replicas"]
         if int(min(room)) * group["maxReplicas"] < most:
             faults.append(f"{deployment_name}: {most} replicas do not fit into {group['maxReplicas']} pods")
-        if int(min(room)) * group["minReplicas"] < deployment["autoscaling_config"]["min_replicas"]:
-            # Not a fault where the autoscaler may add pods.
-            assert service["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"]
         if offered.get("GPU", 0) != gpus:
             faults.append(f"group {group_name}: Ray is told another number of GPUs than the pod has")
         drain = deployment["graceful_shutdown_timeout_s"]
@@ -284,6 +283,27 @@ def _trainer_reaches_the_service(manifests: list[Manifest], _: Any) -> list[str]
         elif (host, port) != (f"{ray['metadata']['name']}-serve-svc", GRPC_PORT):
             faults.append(f"trainer.sh calls {host}:{port}, which is no service of the release")
     return faults
+
+
+def check_rewards(config: dict[str, Any]) -> list[str]:
+    """Every class that the service loads as a reward exists. Returns those whose package is not here.
+
+    Raises:
+        ValueError: the package is here, and has no such module or class.
+    """
+    targets = " ".join(config["applications"][0]["args"]["rewards"])
+    absent = []
+    for module, name in sorted(set(re.findall(r"\b([A-Za-z_][\w.]*):([A-Za-z_]\w*)\(", targets))):
+        if find_spec(module.partition(".")[0]) is None:
+            absent.append(f"{module}:{name}")
+            continue
+        try:
+            found = hasattr(import_module(module), name)
+        except ImportError as error:
+            raise ValueError(f"rewards: importPath {module}:{name} cannot be imported: {error}") from None
+        if not found:
+            raise ValueError(f"rewards: importPath {module}:{name}: the module has no {name}")
+    return absent
 
 
 def check_value_schema(schema: dict[str, Any]) -> int:

@@ -1,7 +1,8 @@
-# The reward service, and the renderer of training data: serving needs no diffusers, trl or transformers.
+# The reward service, and the renderer of training data; neither needs diffusers, trl or transformers.
 #
 #   docker build -f deploy/reward.Dockerfile --target cpu -t REGISTRY/phys4d-reward:0.1.0 .
 #   docker build -f deploy/reward.Dockerfile --target gpu -t REGISTRY/phys4d-reward:0.1.0-gpu .
+#   docker build -f deploy/reward.Dockerfile --target data -t REGISTRY/phys4d-data:0.1.0 .
 #
 # For a build that is the same tomorrow give the base by digest: --build-arg BASE=python:3.11-slim-bookworm@sha256:...
 ARG BASE=python:3.11-slim-bookworm
@@ -18,6 +19,11 @@ RUN pip install -c constraints.txt --no-build-isolation '.[serve]'
 
 FROM build AS build-gpu
 RUN pip install -c constraints.txt --no-build-isolation '.[serve,gpu]'
+
+# Drawing takes warp and mujoco-warp, which asks for a mujoco that pyproject.toml says why not to install.
+FROM build AS build-data
+RUN pip install -c constraints.txt --no-build-isolation '.[serve,sim]'
+RUN pip install -c constraints.txt --no-deps mujoco-warp==4.0.0
 
 FROM ${BASE} AS runtime
 # KubeRay's probes of Ray containers call bash, wget and grep.
@@ -39,3 +45,9 @@ COPY --from=build /opt/venv /opt/venv
 
 FROM runtime AS gpu
 COPY --from=build-gpu /opt/venv /opt/venv
+
+FROM runtime AS data
+COPY --from=build-data /opt/venv /opt/venv
+# A job, not a server: it is well while files come.
+HEALTHCHECK --interval=60s --start-period=60m CMD test -n "$(find /data -type f -mmin -60 -print -quit)"
+CMD ["python", "-m", "phys4d.scenes.render", "--help"]

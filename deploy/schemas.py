@@ -37,13 +37,17 @@ def ray_schemas(folder: Path) -> dict[str, Any]:
     """JSON schemas of RayService and RayJob from KubeRay's CRDs, by kind; unknown fields are refused.
 
     Raises:
-        FileNotFoundError: a CRD is not there.
+        ValueError: a CRD is not there.
     """
     from jsonschema import Draft202012Validator
 
     found = {}
     for plural in ("rayservices", "rayjobs"):
         path = folder / f"ray.io_{plural}.v{KUBERAY_VERSION}.yaml"
+        if not path.is_file():
+            raise ValueError(
+                f"no {path}; give the folder of KubeRay {KUBERAY_VERSION}'s CRDs, or leave --crds out"
+            )
         definition = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["spec"]
         (version,) = [v for v in definition["versions"] if v["name"] == "v1"]
         schema = version["schema"]["openAPIV3Schema"]
@@ -89,6 +93,10 @@ def check_serve_config(text: str) -> dict[str, Any]:
         parts.append((application["name"], application, schema.ServeApplicationSchema))
         for deployment in application["deployments"]:
             name = deployment["name"]
+            try:
+                AutoscalingConfig(**deployment["autoscaling_config"])
+            except ValueError as error:
+                raise ValueError(f"serveConfigV2, {name}, autoscaling_config: {error}") from None
             parts += [
                 (name, deployment, schema.DeploymentSchema),
                 (name, deployment["ray_actor_options"], schema.RayActorOptionsSchema),

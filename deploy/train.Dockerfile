@@ -24,6 +24,6 @@ COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp TOKENIZERS_PARALLELISM=false
 WORKDIR /tmp
 USER 10001:10001
-# A job, not a server: it is well while its process lives, and ends by itself.
-HEALTHCHECK NONE
+# A job, not a server: it is well while it writes to the volume of runs (metrics.jsonl grows with every step).
+HEALTHCHECK --interval=60s --start-period=60m CMD test -n "$(find /runs -type f -mmin -60 -print -quit)"
 CMD ["python", "-m", "policy.train", "--help"]

@@ -153,6 +153,11 @@ def _made_for(config: BestOfNConfig | EvaluateConfig) -> dict[str, Any]:
     return {"data": str(config.data), **{name: getattr(config, name) for name in names}}
 
 
+def picked_split(run: Path) -> str:
+    """The split whose videos were picked."""
+    return json.loads((run / FOLDER / "facts.json").read_text())["split"]
+
+
 def chosen_latents(config: EvaluateConfig, seed: int, prompts: Sequence[Prompt]) -> Tensor:
     """The picked videos of one seed, one per prompt.
 

@@ -82,6 +82,9 @@ class AlgorithmConfig:
     """Optimiser steps per iteration, each on its share of the prompt batches; the first is on-policy."""
     max_grad_norm: float = 1.0
     advantage_clip: float = 5.0
+    min_reward_spread: float = 1e-6
+    """Groups whose rewards have a smaller standard deviation train nothing. About 3 times the noise of the
+    reward (its spread over what should score alike) keeps noise from being blown up to advantages of 1."""
     std_scope: Literal["group", "batch", "max_group"] = "group"
     """What the advantage's standard deviation is taken over."""
     ema_decay: float = 0.9
@@ -105,6 +108,8 @@ class AlgorithmConfig:
         for name in ("lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.min_reward_spread > 0:
+            raise ValueError(f"min_reward_spread must be above 0, got {self.min_reward_spread}")
         if not 0 < self.nft_strength <= 1:
             raise ValueError(f"nft_strength must be in (0, 1], got {self.nft_strength}")
         if not (self.nft_old_rate >= 0 and 0 <= self.nft_old_limit < 1):
@@ -272,7 +277,8 @@ class EvaluateConfig:
     run: Path = Path("runs/tiny-wan")
     data: Path = Path("data/rigid")
     split: str = "test"
-    """Split that is measured. Settings are chosen on `val`, which stages 1 to 3 look at while they train."""
+    """Split that is measured. Settings are chosen on `val`, which stages 1 to 3 look at while they train.
+    Results of `test` go to `evaluation/` of the run, those of another split to `evaluation-<split>/`."""
     num_scenes: int = 48
     num_seeds: int = 3
     """Videos per scene and stage; the spread over seeds is reported."""
@@ -289,7 +295,7 @@ class EvaluateConfig:
     videos: Path | None = None
     """Measure the videos of this folder, one `<key>.mp4` per scene, instead of the run's stages."""
     partial: bool = False
-    """With `videos`: measure those that are there where some are missing."""
+    """With `videos`: leave out what is missing or refused, and say so in the results."""
     seed: int = 1000
     num_threads: int = 2
 
@@ -391,14 +397,17 @@ class PhysicsIqConfig:
     width: int = 64
     """Pixels of the videos; first frames are stretched to this size."""
     height: int = 48
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     num_frames: int = 0
     """Frames that the model makes, of which 5 s are kept; 0 is one more than those."""
     num_runs: int = 1
     """Runs with other noise, one folder each; a claim needs 4."""
     num_steps: int = 8
-    """Steps of the deterministic sampler, without guidance."""
+    """Steps of the deterministic sampler."""
     shift: float = 3.0
     """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance, which doubles the work; 1 is none, as in stages 2 and 3."""
     out: Path | None = None
     """Folder of the run folders; none is `physics_iq/<stage>` of the run."""
     partial: bool = False

@@ -134,6 +134,7 @@ class Scoring:
             weights=self._rewards.weights,
             aggregation=self._config.reward.aggregation,
             scale=algorithm.std_scope,
+            min_spread=algorithm.min_reward_spread,
             clip=algorithm.advantage_clip,
         )
 

@@ -2,7 +2,8 @@
 
 Takes the costs of a rollout from the metrics of a running service, or from scoring some here (`--measure`),
 or as given (`--costs.score-s`). A formula names the replicas; a discrete-event simulation with failing pods
-checks it, from 1 to 10,000 replicas. Writes capacity.json and capacity.png. docs/scaling.md explains both.
+checks it, from 1 to 10,000 replicas. Writes capacity.json and capacity.png. docs/scaling.md explains both
+and holds an example, which `--page` writes.
 """
 
 import json
@@ -40,6 +41,10 @@ class CapacityConfig:
     """URL or file of the metrics of a running service, whose mean costs are taken."""
     measure: int = 0
     """Rollouts to score here and now for the costs; 0 measures none."""
+    width: int = 64
+    """Pixels of a rollout that is measured."""
+    height: int = 64
+    num_frames: int = 9
     costs: Costs = field(default_factory=lambda: Costs(score_s=1.0))
     """What is not measured; `score_s` counts only without --metrics and --measure."""
     trainer: Trainer = field(
@@ -61,6 +66,8 @@ class CapacityConfig:
     """Largest pool of the scaling curve, in which the number of trainers grows with the replicas."""
     plot: Literal["yes", "no"] = "yes"
     out: Path = Path("runs/capacity")
+    page: Path | None = None
+    """Page that holds the line `<!-- figures -->` twice: the figures go between, the plot beside the page."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +82,9 @@ class CapacityConfig:
             raise ValueError(f"pod_mtbf_h must be above 0 hours, got {self.pod_mtbf_h}")
         if self.measure < 0:
             raise ValueError(f"measure must not be negative, got {self.measure}")
+        for name, least in (("width", 16), ("height", 16), ("num_frames", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     @property
     def pool(self) -> Pool:
@@ -124,7 +134,7 @@ def costs_of_metrics(where: str, base: Costs) -> Costs:
     return replace(base, score_s=means["score"][0], ingress_s=means.get("decode", (base.ingress_s, 0))[0])
 
 
-def measure_costs(num_rollouts: int, base: Costs) -> Costs:
+def measure_costs(config: CapacityConfig) -> Costs:
     """Score rollouts of different scenes here; the first of each family compiles and is left out."""
     import numpy as np
 
@@ -133,12 +143,14 @@ def measure_costs(num_rollouts: int, base: Costs) -> Costs:
     from reward_service.config import ChamferSettings
     from reward_service.scoring import score
 
+    num_rollouts = config.measure
     families = sorted(scenes.registry.families()["rigid"])[:num_rollouts]
     seconds = []
     for number in progress(range(-len(families), num_rollouts), desc="scoring", unit="rollout"):
-        spec = scenes.sample_spec("rigid", families[number % len(families)], number % 2**31)
+        family = families[number % len(families)]
+        spec = scenes.sample_spec("rigid", family, number % 2**31, num_frames=config.num_frames)
         scene = scenes.build(spec)
-        camera = scene.camera(64, 64)
+        camera = scene.camera(config.width, config.height)
         depth_m, object_ids = scenes.raycast(scene, scenes.simulate(scene), 0, camera)[:2]
         if not (object_ids > 0).sum() >= 12:
             continue
@@ -147,7 +159,7 @@ def measure_costs(num_rollouts: int, base: Costs) -> Costs:
             scene=spec,
             camera=camera,
             depth=np.repeat(depth_m[None], spec.num_frames, 0).astype(np.float16),
-            motion=np.zeros((spec.num_frames - 1, 64, 64, 3), np.float16),
+            motion=np.zeros((spec.num_frames - 1, config.height, config.width, 3), np.float16),
             object_ids=object_ids,
         )
         scored = score(rollout, ChamferSettings())
@@ -155,7 +167,8 @@ def measure_costs(num_rollouts: int, base: Costs) -> Costs:
             seconds.append(scored.scoring_s)
     if len(seconds) < 2:
         raise UserError(f"--measure {num_rollouts} scored {len(seconds)} rollouts; at least 2 are needed")
-    return replace(base, score_s=float(np.mean(seconds)), score_cv=float(np.std(seconds) / np.mean(seconds)))
+    mean_s = float(np.mean(seconds))
+    return replace(config.costs, score_s=mean_s, score_cv=float(np.std(seconds)) / mean_s)
 
 
 def run(config: CapacityConfig) -> dict[str, Any]:
@@ -164,7 +177,7 @@ def run(config: CapacityConfig) -> dict[str, Any]:
     if config.metrics:
         costs = costs_of_metrics(config.metrics, costs)
     elif config.measure:
-        costs = measure_costs(config.measure, costs)
+        costs = measure_costs(config)
     trainer, pool = config.trainer, config.pool
     by_formula = replicas_needed(costs, trainer, pool, config.max_wait_share, config.num_trainers)
     named = enough_in_simulation(config, costs, by_formula)
@@ -284,62 +297,19 @@ def told(config: CapacityConfig, result: dict[str, Any]) -> str:
     )
 
 
-def plot(config: CapacityConfig, result: dict[str, Any]) -> Path:
-    """Three panels: pool size, number of trainers, failures."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
-    panels = (
-        ("size", "num_replicas", "Scorer replicas", "Pool size"),
-        (
-            "trainers",
-            "num_replicas",
-            "Scorer replicas, as many as the formula names",
-            "More trainers (numbers), larger pools",
-        ),
-        ("failures", "pod_mtbf_h", "Mean hours between failures of one pod", "Failing pods"),
-    )
-    for axis, (sweep, key, label, title) in zip(axes, panels, strict=True):
-        rows = [row for row in result["pools"] if row["sweep"] == sweep]
-        x = [row[key] for row in rows]
-        axis.plot(x, [100 * r["predicted_wait_share"] for r in rows], color="0.45", label="formula")
-        axis.plot(x, [100 * r["wait_share"] for r in rows], "o", color="C0", label="simulation")
-        axis.axhline(100 * config.max_wait_share, color="C3", linestyle="--", linewidth=1, label="asked")
-        shares = [
-            config.max_wait_share,
-            *(r[k] for r in rows for k in ("wait_share", "predicted_wait_share")),
-        ]
-        axis.set(xscale="log", xlabel=label, ylabel="Trainer waits, % of its time", title=title)
-        axis.set_ylim(0, 130 * max(shares))
-        if sweep == "trainers":
-            for index, row in enumerate(rows):
-                share = 100 * row["wait_share"]
-                axis.annotate(
-                    f"{row['num_trainers']}",
-                    (row[key], share),
-                    textcoords="offset points",
-                    xytext=(0, -15 if index % 2 else 7),
-                    ha="center",
-                )
-        axis.grid(alpha=0.25)
-        axis.legend(loc="upper right")
-    path = config.out / "capacity.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
-
-
 def main() -> None:
     """Size the pool."""
+    from reward_service.capacity_page import plot, write_figures
+
     config = load(CapacityConfig)
     result = run(config)
     print(told(config, result))
     print(f"wrote {config.out / 'capacity.json'}")
     if config.plot == "yes":
-        print(f"wrote {plot(config, result)}")
+        print(f"wrote {plot(config, result, config.out / 'capacity.png')}")
+    if config.page is not None:
+        write_figures(config, result, config.page)
+        print(f"wrote {config.page} and {plot(config, result, config.page.with_suffix('.png'))}")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ class Costs:
     """Seconds a rollout is on its way from the trainer."""
 
     def __post_init__(self) -> None:
-        if not self.score_s > 0:
-            raise ValueError(f"score_s must be above 0 seconds, got {self.score_s}")
+        if not 0 < self.score_s < math.inf:
+            raise ValueError(f"score_s must be above 0 seconds and finite, got {self.score_s}")
         for name in ("score_cv", "ingress_s", "upload_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
 
     @property
     def log_mean_std(self) -> tuple[float, float]:
@@ -59,9 +59,10 @@ class Trainer:
             raise ValueError(
                 f"num_batches must be in [1, num_rollouts = {self.num_rollouts}], got {self.num_batches}"
             )
-        if not (self.sample_s > 0 and self.update_s >= 0):
+        if not (0 < self.sample_s < math.inf and 0 <= self.update_s < math.inf):
             raise ValueError(
-                f"sample_s must be above 0 and update_s not negative, got {self.sample_s}, {self.update_s}"
+                "sample_s must be above 0, update_s not negative, both finite, got "
+                f"{self.sample_s}, {self.update_s}"
             )
 
     @property
@@ -90,8 +91,8 @@ class Pool:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("restart_s", "backoff_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
 
     @property
     def availability(self) -> float:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ import sft.train
 from phys4d.data import open_dataset
 from phys4d.models.registry import TINY
 from phys4d.runtime import config as configs
+from phys4d.runtime.errors import UserError
 from phys4d.runtime.metrics import read_metrics
-from policy.config import EvaluateConfig, SampleConfig, TrainConfig
+from policy.config import EvaluateConfig, RewardConfig, SampleConfig, TrainConfig
+from policy.external import evaluate_videos
+from policy.physics_iq import encode_mp4
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig
@@ -190,6 +194,29 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
     assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
 
 
+def test_external_videos_are_scored_and_a_damaged_one_is_left_out_by_name(
+    trained: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulator's own videos, as somebody else would bring them."""
+    monkeypatch.chdir(trained)
+    dataset, folder = open_dataset("data/rigid", "test"), trained / "somebody"
+    folder.mkdir()
+    for key, sample in zip(dataset.keys, (dataset[i] for i in range(3)), strict=False):
+        (folder / f"{key}.mp4").write_bytes(encode_mp4(sample.rgb, round(sample.spec.fps)))
+    damaged = folder / f"{dataset.keys[3]}.mp4"
+    damaged.write_bytes(b"no video")
+    config = EvaluateConfig(num_scenes=4, num_threads=1, reward=RewardConfig(endpoint=endpoint))
+    with pytest.raises(UserError, match=f"{damaged.name} is corrupt.*--partial"):
+        evaluate_videos(config, folder)
+    results = json.loads(evaluate_videos(replace(config, partial=True), folder).read_text())
+    assert results["partial"] and list(results["left_out"]) == [damaged.stem]
+    rows = {(r["reader"], r["metric"]): r for r in results["rows"]}
+    assert {row["stage"] for row in results["rows"]} == {"somebody"}
+    tracks = rows["rgb", "trajectory error"]
+    assert tracks["mean"] < 1 and tracks["num_scenes"] == 3, "encoding blurs colours"
+    assert rows["estimator", "4D Chamfer"]["num_scenes"] == 3
+
+
 def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, endpoint: str) -> None:
     run = copy_run(trained, "whole-evaluated")
     service = f"--reward.endpoint {endpoint}"
@@ -273,8 +300,9 @@ def test_every_other_backbone_goes_through_all_stages(
     # Untrained heads may earn all siblings the lowest reward: such groups have nothing to teach.
     num_groups = 2
     assert all((row["grad_norm"] > 0) == (row["dropped_groups"] < num_groups) for row in rows[:-1]), rows
-    small = f"{service} --num-scenes 4 --num-seeds 1 --num-steps 3 --num-report-scenes 1"
+    small = f"{service} --split val --num-scenes 4 --num-seeds 1 --num-steps 3 --num-report-scenes 1"
     results = run(EvaluateConfig, "policy/presets/evaluate", policy.evaluate.evaluate, small)
+    assert results == Path(f"runs/{preset}/evaluation-val/results.json")
     measured = {row["stage"] for row in json.loads(results.read_text())["rows"]}
     assert {"base", "stage1", "stage2", "stage3"} <= measured
     made = run(SampleConfig, "policy/presets/sample", policy.sample.generate, "--num-videos 1 --num-steps 2")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from deploy import consistency, images, rendering, schemas, scripts
-from deploy.check import exported_names, metrics_of
+from deploy.check import CheckConfig, check, exported_names, metrics_of
 from reward_service.cluster import app
 
 PROFILE = rendering.CHART / "profiles" / "gpu-pool.yaml"
@@ -31,38 +31,16 @@ def serve_config(manifests: list[rendering.Manifest]) -> dict:
     return yaml.safe_load(one(manifests, "RayService")["spec"]["serveConfigV2"])
 
 
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
-        ("scorers.maxpods=3", "additional properties 'maxpods' not allowed"),
-        ("scorers.gpus=0", "scorers.gpus is 0; raise it"),
-        ("scorers.maxReplicas=1000", "raise maxPods or lower it"),
-        ("scorers.replicaCpus=9", "no scorer replica"),
-        ("images.registry=", "images.registry is where"),
-        ("rewards[0].name=smooth", "oneOf"),
-    ],
-)
-def test_values_that_cannot_work_are_refused_with_the_reason(setting: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        rendering.render(PROFILE, setting)
-
-
-def test_rewards_become_what_the_service_takes() -> None:
-    manifests = rendering.render(rendering.CHART / "profiles" / "custom-rewards.yaml")
-    config = serve_config(manifests)
-    (application,) = config["applications"]
-    (target,) = application["args"]["rewards"]
-    assert target.startswith("reward_service.combined:WeightedSum(parts=[(") and "RemoteReward" in target
-    assert application["args"]["scene_chamfer"] is False
-    (scorer,) = [d for d in application["deployments"] if d["name"] == "Scorer"]
-    assert scorer["ray_actor_options"]["num_gpus"] == 0.5
-
-
 def test_a_misspelled_key_is_found_where_ray_and_kubernetes_would_drop_it(manifests, tmp_path: Path) -> None:
     config = serve_config(manifests)
     config["applications"][0]["deployments"][0]["max_ongoing_request"] = 3
     with pytest.raises(ValueError, match="Ingress: unknown keys max_ongoing_request"):
         schemas.check_serve_config(yaml.safe_dump(config))
+    for name, value in (("min_replicas", 100), ("downscale_delay_s", -1)):
+        config = serve_config(manifests)
+        config["applications"][0]["deployments"][1]["autoscaling_config"][name] = value
+        with pytest.raises(ValueError, match="Scorer, autoscaling_config: "):
+            schemas.check_serve_config(yaml.safe_dump(config))
     one(manifests, "Deployment")["spec"]["replica"] = 3
     with pytest.raises(ValueError, match="Deployment/check-phys4d-gateway"):
         schemas.check_core(manifests)
@@ -79,6 +57,8 @@ def test_a_misspelled_key_is_found_where_ray_and_kubernetes_would_drop_it(manife
     assert schemas.check_ray([fine], crds) == 1
     with pytest.raises(ValueError, match="RayJob/a: spec: Additional properties"):
         schemas.check_ray([{**fine, "spec": {"suspended": True}}], crds)
+    with pytest.raises(ValueError, match="no .*nonexistent.*; give the folder of KubeRay"):
+        check(CheckConfig(crds=tmp_path / "nonexistent"))
 
 
 def break_port(manifests):
@@ -146,9 +126,22 @@ def test_objects_that_do_not_fit_one_another_are_told(manifests, fault, told: st
         consistency.check(manifests, serve_config(manifests))
 
 
+def test_rewards_that_do_not_exist_are_told_where_their_package_is_here(manifests) -> None:
+    config = serve_config(manifests)
+    arguments = config["applications"][0]["args"]
+    arguments["rewards"] = [
+        "examples.motion_smoothness:MotionSmoothness(scale_px=2)",
+        "elsewhere.judge:Judge()",
+    ]
+    assert consistency.check_rewards(config) == ["elsewhere.judge:Judge"]
+    for target in ("examples.motion_smoothness:Roughness", "examples.roughness:Roughness"):
+        arguments["rewards"] = [f"reward_service.combined:NamedReward(name='a', target='{target}()')"]
+        with pytest.raises(ValueError, match=f"importPath {target}"):
+            consistency.check_rewards(config)
+
+
 def test_settings_and_flags_are_read_by_the_programs_that_get_them(manifests) -> None:
-    assert consistency.check(manifests, serve_config(manifests)) == 9
-    assert scripts.check(manifests) == 10
+    assert scripts.check(manifests)[-4:] == ["phys4d.scenes.render"] * 4
     with pytest.raises(ValueError, match="unknown key 'max_queue'.*did you mean 'max_queued'"):
         app({"max_queue": 3})
     with pytest.raises(ValueError, match="put a gateway in front"):
@@ -167,14 +160,19 @@ def test_a_dockerfile_that_runs_as_root_or_copies_what_is_not_there_is_refused(
     for path in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "phys4d", "reward_service"):
         (tmp_path / path).touch()
     (tmp_path / "deploy" / "reward.Dockerfile").write_text(
-        text.replace("USER 10001:10001", "USER root").replace(
-            "pip install -c constraints.txt setup", "pip install setup"
-        )
+        text.replace("USER 10001:10001", "USER root")
+        .replace("pip install -c constraints.txt setup", "pip install setup")
+        .replace("HEALTHCHECK --", "HEALTHCHECK NONE\n# --")
     )
     monkeypatch.setattr(images, "ROOT", tmp_path)
     with pytest.raises(ValueError) as told:
-        images.check("reward.Dockerfile")
-    for fault in ("USER root", "COPY examples: there is no such file", "pip without -c constraints.txt"):
+        images.check("reward-cpu")
+    for fault in (
+        "USER root",
+        "COPY examples: there is no such file",
+        "pip without -c constraints.txt",
+        "no HEALTHCHECK",
+    ):
         assert fault in str(told.value)
 
 

@@ -138,6 +138,14 @@ def test_every_algorithm_learns_and_resumes_bit_for_bit(config: TrainConfig, tmp
     assert rows[2]["kl"] > 0 and rows[2]["kl_joint_nats"] > rows[2]["kl"]
 
 
+def test_groups_whose_rewards_spread_less_than_their_noise_train_nothing() -> None:
+    dropped = [make_trainer(with_algorithm(min_reward_spread=s)).iterate(0) for s in (1e-6, 1e3)]
+    assert [row["dropped_groups"] for row in dropped] == [0, CONFIG.rollout.num_prompts]
+    assert dropped[0]["grad_norm"] > 0 and dropped[1]["grad_norm"] == 0
+    with pytest.raises(ValueError, match="min_reward_spread must be above 0, got 0.0"):
+        AlgorithmConfig(min_reward_spread=0.0)
+
+
 def test_trls_sampler_visits_every_prompt_once_an_epoch() -> None:
     config = replace(CONFIG, rollout=replace(CONFIG.rollout, prompt_order="epochs"))
     trainer = make_trainer(config)

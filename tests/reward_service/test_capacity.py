@@ -1,14 +1,14 @@
 """Sizing a pool of scorers: the formula, the simulation, and where the costs come from."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from phys4d.runtime.errors import UserError
 from phys4d.types import Outcome, Score
-from reward_service.capacity import CapacityConfig, costs_of_metrics, enough_in_simulation, plot, run, told
+from reward_service.capacity import CapacityConfig, costs_of_metrics, enough_in_simulation, run, told
 from reward_service.capacity_model import (
     Costs,
     Pool,
@@ -18,6 +18,7 @@ from reward_service.capacity_model import (
     simulate,
     wait_share,
 )
+from reward_service.capacity_page import plot, write_figures
 from reward_service.telemetry import ServiceMetrics
 
 EXACT = Costs(score_s=2.0, score_cv=0.0)
@@ -95,6 +96,14 @@ def test_where_bursts_meet_the_simulation_asks_for_more_than_the_formula() -> No
     assert simulate(costs, trainer, pool, num_trainers=4, num_iterations=20, seed=1).wait_share < 0.15
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+def test_times_without_end_are_refused_before_anything_is_simulated(value: float) -> None:
+    for kind, good in ((Costs, EXACT), (Trainer, TRAINER)):
+        for name in (field.name for field in fields(kind) if field.type in (float, "float")):
+            with pytest.raises(ValueError, match=f"{name}.*finite, got|{name} must be finite"):
+                replace(good, **{name: value})
+
+
 def test_what_no_pool_can_do_is_said_with_what_would_help() -> None:
     with pytest.raises(ValueError, match="send smaller batches"):
         replicas_needed(replace(EXACT, score_s=20.0), TRAINER, Pool(num_replicas=1), 0.05)
@@ -115,10 +124,20 @@ def test_costs_are_the_means_of_a_services_metrics(tmp_path: Path) -> None:
 
 
 def test_the_program_measures_sizes_simulates_and_plots(tmp_path: Path) -> None:
-    config = CapacityConfig(out=tmp_path, measure=3, trainer=TRAINER, num_iterations=3, max_replicas=4)
+    # Half of the time may be waited, so that it passes on a busy machine too.
+    config = CapacityConfig(
+        out=tmp_path, measure=3, trainer=TRAINER, num_iterations=3, max_replicas=4, max_wait_share=0.5
+    )
     result = run(config)
     assert result["costs"]["score_s"] > 0 and result["num_replicas"] >= 1
     assert result["num_replicas"] >= result["num_replicas_by_formula"]
     assert {row["sweep"] for row in result["pools"]} == {"size", "trainers", "failures"}
     assert "scorer replicas" in told(config, result)
-    assert plot(config, result).stat().st_size > 10_000
+    assert plot(config, result, tmp_path / "capacity.png").stat().st_size > 10_000
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- figures -->\nold\n<!-- figures -->\nafter\n")
+    write_figures(config, result, page)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "measured here on 3 rollouts of 64 x 64 pixels" in text
+    assert f"the program {result['num_replicas']}." in text

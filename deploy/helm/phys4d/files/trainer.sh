@@ -6,6 +6,11 @@ run=/runs/{{ .Values.trainer.run }}
 data=/data/{{ .Values.trainer.dataset }}
 mixed=/data/{{ .Values.trainer.mixedDataset }}
 preset={{ .Values.trainer.preset }}
+{{- if gt (int .Values.trainer.gpus) 1 }}
+launch=(accelerate launch --num_processes {{ int .Values.trainer.gpus }})
+{{- else }}
+launch=(python)
+{{- end }}
 reward=(
   {{- if .Values.gateway.enabled }}
   --reward.endpoint {{ include "phys4d.fullname" . }}-gateway:{{ .Values.gateway.port }}
@@ -20,8 +25,13 @@ reward=(
 )
 
 wait_for() {
+  local begun=$SECONDS
   for file in "$@"; do
     until [ -e "$file" ]; do
+      if ((SECONDS - begun >= {{ int .Values.trainer.waitHours }} * 3600)); then
+        echo "error: no $file after {{ int .Values.trainer.waitHours }} h; look why the data job (RayJob) failed, or raise trainer.waitHours" >&2
+        exit 75
+      fi
       echo "waiting for $file"
       sleep 30
     done
@@ -48,13 +58,13 @@ wait_for "$mixed/train/index.json"
 step "$run/base/model/model_index.json" python -m pretrain.base --preset "$preset" --run "$run" --data "$mixed"{{ $more }}
 {{- else if eq . "pretrain" }}
 wait_for "$mixed/train/index.json" "$data/val/index.json"
-step "$run/stage1/heads.safetensors" python -m pretrain.train --preset "$preset" --run "$run" --videos "$mixed" --truth "$data"{{ $more }}
+step "$run/stage1/heads.safetensors" "${launch[@]}" -m pretrain.train --preset "$preset" --run "$run" --videos "$mixed" --truth "$data"{{ $more }}
 {{- else if eq . "sft" }}
 wait_for "$data/train/index.json" "$data/val/index.json"
-step "$run/stage2/heads.safetensors" python -m sft.train --preset "$preset" --run "$run" --data "$data"{{ $more }}
+step "$run/stage2/heads.safetensors" "${launch[@]}" -m sft.train --preset "$preset" --run "$run" --data "$data"{{ $more }}
 {{- else if eq . "train" }}
 wait_for "$data/train/index.json" "$data/val/index.json"
-step "$run/stage3/lora/pytorch_lora_weights.safetensors" python -m policy.train --preset "$preset" --run "$run" --data "$data" "${reward[@]}"{{ $more }}
+step "$run/stage3/lora/pytorch_lora_weights.safetensors" "${launch[@]}" -m policy.train --preset "$preset" --run "$run" --data "$data" "${reward[@]}"{{ $more }}
 {{- else if eq . "evaluate" }}
 wait_for "$data/test/index.json"
 step "$run/evaluation/results.json" python -m policy.evaluate --preset "$preset" --run "$run" --data "$data" "${reward[@]}"{{ $more }}

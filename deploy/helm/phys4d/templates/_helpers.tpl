@@ -19,13 +19,22 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- required "images.registry is where reward.Dockerfile and train.Dockerfile were pushed; set it" .Values.images.registry | trimSuffix "/" }}
 {{- end }}
 
-{{- define "phys4d.rewardImage" -}}
-{{- $tag := .Values.images.reward.tag | default (ternary (printf "%s-gpu" .Chart.AppVersion) .Chart.AppVersion (gt (int .Values.scorers.gpus) 0)) }}
-{{- printf "%s/%s:%s" (include "phys4d.registry" .) .Values.images.reward.name $tag }}
+{{- /* NAME:TAG[@DIGEST] of an image. Takes root, which (its key below `images`), name, tag. */}}
+{{- define "phys4d.image" -}}
+{{- $digest := (index .root.Values.images .which).digest }}
+{{- if and .root.Values.images.requireDigests (not $digest) }}{{ fail (printf "images.requireDigests is true, but images.%s.digest is empty; set it to what `docker push` printed for %s:%s" .which .name .tag) }}{{ end }}
+{{- printf "%s:%s" .name .tag }}{{ with $digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{- define "phys4d.trainImage" -}}
-{{- printf "%s/%s:%s" (include "phys4d.registry" .) .Values.images.train.name (.Values.images.train.tag | default .Chart.AppVersion) }}
+{{- define "phys4d.rewardImage" -}}
+{{- $tag := ternary (printf "%s-gpu" .Chart.AppVersion) .Chart.AppVersion (gt (int .Values.scorers.gpus) 0) }}
+{{- include "phys4d.ownImage" (dict "root" . "which" "reward" "tag" $tag) }}
+{{- end }}
+
+{{- /* An image of deploy/, in the registry. Takes root, which, tag (where the values name none). */}}
+{{- define "phys4d.ownImage" -}}
+{{- $image := index .root.Values.images .which }}
+{{- include "phys4d.image" (dict "root" .root "which" .which "name" (printf "%s/%s" (include "phys4d.registry" .root) $image.name) "tag" ($image.tag | default .tag)) }}
 {{- end }}
 
 {{- define "phys4d.tokenSecret" -}}
@@ -71,16 +80,21 @@ reward_service.remote:RemoteReward(name={{ .name | quote }}, endpoint={{ .endpoi
 
 {{- /* A Python literal. */}}
 {{- define "phys4d.literal" -}}
-{{- if kindIs "bool" . }}{{ ternary "True" "False" . }}{{ else if kindIs "string" . }}{{ toJson . }}{{ else }}{{ . }}{{ end }}
+{{- if kindIs "bool" . }}{{ ternary "True" "False" . }}{{ else }}{{ toJson . }}{{ end }}
 {{- end }}
 
 {{- define "phys4d.targets" -}}
 {{- $weighted := false }}{{ $targets := list }}{{ $parts := list }}
-{{- range .Values.rewards }}{{ if hasKey . "weight" }}{{ $weighted = true }}{{ end }}{{ end }}
-{{- if $weighted }}
-{{- if .Values.sceneChamfer }}{{ $parts = append $parts (printf "(%q, %q, %v)" "scene_chamfer" "scene_chamfer" .Values.sceneChamferWeight) }}{{ end }}
+{{- $names := list }}
 {{- range .Values.rewards }}
-{{- if hasKey . "weight" }}{{ $parts = append $parts (printf "(%q, %q, %v)" .name (include "phys4d.target" .) .weight) }}{{ else }}
+{{- if has .name $names }}{{ fail (printf "rewards: two are named %s; give each its own name" .name) }}{{ end }}
+{{- $names = append $names .name }}
+{{- if hasKey . "weight" }}{{ $weighted = true }}{{ end }}
+{{- end }}
+{{- if $weighted }}
+{{- if .Values.sceneChamfer }}{{ $parts = append $parts (printf "(%q, %q, %s)" "scene_chamfer" "scene_chamfer" (toJson .Values.sceneChamferWeight)) }}{{ end }}
+{{- range .Values.rewards }}
+{{- if hasKey . "weight" }}{{ $parts = append $parts (printf "(%q, %q, %s)" .name (include "phys4d.target" .) (toJson .weight)) }}{{ else }}
 {{- fail (printf "rewards: %s has no weight while another one has; give each a weight or none" .name) }}{{ end }}
 {{- end }}
 {{- $chamfer := "" }}

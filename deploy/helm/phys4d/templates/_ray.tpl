@@ -20,12 +20,45 @@
 - {name: MALLOC_TOP_PAD_, value: "67108864"}
 {{- end }}
 
-{{- /* A pod of a Ray cluster. Takes root, component, container, group (its values), serves, gpus, drain, image, mounts. */}}
+{{- /* Whether the volume of the data can be mounted on one node only, which then data job and trainer share. */}}
+{{- define "phys4d.oneNode" -}}
+{{- $data := .Values.data }}
+{{- if and $data.enabled .Values.trainer.enabled (not (has "ReadWriteMany" $data.volume.accessModes)) }}
+{{- if has "ReadWriteOncePod" $data.volume.accessModes }}{{ fail "data.volume.accessModes is ReadWriteOncePod, but the data job and the trainer mount it at once; give ReadWriteMany" }}{{ end }}
+{{- if ne (toJson $data.nodeSelector) (toJson .Values.trainer.nodeSelector) }}{{ fail (printf "data.volume.accessModes is ReadWriteOnce, so the data job and the trainer need the same node, but data.nodeSelector is %s and trainer.nodeSelector is %s; give ReadWriteMany, or the same selector" (toJson $data.nodeSelector) (toJson .Values.trainer.nodeSelector)) }}{{ end -}}
+true
+{{- end }}
+{{- end }}
+
+{{- define "phys4d.dataLabel" -}}
+{{- if include "phys4d.oneNode" . }}
+phys4d.dev/volume: data
+{{- end }}
+{{- end }}
+
+{{- /* The first of the pods that hold the volume goes anywhere, the others follow it. */}}
+{{- define "phys4d.dataAffinity" -}}
+{{- if include "phys4d.oneNode" . }}
+affinity:
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            app.kubernetes.io/instance: {{ .Release.Name }}
+            phys4d.dev/volume: data
+{{- end }}
+{{- end }}
+
+{{- /* A pod of a Ray cluster. Takes root, component, container, group (its values), serves, gpus, drain, image, mounts, holdsData. */}}
 {{- define "phys4d.rayPod" -}}
 metadata:
   labels:
     {{- include "phys4d.labels" (dict "root" .root "component" .component) | nindent 4 }}
     phys4d.dev/cluster: {{ .cluster }}
+    {{- if .holdsData }}
+    {{- include "phys4d.dataLabel" .root | nindent 4 }}
+    {{- end }}
   annotations:
     phys4d.dev/token-revision: {{ .root.Values.token.revision | quote }}
 spec:
@@ -44,6 +77,9 @@ spec:
   {{- with .group.tolerations }}
   tolerations:
     {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if .holdsData }}
+  {{- include "phys4d.dataAffinity" .root | nindent 2 }}
   {{- end }}
   containers:
     - name: {{ .container }}

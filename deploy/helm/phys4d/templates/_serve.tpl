@@ -2,6 +2,7 @@
 {{- define "phys4d.serveConfig" -}}
 {{- $rewards := include "phys4d.targets" . | fromJson }}
 {{- $config := .Values.config }}
+{{- /* toJson prints every number in full: 2000000 of a values file is otherwise 2e+06. */}}
 proxy_location: EveryNode
 http_options:
   host: 0.0.0.0
@@ -26,11 +27,11 @@ applications:
       metrics_port: 9464
       log_format: json
       log_level: {{ $config.log_level }}
-      num_replicas: {{ .Values.scorers.minReplicas }}
-      num_threads: {{ $config.num_threads }}
-      max_queued: {{ $config.max_queued }}
-      cache_size: {{ $config.cache_size }}
-      drain_s: {{ $config.drain_s }}
+      num_replicas: {{ toJson .Values.scorers.minReplicas }}
+      num_threads: {{ toJson $config.num_threads }}
+      max_queued: {{ toJson $config.max_queued }}
+      cache_size: {{ toJson $config.cache_size }}
+      drain_s: {{ toJson $config.drain_s }}
       scene_chamfer: {{ and .Values.sceneChamfer (not $rewards.weighted) }}
       rewards: {{ $rewards.targets | toJson }}
       {{- with $config.chamfer }}
@@ -43,31 +44,31 @@ applications:
       - name: Ingress
         num_replicas: auto
         autoscaling_config:
-          min_replicas: {{ .Values.ingress.minReplicas }}
-          max_replicas: {{ .Values.ingress.maxReplicas }}
+          min_replicas: {{ toJson .Values.ingress.minReplicas }}
+          max_replicas: {{ toJson .Values.ingress.maxReplicas }}
           target_ongoing_requests: 8
         max_ongoing_requests: 64
         max_queued_requests: 256
         # Metrics have one port on each pod.
         max_replicas_per_node: 1
-        graceful_shutdown_timeout_s: {{ $config.drain_s }}
+        graceful_shutdown_timeout_s: {{ toJson $config.drain_s }}
         ray_actor_options:
           num_cpus: {{ if gt (int .Values.ingress.cpu) 1 }}{{ sub (int .Values.ingress.cpu) 1 }}{{ else }}0.5{{ end }}
           resources: {phys4d_ingress: 1}
       - name: Scorer
         num_replicas: auto
         autoscaling_config:
-          min_replicas: {{ .Values.scorers.minReplicas }}
-          max_replicas: {{ .Values.scorers.maxReplicas }}
-          target_ongoing_requests: {{ .Values.scorers.targetOngoing }}
-          upscale_delay_s: {{ .Values.scorers.upscaleDelaySeconds }}
-          downscale_delay_s: {{ .Values.scorers.downscaleDelaySeconds }}
+          min_replicas: {{ toJson .Values.scorers.minReplicas }}
+          max_replicas: {{ toJson .Values.scorers.maxReplicas }}
+          target_ongoing_requests: {{ toJson .Values.scorers.targetOngoing }}
+          upscale_delay_s: {{ toJson .Values.scorers.upscaleDelaySeconds }}
+          downscale_delay_s: {{ toJson .Values.scorers.downscaleDelaySeconds }}
         # One is scored while the next is on its way.
         max_ongoing_requests: 2
-        max_queued_requests: {{ $config.max_queued }}
-        graceful_shutdown_timeout_s: {{ $config.drain_s }}
+        max_queued_requests: {{ toJson $config.max_queued }}
+        graceful_shutdown_timeout_s: {{ toJson $config.drain_s }}
         ray_actor_options:
-          num_cpus: {{ .Values.scorers.replicaCpus }}
+          num_cpus: {{ toJson .Values.scorers.replicaCpus }}
           num_gpus: {{ include "phys4d.replicaGpus" . }}
           resources: {phys4d_scorer: 1}
 {{- end }}

@@ -1,0 +1,188 @@
+"""What the chart makes of values, and which values it refuses."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy import rendering, schemas, scripts
+from deploy.rendering import of_kind, pods
+
+PROFILES = rendering.CHART / "profiles"
+POOL, CPU = PROFILES / "gpu-pool.yaml", PROFILES / "cpu.yaml"
+SMOOTH = "rewards[0].name=smooth", "rewards[0].importPath=examples.motion_smoothness:MotionSmoothness"
+
+
+def serve_config(manifests: list[rendering.Manifest]) -> dict:
+    return schemas.check_serve_config(of_kind(manifests, "RayService")[0]["spec"]["serveConfigV2"])
+
+
+@pytest.fixture(scope="module")
+def on_cpus() -> list[rendering.Manifest]:
+    return rendering.render(CPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("scorers.maxpods=3", "additional properties 'maxpods' not allowed"),
+        ("scorers.gpus=0", "scorers.gpus is 0; raise it"),
+        ("scorers.maxReplicas=1000", "raise maxPods or lower it"),
+        ("scorers.minReplicas=65", "scorers.minReplicas is 65, above its maximum, which is 64"),
+        ("scorers.minPods=17", "scorers.minPods is 17, above its maximum, which is 16"),
+        ("ingress.minReplicas=9", "raise ingress.maxReplicas"),
+        ("data.workers=9", "data.maxWorkers is 8, below data.workers"),
+        ("scorers.replicaCpus=9", "no scorer replica"),
+        ("images.registry=", "images.registry is where"),
+        ("images.requireDigests=true", r"images\.\w+\.digest is empty; set it"),
+        ("rewards[0].name=smooth", "oneOf"),
+        ((*SMOOTH, "rewards[0].weight=0"), "/rewards/0/weight.*exclusiveMinimum|/rewards/0/weight.*got 0"),
+        ((*SMOOTH, "rewards[1].name=smooth", "rewards[1].endpoint=a:1"), "two are named smooth"),
+        ("gateway.tls.clientCaSecret=ca", "trainer.clientCertSecret is empty"),
+        ("data.enabled=false", "would wait for data on an empty volume"),
+        ("data.volume.accessModes={ReadWriteOnce}", r"the same node, but data.nodeSelector is \{\}"),
+        ("data.volume.accessModes={ReadWriteOncePod}", "mount it at once"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_the_reason(settings: str | tuple, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        rendering.render(POOL, *([settings] if isinstance(settings, str) else settings))
+
+
+def test_rewards_become_what_the_service_takes() -> None:
+    manifests = rendering.render(PROFILES / "custom-rewards.yaml")
+    config = serve_config(manifests)
+    (application,) = config["applications"]
+    (target,) = application["args"]["rewards"]
+    assert target.startswith("reward_service.combined:WeightedSum(parts=[(") and "RemoteReward" in target
+    assert application["args"]["scene_chamfer"] is False
+    (scorer,) = [d for d in application["deployments"] if d["name"] == "Scorer"]
+    assert scorer["ray_actor_options"]["num_gpus"] == 0.5
+
+
+def test_numbers_of_a_values_file_arrive_as_they_were_written(tmp_path: Path) -> None:
+    """helm reads them as floating point, whose own notation is 2e+06."""
+    values = yaml.safe_load(CPU.read_text())
+    values["config"] = {"cache_size": 2_000_000, "max_queued": 3_000_000}
+    smooth = "examples.motion_smoothness:MotionSmoothness"
+    values["rewards"] = [{"name": "smooth", "importPath": smooth, "options": {"scale_px": 4_000_000}}]
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    (application,) = serve_config(rendering.render(tmp_path / "values.yaml"))["applications"]
+    arguments = application["args"]
+    assert (arguments["cache_size"], arguments["max_queued"]) == (2_000_000, 3_000_000)
+    assert application["deployments"][1]["max_queued_requests"] == 3_000_000
+    assert "scale_px=4000000)" in arguments["rewards"][0]
+
+
+def test_the_label_of_the_gpu_pool_is_asked_for_where_there_is_a_pool_only(on_cpus) -> None:
+    for manifests in (rendering.render(None), on_cpus, rendering.render(PROFILES / "one-gpu.yaml")):
+        assert not any("nodeSelector" in pod["spec"] for pod in pods(manifests).values())
+    labelled = {where for where, pod in pods(rendering.render(POOL)).items() if "nodeSelector" in pod["spec"]}
+    assert {where.partition("/")[0] for where in labelled} == {"Job", "RayService"} and len(labelled) == 2
+
+
+def test_pods_that_share_a_volume_of_one_node_run_on_one_node(on_cpus) -> None:
+    """Each follows any that is there; the first matches its own term, which lets it go anywhere."""
+
+    def holders(manifests: list[rendering.Manifest]) -> dict[str, dict]:
+        claims = {
+            where: pod
+            for where, pod in pods(manifests).items()
+            for volume in pod["spec"].get("volumes", [])
+            if volume.get("persistentVolumeClaim", {}).get("claimName") == "check-phys4d-data"
+        }
+        assert len(claims) == 2
+        return claims
+
+    for pod in holders(on_cpus).values():
+        (term,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        for other in holders(on_cpus).values():
+            assert term["labelSelector"]["matchLabels"].items() <= other["metadata"]["labels"].items()
+    assert not any("affinity" in pod["spec"] for pod in holders(rendering.render(POOL)).values())
+
+
+def test_callers_of_other_namespaces_reach_whatever_takes_calls() -> None:
+    for gateway, opened in (("true", "gateway"), ("false", "ray")):
+        manifests = rendering.render(
+            CPU, "networkPolicy.clientNamespaces={labs}", f"gateway.enabled={gateway}"
+        )
+        for policy in of_kind(manifests, "NetworkPolicy"):
+            admitted = [
+                peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+                for rule in policy["spec"]["ingress"]
+                for peer in rule["from"]
+                if "namespaceSelector" in peer
+            ]
+            assert ("labs" in admitted) == policy["metadata"]["name"].endswith(opened)
+
+
+def test_images_are_named_by_digest_where_one_is_given() -> None:
+    digest = "sha256:" + "0" * 64
+    settings = [f"images.{name}.digest={digest}" for name in ("reward", "data", "train", "envoy")]
+    manifests = rendering.render(CPU, "images.requireDigests=true", *settings)
+    images = {c["image"] for pod in pods(manifests).values() for c in pod["spec"]["containers"]}
+    assert len(images) == 4 and all(image.endswith(f"@{digest}") for image in images)
+
+
+def trainer(manifests: list[rendering.Manifest]) -> tuple[str, dict]:
+    """The trainer's script and its container."""
+    (script,) = [
+        m["data"]["trainer.sh"] for m in of_kind(manifests, "ConfigMap") if "trainer.sh" in m["data"]
+    ]
+    (job,) = of_kind(manifests, "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return script, container
+
+
+def test_a_trainer_whose_data_never_come_gives_up_for_good(on_cpus) -> None:
+    script, _ = trainer(on_cpus)
+    # An hour goes by with every look.
+    hurried = "sleep() { SECONDS=$((SECONDS + 3600)); }\n" + script
+    done = subprocess.run(["bash", "-c", hurried], capture_output=True, text=True)
+    assert done.stdout.count("waiting for") == 24
+    assert "after 24 h; look why the data job (RayJob) failed" in done.stderr
+    (job,) = of_kind(on_cpus, "Job")
+    given_up = job["spec"]["podFailurePolicy"]["rules"][0]
+    assert (given_up["action"], given_up["onExitCodes"]["values"]) == ("FailJob", [done.returncode])
+
+
+def test_a_trainer_is_well_while_its_log_grows_and_ends_as_its_script_ends(on_cpus, tmp_path: Path) -> None:
+    _, container = trainer(on_cpus)
+    (tmp_path / "trainer.sh").write_text("echo working; exit 75")
+
+    def run(command: list[str]) -> int:
+        here = [
+            word.replace("/runs", str(tmp_path)).replace("/etc/phys4d/trainer", str(tmp_path))
+            for word in command
+        ]
+        return subprocess.run(here, stdout=subprocess.DEVNULL).returncode
+
+    assert run([*container["command"], *container["args"]]) == 75
+    log = tmp_path / "cluster" / "trainer.log"
+    assert log.read_text() == "working\n"
+    alive = container["livenessProbe"]["exec"]["command"]
+    assert run(alive) == 0
+    an_hour_ago = time.time() - 3660
+    os.utime(log, (an_hour_ago, an_hour_ago))
+    assert run(alive) != 0
+
+
+def test_several_gpus_are_several_processes_that_can_share_the_work(tmp_path: Path) -> None:
+    values = yaml.safe_load(POOL.read_text())
+    shared = {f: [f"--{f}.batch-size", "16", f"--{f}.micro-batches", "8"] for f in ("heads", "optimiser")}
+    values["trainer"] |= {"gpus": 8, "flags": {"pretrain": shared["heads"], "sft": shared["optimiser"]}}
+    values["data"]["enabled"] = False
+    values["data"]["volume"]["existingClaim"] = "videos"
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    manifests = rendering.render(tmp_path / "values.yaml")
+    script, container = trainer(manifests)
+    assert "launch=(accelerate launch --num_processes 8)" in script
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    stages = ["pretrain.base", "pretrain.train", "sft.train", "policy.train", "policy.evaluate"]
+    assert scripts.check(manifests) == [*stages, "phys4d.report"]
+    with pytest.raises(ValueError, match=r"heads.micro_batches is 2, which 8 processes cannot share"):
+        scripts.check(rendering.render(POOL, "trainer.gpus=8"))
