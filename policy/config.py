@@ -176,7 +176,7 @@ class RewardConfig:
     timeout_s: float = 60.0
     """Deadline of one batch of rollouts, retries included."""
     max_attempts: int = 3
-    """Tries per rollout for INFRA errors."""
+    """Errors of class INFRA that a rollout may have; a service that is busy or away is waited for instead."""
     max_failed_fraction: float = 0.5
     """An iteration in which more rollouts than this have no score stops the run with the reasons."""
     reader: Literal["heads", "estimator"] = "heads"

@@ -134,13 +134,21 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
         yield connect(endpoint, config, reward=config.name, timeout_s=10.0 if service is None else 30.0)
 
 
-def connect(endpoint: str, config: RewardConfig, *, reward: str, timeout_s: float) -> RewardClient:
-    """A client of one reward of a service that answers."""
+def connect(
+    endpoint: str, config: RewardConfig, *, reward: str, timeout_s: float, patience_s: float | None = None
+) -> RewardClient:
+    """A client of one reward of a service that answers.
+
+    Args:
+        timeout_s: how long it may take to answer now.
+        patience_s: as in `RewardClient`.
+    """
     client = RewardClient(
         endpoint,
         timeout_s=config.timeout_s,
         max_attempts=config.max_attempts,
         reward=reward,
+        patience_s=patience_s,
         **security(config, endpoint),
     )
     info = client.wait_ready(timeout_s)
