@@ -30,7 +30,7 @@ class WandbLog:
             raise UserError(
                 f"wandb-project is {project!r}, but wandb is not installed; pip install it or set no project"
             )
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         path = folder / ID_NAME
         if new or not path.is_file():
