@@ -6,11 +6,14 @@ from importlib import resources
 from pathlib import Path
 
 from phys4d.report import clouds, curves, monitors, provenance, scenes, summary
-from phys4d.report.read import Run, read_run
+from phys4d.report.read import read_run
+from phys4d.report.run import Run
 from phys4d.runtime.files import atomic_write_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever is not inline."""
+LARGEST_PAGE, LEAST_FOR_TEXT = 15_000_000, 1_000_000
+"""Characters of the whole page, and what is kept of them for all but pictures and clouds."""
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -35,16 +38,23 @@ def page(run: Run, *, gallery: bool = False) -> str:
     style, script, viewer = (
         own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "viewer.js")
     )
+    point_clouds = clouds.section(run)
+    for_videos = LARGEST_PAGE - LEAST_FOR_TEXT - len(point_clouds)
+    videos = scenes.section(run, for_videos * 3 // 4)
+    failures = scenes.failures(run, for_videos - len(videos))
     now = datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y, %H:%M UTC")
     results = (
         summary.table(run)
         + summary.comparisons(run)
+        + summary.other_splits(run)
         + summary.published(run)
         + "<h3>By stage</h3>"
         + summary.dots(run)
         if run.measurements
         else f'<p class="missing">{html.escape(run.evaluation_fault)}</p>'
-    )
+        + summary.other_splits(run)
+        + summary.published(run)
+    ) + summary.faults(run)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -77,14 +87,14 @@ columns right of the line are references. Hover over a cell for the seeds.</p>
 <section id="videos" style="--frame:0">
 <h2>Held-out scenes</h2>
 <p>Every model sees the first frame and the caption. The simulator shows what happens.</p>
-{scenes.section(run)}
-{scenes.failures(run)}
+{videos}
+{failures}
 </section>
 <section id="clouds">
 <h2>Point clouds over time</h2>
 <p>Points seen on objects in the first frame, carried along the generated motion in the picture and in
 depth, and where the simulator takes them.</p>
-{clouds.section(run)}
+{point_clouds}
 </section>
 <section id="monitors">
 <h2>Hacking monitors</h2>
