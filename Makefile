@@ -41,6 +41,8 @@ NUM_TRAIN ?= $(if $(SIZE),64,768)
 NUM_VAL ?= $(if $(SIZE),8,64)
 # Held-out videos with true physics that only the evaluation sees.
 NUM_TEST ?= $(if $(SIZE),8,64)
+# Videos of families that no stage was trained on, for make evaluate-held-out.
+NUM_HELD_OUT ?= $(if $(SIZE),8,32)
 
 # Videos of all nine categories for training.
 NUM_ALL ?= 72
@@ -67,14 +69,18 @@ SIZE_open-sora-1.2 := --width 848 --height 480 --num-frames 51 --fps 24
 SIZE := $(SIZE_$(PRESET))
 DATA := data$(if $(SIZE),/$(PRESET))
 # The tiny model gets plain surfaces, few pixels and five families, so that it has less to learn.
-RENDER_TINY := $(RENDER) --look plain --width 64 --height 48 --families drop,collision,ramp,tower,projectile
-RENDER_RIGID := $(if $(SIZE),$(RENDER) $(SIZE),$(RENDER_TINY))
+RENDER_TINY := $(RENDER) --look plain --width 64 --height 48
+TINY_FAMILIES := --families drop,collision,ramp,tower,projectile
+OTHER_FAMILIES := --families billiard,domino_curve,table
+RENDER_RIGID := $(if $(SIZE),$(RENDER) $(SIZE) --family-split seen,$(RENDER_TINY) $(TINY_FAMILIES))
+RENDER_HELD_OUT := $(if $(SIZE),$(RENDER) $(SIZE) --family-split held-out,$(RENDER_TINY) $(OTHER_FAMILIES))
 # All nine categories with everything there is to know of them.
 RENDER_ALL := $(RENDER) --out data/all --category all --annotations full --second-take --width 96 --height 96
 
 MIXED := $(DATA)/rigid-mixed/train/index.json
 TRUE := $(DATA)/rigid/train/index.json $(DATA)/rigid/val/index.json
 TEST := $(DATA)/rigid/test/index.json
+HELD_OUT := $(DATA)/rigid/held-out/index.json
 ALL := $(foreach split,train val held-out,data/all/$(split)/index.json)
 BASE := runs/$(RUN)/base/model/model_index.json
 STAGE1 := runs/$(RUN)/stage1/heads.safetensors
@@ -98,9 +104,9 @@ export PYTHONUNBUFFERED := 1
 help: ## Print this.
 	@printf 'Phys4D: physics-consistent 4D world models from video diffusion.\n\n'
 	@printf 'make rl-train does everything from a fresh clone and ends with a report.\n\nTargets:\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables, e.g. make rl-train RUN=mine NUM_TRAIN=512:\n'
-	@awk '/^# /{note=substr($$0,3); next} /^[A-Z_0-9]+ \?=/{printf "  %-16s %s\n", $$1, note} {note=""}' $(firstword $(MAKEFILE_LIST))
+	@awk '/^# /{note=substr($$0,3); next} /^[A-Z_0-9]+ \?=/{printf "  %-17s %s\n", $$1, note} {note=""}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.dev ## Install everything into .venv (7.6 GB, no root).
 
@@ -160,6 +166,10 @@ $(DATA)/rigid/test/index.json: | $(VENV)/.setup
 	$(RENDER_RIGID) --out $(DATA)/rigid --split test --num-samples $(NUM_TEST) --physics true --seed-start 6000000 \
 	  --second-take
 
+$(HELD_OUT): | $(VENV)/.setup
+	$(RENDER_HELD_OUT) --out $(DATA)/rigid --split held-out --num-samples $(NUM_HELD_OUT) --physics true \
+	  --seed-start 7000000 --second-take
+
 preview: $(VENV)/.setup ## Draw scenes of all nine categories with their annotations, on one page.
 	$(PY) -m phys4d.scenes.preview --out runs/$(RUN)/report/scenes $(FLAGS)
 
@@ -184,6 +194,11 @@ evaluate: $(EVALUATION) ## Measure all stages on held-out scenes.
 $(EVALUATION): $(STAGE3) $(TEST) | $(VENV)/.setup
 	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,evaluate)
 
+evaluate-held-out: $(STAGE3) $(HELD_OUT) | $(VENV)/.setup ## Measure all stages on families that none was trained on; then report.
+	$(PY) -m policy.evaluate --preset $(PRESET) --run runs/$(RUN) --split held-out --num-scenes $(NUM_HELD_OUT) \
+	  $(REWARD_FLAGS) $(call flags,evaluate-held-out)
+	$(PY) -m phys4d.report --run runs/$(RUN)
+
 $(REPORT): $(EVALUATION) | $(VENV)/.setup
 	$(PY) -m phys4d.report --run runs/$(RUN)
 
@@ -193,6 +208,9 @@ sample: $(BASE) $(TEST) ## Generate videos with depth and motion by the last fin
 best-of-n: $(STAGE3) $(TEST) | $(VENV)/.setup ## Pick the best of N videos of stage 2 at the compute of stage 3, for the next `make evaluate`.
 	$(PY) -m policy.best_of_n --preset $(PRESET) --run runs/$(RUN) $(REWARD_FLAGS) $(call flags,best-of-n)
 	rm -f $(EVALUATION)
+
+physics-iq: $(VENV)/.setup ## Generate the videos that Physics-IQ scores: FLAGS="--descriptions CSV --switch-frames DIR".
+	$(PY) -m policy.physics_iq --preset $(PRESET) --run runs/$(RUN) $(call flags,physics-iq)
 
 report: $(VENV)/.setup ## Write the report of what is there, also of an unfinished run.
 	$(PY) -m phys4d.report --run runs/$(RUN)

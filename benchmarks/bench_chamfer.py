@@ -1,28 +1,20 @@
 """Nearest neighbours of the 4D Chamfer distance on a CPU, in the sizes of a tiny and of a large rollout.
 
-pytorch3d has no wheel for Linux. Where it is installed it is the peer; where not, its algorithm is: every
-pair of points, |x - y|^2, the smallest. That peer is written in torch and named so; its time is not
-pytorch3d's.
+All in one thread: pytorch3d's kernel for a CPU has no more.
 """
 
 import importlib.metadata
-import importlib.util
 import itertools
 from functools import partial
 
 import numpy as np
 
+from benchmarks import pytorch3d_cpu
 from benchmarks.children import memory
 from benchmarks.registry import Work, compare, curve
 
-HAS_PYTORCH3D = importlib.util.find_spec("pytorch3d") is not None
 TORCH = f"torch {importlib.metadata.version('torch')}"
 SCIPY = f"scipy {importlib.metadata.version('scipy')}"
-PYTORCH3D = (
-    f"pytorch3d {importlib.metadata.version('pytorch3d')} knn_points, float32"
-    if HAS_PYTORCH3D
-    else f"all pairs as in pytorch3d, {TORCH}, float32 (pytorch3d is not installed)"
-)
 
 
 def clouds(num_segments: int, num_points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,21 +67,7 @@ def against_pytorch3d(num_points: int) -> tuple[Work, Work]:
         forth = nn_d2(x, y, offsets, offsets, backend="cpu")
         return np.concatenate([forth, nn_d2(y, x, offsets, offsets, backend="cpu")])
 
-    if HAS_PYTORCH3D:
-        from pytorch3d.ops import knn_points
-
-        def nearest(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            return knn_points(a[None], b[None], K=1).dists[0, :, 0]
-    else:
-
-        def nearest(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            nearest_d2 = []
-            for part in a.split(64):
-                d2 = torch.zeros(len(part), len(b))
-                for axis in range(3):
-                    d2 += (part[:, axis, None] - b[None, :, axis]).square_()
-                nearest_d2.append(d2.amin(1))
-            return torch.cat(nearest_d2)
+    nearest = pytorch3d_cpu.nearest()
 
     def theirs() -> object:
         return torch.cat([nearest(x_torch, y_torch), nearest(y_torch, x_torch)]).numpy()
@@ -121,7 +99,7 @@ def large_clouds_against_cdist() -> tuple[Work, Work]:
     return against_cdist(2, 4096)
 
 
-@compare("chamfer both ways, 4096 points", peer=PYTORCH3D, rtol=1e-3)
+@compare("chamfer both ways, 4096 points", peer=f"{pytorch3d_cpu.NAME}, float32", rtol=1e-3)
 def large_clouds_against_pytorch3d() -> tuple[Work, Work]:
     """float32 against float64: 1e-3 for the smallest squared distances."""
     return against_pytorch3d(4096)
@@ -158,7 +136,7 @@ def all_pairs(num_clouds: int, num_points: int) -> Work:
     return work
 
 
-@curve("4D Chamfer, one frame", x="points", sizes=(1024, 2048, 4096, 8192), exponent=1.2)
+@curve("4D Chamfer, one frame", x="points", sizes=(1024, 2048, 4096, 8192), bounds=(0.0, 1.3))
 def over_points(size: int) -> dict[str, Work]:
     """A tree: N log N, and slower memory where N is large."""
     return {"ours": terms_of(1, 1, size), f"{TORCH} cdist": all_pairs(1, size)}
@@ -196,7 +174,9 @@ x, y = np.random.default_rng(0).normal(size=(2, {size}, 3))
 """
 
 
-@curve("4D Chamfer, one frame, memory", x="points", sizes=(3000, 6000, 12000), unit="bytes")
+@curve(
+    "4D Chamfer, one frame, memory", x="points", sizes=(3000, 6000, 12000), unit="bytes", bounds=(0.0, 1.1)
+)
 def memory_over_points(size: int) -> dict[str, Work]:
     """Growth of the peak of a process that has done as much with few points before."""
     ours = (

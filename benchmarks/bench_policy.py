@@ -1,24 +1,28 @@
-"""One iteration of stage 3 beside a plain loop of the Flow-GRPO kind, on the tiny Wan and a real service.
+"""One iteration of stage 3 beside plain loops, on the tiny Wan and a real service, with the same threads.
 
-The plain loop samples all videos with noise at every step but the last, then sends them and waits, and then
-trains every step: no window, nothing overlaps. Both make, score and train the same number of videos of the
-same prompts; what they agree in is that number.
+A plain loop samples all videos, then sends them and waits, and then trains: nothing overlaps. One trains a
+window of as many steps as ours, so that the ratio is what overlap is worth; the other samples with noise at
+every step but the last and trains all of those, as Flow-GRPO does. What all agree in is how many videos had a
+score and how many groups were trained.
 """
 
 import atexit
+import itertools
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.registry import Work, compare
+from phys4d.runtime.threads import limit_threads
 
 if TYPE_CHECKING:
     from policy.trainer import Trainer
-
-FOLDER = tempfile.TemporaryDirectory(prefix="phys4d-bench-", ignore_cleanup_errors=True)
 
 
 def start_service(folder: Path) -> str:
@@ -36,10 +40,12 @@ def start_service(folder: Path) -> str:
     return ready.read_text().strip()
 
 
-def make_trainer(folder: Path) -> "Trainer":
+@cache
+def make_trainer() -> "Trainer":
     """The loop with an untrained tiny Wan of the usual size, 2 groups of 4 videos."""
     import torch
 
+    from benchmarks.distinct_rewards import DistinctRewards
     from phys4d.data import open_dataset
     from phys4d.models.heads import GeometryHeads
     from phys4d.models.lora import add_lora
@@ -49,10 +55,11 @@ def make_trainer(folder: Path) -> "Trainer":
     from policy.prompts import load_prompts
     from policy.ranks import Ranks
     from policy.reading import Reader
-    from policy.rewards import Rewards
     from policy.rollout import sampling_rule
     from policy.trainer import Trainer
 
+    folder = Path(tempfile.mkdtemp(prefix="phys4d-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     flags = "--split train --num-samples 4 --workers 1 --look plain --width 64 --height 48 --families drop"
     command = [sys.executable, "-m", "phys4d.scenes.render", "--out", str(folder / "data"), *flags.split()]
     subprocess.run(command, check=True, capture_output=True)
@@ -68,7 +75,7 @@ def make_trainer(folder: Path) -> "Trainer":
         config=config,
         model=model,
         reader=Reader(model, heads, None),
-        rewards=Rewards(config.reward, start_service(folder)),
+        rewards=DistinctRewards(config.reward, start_service(folder)),
         dataset=dataset,
         held_out=load_prompts(dataset, [0]),
         rule=sampling_rule(
@@ -81,17 +88,17 @@ def make_trainer(folder: Path) -> "Trainer":
     )
 
 
-def plain_iteration(trainer: "Trainer", iteration: int) -> int:
-    """Sample, wait, score, update: every step but the last is stochastic and trained."""
-    import torch
-
+def plain_iteration(trainer: "Trainer", iteration: int, *, all_steps: bool) -> tuple[int, int]:
+    """Sample, wait, score, update; the numbers of videos with a score and of trained groups."""
     from policy.advantages import compute_advantages
     from policy.prompts import encode_prompts, load_prompts, num_latent_frames
     from policy.rewards import values
     from policy.rollout import sample
     from policy.update import update_policy
+    from policy.windows import window
 
     config = trainer.config.rollout
+    rng = random.Random(iteration)
     batches, sent = [], []
     for b in range(config.num_prompts):
         prompts = load_prompts(trainer.dataset, [b]) * config.group_size
@@ -102,18 +109,18 @@ def plain_iteration(trainer: "Trainer", iteration: int) -> int:
             conditioning,
             trainer.rule,
             num_latent_frames=num_latent_frames(trainer.model, prompts),
-            window=range(config.num_steps - 1),
+            window=range(config.num_steps - 1) if all_steps else window(config, iteration, rng),
             seeds=seeds,
         )
         ids = [f"plain-{seed}" for seed in seeds]
         sent += trainer.reader.rollouts(rollouts.latents_BCThw, conditioning, prompts, ids)
         batches.append(rollouts)
     rewards = values(trainer.rewards.score(sent))
+    num_trained = 0
     for b, rollouts in enumerate(batches):
         mine = rewards[b * config.group_size : (b + 1) * config.group_size]
-        # An untrained model earns the same with every video; distinct rewards keep the update's work.
-        spread = mine + torch.linspace(0, 1e-3, len(mine), dtype=torch.float64)[:, None]
-        advantages = compute_advantages(spread, [0] * config.group_size)
+        advantages = compute_advantages(mine, [0] * config.group_size)
+        num_trained += advantages.num_groups - advantages.num_dropped_groups
         update_policy(
             trainer.model,
             trainer.rule,
@@ -123,27 +130,40 @@ def plain_iteration(trainer: "Trainer", iteration: int) -> int:
             trainer.config.algorithm,
             on_policy=b == 0,
         )
-    return len(rewards)
+    return int(rewards.isfinite().all(1).sum()), num_trained
+
+
+def against_plain_loop(*, all_steps: bool) -> tuple[Work, Work]:
+    """Both with the threads of `policy.train`."""
+    from policy.config import TrainConfig
+
+    limit_threads(TrainConfig().num_threads)
+    trainer = make_trainer()
+    rollout = trainer.config.rollout
+    num_videos = rollout.num_prompts * rollout.group_size
+    iterations = itertools.count(1)
+
+    def ours() -> object:
+        scalars = trainer.iterate(next(iterations))
+        num_scored = round(num_videos * (1 - scalars["failed_fraction"]))
+        return num_scored, rollout.num_prompts - scalars["dropped_groups"]
+
+    def theirs() -> object:
+        return plain_iteration(trainer, next(iterations), all_steps=all_steps)
+
+    return ours, theirs
+
+
+@compare("RL iteration, 2 groups of 4 videos", peer="the same, one after the other: sample, score, train")
+def against_the_same_window() -> tuple[Work, Work]:
+    """What it is worth that scoring goes on beside sampling and training."""
+    return against_plain_loop(all_steps=False)
 
 
 @compare(
-    "RL iteration, 2 groups of 4 videos", peer="plain loop of the Flow-GRPO kind, same models and service"
+    "RL iteration, 2 groups of 4 videos, window of 2",
+    peer="plain loop of the Flow-GRPO kind, which trains all 7 noisy steps; same models and service",
 )
-def iteration_against_plain_loop() -> tuple[Work, Work]:
-    """Window of 2 of 8 steps and overlap, against all steps one after the other."""
-    trainer = make_trainer(Path(FOLDER.name))
-    count = [0]
-    config = trainer.config.rollout
-    ours_kept, plain_kept = 2 * config.window_size + 1, 2 * (config.num_steps - 1) + 1
-    print(f"latents kept per video until the update: {ours_kept} here, {plain_kept} in the plain loop")
-
-    def ours() -> object:
-        count[0] += 1
-        trainer.iterate(count[0])
-        return config.num_prompts * config.group_size
-
-    def theirs() -> object:
-        count[0] += 1
-        return plain_iteration(trainer, count[0])
-
-    return ours, theirs
+def against_all_steps() -> tuple[Work, Work]:
+    """Overlap and the smaller window together."""
+    return against_plain_loop(all_steps=True)

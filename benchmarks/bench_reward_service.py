@@ -5,18 +5,21 @@ All servers here are real ones, started as children of the benchmark; their resu
 
 import http.client
 import importlib.metadata
+import math
+import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.registry import Work, compare
+from benchmarks.registry import Measured, Work, compare, curve, rate
 from phys4d.reward import wire
 from phys4d.reward.calls import CallPlan, Cancellation, score_batch, score_stream
 from phys4d.reward.client import RewardClient
@@ -26,18 +29,23 @@ from phys4d.types import Camera, Outcome, Rollout, SceneSpec
 GRPC = f"grpcio {importlib.metadata.version('grpcio')}"
 MUJOCO = f"mujoco {importlib.metadata.version('mujoco-core')}"
 ROOT = Path(__file__).parents[1]
+GLIBC_DEFAULTS = {"MALLOC_ARENA_TEST": "8"}
+"""Changes nothing but that the server leaves malloc as it comes; see `phys4d.runtime.malloc`."""
 PROBE = ("--no-scene-chamfer", "--rewards", "benchmarks.probe_reward:Probe")
 
 
 class Server:
     """A plain server that ends with the benchmark."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, environment: Mapping[str, str] = {}) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="reward-bench-")
         ready = Path(self._folder.name) / "ready"
         command = [sys.executable, "-m", "reward_service.plain", "--port", "0", "--ready-file", str(ready)]
         command += ["--cache-size", "0", "--log-level", "WARNING", *flags]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, **environment}
+        )
+        self.pid = process.pid
         self._end = weakref.finalize(self, _end, process)
         deadline = time.monotonic() + 120
         while not ready.exists():
@@ -77,14 +85,13 @@ def value(outcome: Outcome) -> float:
     return outcome.score.value
 
 
-@compare("50 MB rollout in 1 MiB chunks, everything but the reward", peer=f"{GRPC}, one unary message")
-def streamed() -> tuple[Work, Work]:
-    """49 frames of 416 x 312 in float16; the same server, packed beforehand."""
-    server = Server(*PROBE, "--num-replicas", "1")
-    endpoint = Endpoint(server.endpoint, None)
+def against_unary(peers_environment: Mapping[str, str]) -> tuple[Work, Work]:
+    """49 frames of 416 x 312 in float16, packed beforehand; streamed, and unary to another server."""
+    servers = [Server(*PROBE, "--num-replicas", "1", environment=env) for env in ({}, peers_environment)]
+    endpoints = [Endpoint(server.endpoint, None) for server in servers]
     message = wire.rollout_to_proto(made_up(49, 416, 312))
 
-    def send(call) -> float:
+    def send(call, endpoint: Endpoint) -> float:
         plan = CallPlan(
             reward="",
             metadata=[],
@@ -97,10 +104,69 @@ def streamed() -> tuple[Work, Work]:
         call(endpoint, [message], plan, outcomes.append)
         return value(outcomes[0])
 
-    def ours(_=server) -> object:
-        return send(score_stream)
+    def ours(_=servers) -> object:
+        return send(score_stream, endpoints[0])
 
-    return ours, lambda: send(score_batch)
+    return ours, lambda: send(score_batch, endpoints[1])
+
+
+@compare(
+    "50 MB rollout in 1 MiB chunks, everything but the reward",
+    peer=f"{GRPC}, one unary message, glibc's malloc as it comes",
+)
+def streamed() -> tuple[Work, Work]:
+    """What streaming and our malloc settings buy together."""
+    return against_unary(GLIBC_DEFAULTS)
+
+
+@compare(
+    "50 MB rollout in 1 MiB chunks, malloc alike", peer=f"{GRPC}, one unary message, our malloc settings"
+)
+def streamed_alike() -> tuple[Work, Work]:
+    """The share of streaming in it."""
+    return against_unary({})
+
+
+@curve("rollout through the service, all but the reward", x="KB", sizes=(100, 1000, 10_000, 50_000), unit="s")
+def around_the_reward(size: int) -> dict[str, Work]:
+    """49 frames, packed and streamed by the client: the last value is the overhead of a 50 MB rollout."""
+    server = Server(*PROBE, "--num-replicas", "1")
+    client, side = RewardClient(server.endpoint), round(math.sqrt(1000 * size / 387))
+    rollout = made_up(49, side, side)
+
+    def ours(_=server) -> object:
+        return value(client.score([rollout])[0])
+
+    return {"ours": ours}
+
+
+@curve(
+    "memory of the server before a slow scorer", x="MB sent", sizes=(16, 32, 64), unit="bytes", exponent=0.1
+)
+def memory_held(size: int) -> dict[str, Work]:
+    """Most that the server grows while rollouts of 1 MB are scored in 20 ms each; a stream may hold 4 MiB."""
+    slow = "benchmarks.probe_reward:Probe(seconds=0.02)"
+    flags = ("--no-scene-chamfer", "--rewards", slow, "--num-replicas", "1")
+    server = Server(*flags, "--limits.max-stream-bytes", str(4 << 20))
+    client = RewardClient(server.endpoint, stream="always", max_request_bytes=1 << 30, timeout_s=300)
+    rollout = made_up(49, 52, 50)
+    first = [replace(rollout, sample_id=f"first {number}") for number in range(8)]
+
+    def ours() -> object:
+        client.score(first)
+        before, most = resident_bytes(server.pid), 0
+        future = client.submit([replace(rollout, sample_id=f"{number}") for number in range(size)])
+        while not future.done():
+            most = max(most, resident_bytes(server.pid) - before)
+            time.sleep(0.01)
+        return Measured(max(most, 1), [value(o) for o in future.result()])
+
+    return {"ours": ours}
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @compare("tiny rollout through the service", peer="flow_grpo's way: HTTP and pickle, http.server of Python")
@@ -146,6 +212,30 @@ def truth(size: int) -> Rollout:
 def anew(rollout: Rollout, number: int) -> Rollout:
     """The same scene under another seed, which no cache of scenes knows."""
     return replace(rollout, sample_id=f"{number}", scene=replace(rollout.scene, seed=number))
+
+
+def scored(name: str, phase: str) -> None:
+    """Register how many rollouts a second one core scores, or does one phase of."""
+
+    @rate(f"{name}, 64 x 64, {phase or 'all of it'}", unit="rollouts")
+    def scoring() -> tuple[Work, int]:
+        from reward_service.config import ChamferSettings
+        from reward_service.scoring import RolloutChamfer, SceneChamfer
+
+        reward = {kind.name: kind for kind in (SceneChamfer, RolloutChamfer)}[name](ChamferSettings())
+        rollout, numbers = truth(64), iter(range(1, 1 << 40))
+
+        def work() -> object:
+            scores = [reward.score(anew(rollout, next(numbers))) for _ in range(8)]
+            values = [score.value for score in scores]
+            return Measured(sum(score.phases_s[phase] for score in scores), values) if phase else values
+
+        return work, 8
+
+
+for each in ("scene_chamfer", "rollout_chamfer"):
+    for part in ("", "simulate", "lift", "chamfer"):
+        scored(each, part)
 
 
 @compare("scene_chamfer of 8 scenes through the service", peer="the same pure function in this process")

@@ -97,7 +97,7 @@ def scoring_over_rollouts(size: int) -> dict[str, Work]:
     return {"ours": lambda: [score(anew(rollout, next(numbers)), settings) for _ in range(size)]}
 
 
-@curve("scene_chamfer of 16 scenes", x="scorers", sizes=(1, 2, 4), unit="s", exponent=None)
+@curve("scene_chamfer of 16 scenes", x="scorers", sizes=(1, 2, 4), unit="s", bounds=None)
 def scoring_over_scorers(size: int) -> dict[str, Work]:
     """Through the service: an exponent of -1 as far as there are cores."""
     from phys4d.reward.client import RewardClient

@@ -1,32 +1,97 @@
-"""Steps of stage 2's kind: our loop beside accelerate's, on the tiny Wan; and what they need of memory."""
+"""Training steps: of each tiny preset in each stage; and of stage 2's kind beside accelerate's loop.
+
+Steps of presets are those of the programs that users run, each in a process of its own with its two threads:
+`pretrain.base`, then on its model `pretrain.train`, then `sft.train`, as `make` runs them but for few steps.
+Their `metrics.jsonl` tells what ten steps took, so that nothing but steps is counted.
+"""
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
+import itertools
 import os
+import shutil
+import tempfile
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.registry import Work, compare
+from benchmarks.children import peak_of
+from benchmarks.registry import Measured, Work, compare, rate
 from phys4d.models.lora import add_lora
 from phys4d.models.protocol import Conditioning
-from phys4d.models.registry import tiny_model
+from phys4d.models.registry import TINY, tiny_model
+from phys4d.runtime.metrics import read_metrics
 from phys4d.runtime.optimiser import OptimiserConfig
+from phys4d.runtime.threads import limit_threads
 from phys4d.training import fit
 
 STEPS, BATCH = 4, 16
-
-
+LOGGED_EVERY, NUM_LOGGED = 10, 3
+"""Steps between two rows of metrics.jsonl, and how many such spans are timed."""
+NUM_STEPS = LOGGED_EVERY * NUM_LOGGED + 1
+STAGES = {
+    "base": (
+        f"pretrain.base --data DATA --autoencoder.num-steps 2 --denoiser.num-steps {NUM_STEPS}",
+        "base_loss",
+    ),
+    "stage1": (
+        "pretrain.train --videos DATA --truth DATA --num-videos 32 --estimator.num-steps 2 "
+        f"--heads.num-steps {NUM_STEPS}",
+        "loss",
+    ),
+    "stage2": (f"sft.train --data DATA --optimiser.num-steps {NUM_STEPS}", "loss"),
+}
+"""In the order in which one needs what the other wrote: its program, and a scalar of each logged step."""
 PEER = f"accelerate {importlib.metadata.version('accelerate')} loop, torch's own threads"
 
 
-@compare(f"{STEPS} LoRA steps of tiny Wan, {BATCH} videos", peer=PEER, rtol=1e-3, num_steps=STEPS)
+@cache
+def _folder() -> Path:
+    """A small dataset in `data/`, and space for runs."""
+    folder = Path(tempfile.mkdtemp(prefix="phys4d-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    flags = "--workers 1 --look plain --width 64 --height 48 --families drop,collision"
+    for split, count in (("train", 32), ("val", 4)):
+        render = f"phys4d.scenes.render --out {folder}/data --split {split} --num-samples {count} {flags}"
+        peak_of(*render.split())
+    return folder
+
+
+@cache
+def _trained(preset: str, stage: str) -> tuple[list[float], float]:
+    """Run a stage after those before it; seconds of each ten steps, and its peak of memory in bytes."""
+    folder, stages = _folder(), list(STAGES)
+    if before := stages[: stages.index(stage)]:
+        _trained(preset, before[-1])
+    program, scalar = STAGES[stage]
+    flags = f"{program} --preset {preset} --run {folder}/{preset} --num-threads 2"
+    peak_bytes = peak_of(*flags.replace("DATA", f"{folder}/data").split())
+    rows = read_metrics(folder / preset / stage / "metrics.jsonl")
+    at_s = [row["elapsed_s"] for row in rows if scalar in row]
+    return [end - start for start, end in itertools.pairwise(at_s)], peak_bytes
+
+
+def steps_of(preset: str, stage: str) -> tuple[Work, int]:
+    """Ten steps; a call tells of the next ten."""
+    spans_s, peak_bytes = _trained(preset, stage)
+    spans = itertools.cycle(spans_s)
+    return lambda: Measured(next(spans), None, peak_bytes), LOGGED_EVERY
+
+
+for _preset, _stage in itertools.product(TINY, STAGES):
+    rate(f"training, {_preset}, {_stage}, 2 threads", unit="steps")(partial(steps_of, _preset, _stage))
+
+
+@compare(f"{STEPS} LoRA steps of tiny Wan, {BATCH} videos", peer=PEER, rtol=1e-3)
 def lora_steps() -> tuple[Work, Work]:
     """float32, two micro-batches a step; both begin with the same adapter and return the last loss."""
     from accelerate import Accelerator
 
-    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+    limit_threads(min(2, len(os.sched_getaffinity(0))))
     torch.manual_seed(0)
     model = tiny_model("tiny-wan", ["a ball falls"]).eval()
     torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.02)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.bench_chamfer import HAS_PYTORCH3D
+from benchmarks.pytorch3d_cpu import IS_INSTALLED
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.files import atomic_write_text
@@ -125,7 +125,7 @@ def peers(x: torch.Tensor, y: torch.Tensor, config: GpuBenchConfig) -> dict[str,
             torch.cdist(x_batch[frame], y_batch[frame], compute_mode="donot_use_mm_for_euclid_dist").amin(-1)
 
     works = {f"torch {torch.__version__} cdist, by differences": all_pairs}
-    if HAS_PYTORCH3D:
+    if IS_INSTALLED:
         from pytorch3d.ops import knn_points
 
         works["pytorch3d knn_points"] = lambda: knn_points(x_batch, y_batch, K=1)

@@ -28,6 +28,22 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+def peak_of(module: str, *flags: str) -> float:
+    """Bytes that `python -m MODULE FLAGS` holds at its peak. Linux only.
+
+    Raises:
+        ValueError: it failed.
+    """
+    lines = [
+        PEAK,
+        "import atexit, runpy, sys",
+        "atexit.register(lambda: print(peak_bytes()))",
+        f"sys.argv = {[module, *flags]!r}",
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)",
+    ]
+    return float(run("-c", "\n".join(lines)).split()[-1])
+
+
 def seconds(*arguments: str) -> Measured:
     """Seconds of `python ARGUMENTS`, start and end included."""
     start = time.perf_counter()

@@ -1,8 +1,9 @@
 """Compare two files of `make bench`: `python -m benchmarks.compare OLD NEW` (or make bench-compare OLD NEW).
 
-Ratios to a peer are compared, not times, so the two runs may come from machines of different speed. A figure
-has changed where the ranges of both runs do not touch; rates have no peer and are compared as they are.
-Ends with status 1 if anything became slower.
+Ratios to a peer are compared, not times, so the two runs may come from machines of different speed; another
+peer, or another version of it, is another figure. A figure has changed where the ranges of both runs do not
+touch and have three repeats each; rates have no peer and are compared as they are. What only one run has is
+listed. Ends with status 1 if anything became slower.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Any, Literal
 
 from phys4d.runtime.errors import UserError, run_main
 
+TABLES = ("results", "rates", "curves")
+ENOUGH_REPEATS = 3
+"""Two do not tell what a figure differs by on its own."""
 FACTS = ("cpu", "num_cpus", "python", "git_commit")
 
 
@@ -44,28 +48,40 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _rows(content: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Rows of a table by what is compared: a work, and with whose."""
+    rows = content.get(key, [])
+    return {row["name"] + (f", against {row['peer']}" if "peer" in row else ""): row for row in rows}
+
+
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """Figures that both have, with what became of them."""
     found = []
     for key, value, span in (("results", "ratio", "ratio_range"), ("rates", "per_s", "per_s_range")):
-        before = {row["name"]: row for row in old.get(key, [])}
-        for row in new.get(key, []):
-            if row["name"] not in before:
+        before = _rows(old, key)
+        for name, row in _rows(new, key).items():
+            if name not in before:
                 continue
-            earlier = before[row["name"]]
+            earlier = before[name]
             verdict = ""
-            if row[span][0] > earlier[span][1]:
-                verdict = "faster"
-            elif row[span][1] < earlier[span][0]:
-                verdict = "slower"
+            if min(row["repeats"], earlier["repeats"]) >= ENOUGH_REPEATS:
+                if row[span][0] > earlier[span][1]:
+                    verdict = "faster"
+                elif row[span][1] < earlier[span][0]:
+                    verdict = "slower"
             found.append(Change(row["name"], earlier[value], row[value], verdict))
-    before = {row["name"]: row for row in old.get("curves", [])}
-    for row in new.get("curves", []):
-        if row["name"] in before:
-            was, now = (next(iter(r["exponents"].values())) for r in (before[row["name"]], row))
-            missed = before[row["name"]]["within"] and not row["within"]
-            found.append(Change(f"exponent of {row['name']}", was, now, "slower" if missed else ""))
+    before = _rows(old, "curves")
+    for name, row in _rows(new, "curves").items():
+        if name in before:
+            was, now = (next(iter(r["exponents"].values())) for r in (before[name], row))
+            missed = before[name]["within"] and not row["within"]
+            found.append(Change(f"exponent of {name}", was, now, "slower" if missed else ""))
     return found
+
+
+def only_in(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Figures that the other run lacks."""
+    return [name for key in TABLES for name in _rows(one, key) if name not in _rows(other, key)]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -87,9 +103,11 @@ def main(args: Sequence[str] | None = None) -> int:
     for row in rows:
         share = row.new / row.old if row.old else float("nan")
         print(f"{row.name:60s} {row.old:9.3g} {row.new:9.3g} {share:8.2f}  {row.verdict}")
-    only_old = {r["name"] for r in old["results"]} - {r["name"] for r in new["results"]}
-    for name in sorted(only_old):
-        print(f"only in {options.old}: {name}")
+    for path, one, other in ((options.old, old, new), (options.new, new, old)):
+        for name in only_in(one, other):
+            print(f"only in {path}: {name}")
+        for row in one.get("errors", []):
+            print(f"failed in {path}: {row['name']}: {row['error']}")
     return int(any(row.verdict == "slower" for row in rows))
 
 

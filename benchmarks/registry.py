@@ -18,7 +18,7 @@ What has no peer registers a rate:
 
 How a cost grows with a size is a curve, of ours first and of peers:
 
-    @curve("score", x="frames", sizes=(8, 16, 32), exponent=1.0)
+    @curve("score", x="frames", sizes=(8, 16, 32), bounds=(0.9, 1.1))
     def score(size: int) -> dict[str, Work]:
         ...
         return {"ours": ours, "scipy.spatial.cKDTree 1.17": theirs}
@@ -26,18 +26,22 @@ How a cost grows with a size is a curve, of ours first and of peers:
 
 from __future__ import annotations
 
-import resource
+import math
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from phys4d.runtime.threads import limit_threads
+
 Work = Callable[[], object]
-EXPONENT_TOLERANCE = 0.1
+Bounds = tuple[float, float]
+LINEAR: Bounds = (0.9, 1.1)
+MIN_REPEATS = 2
+"""Of what takes longer than its time: a range needs two."""
 
 
 class Measured(NamedTuple):
@@ -45,6 +49,12 @@ class Measured(NamedTuple):
 
     cost: float
     result: object
+    peak_bytes: float | None = None
+    """Highest resident memory of the process that did it."""
+
+
+class Unavailable(Exception):
+    """What a `make` raises whose peer cannot be had here; says what is lacking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +66,6 @@ class Comparison:
     make: Callable[[], tuple[Work, Work]]
     rtol: float
     unit: Literal["s", "bytes"] = "s"
-    num_steps: int = 0
-    """Training steps of one call, to tell steps per second and memory; 0 where it is no training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +82,11 @@ class Timing:
     """Median of the peer's cost over ours in the same repeat; above 1 we are cheaper."""
     ratio_range: tuple[float, float]
     repeats: int
-    steps_per_s: float | None = None
-    peak_memory_mb: float | None = None
-    """Highest resident memory of the process, or of the GPU where torch works there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How much one process gets done with one thread."""
+    """How much gets done in a second; by one thread, unless the name says otherwise."""
 
     name: str
     unit: str
@@ -95,9 +100,11 @@ class RateTiming:
     name: str
     unit: str
     per_s: float
-    """Units per second of one core; the median of the repeats."""
+    """The median of the repeats."""
     per_s_range: tuple[float, float]
     repeats: int
+    peak_memory_mb: float | None
+    """Highest resident memory, where the work has a process of its own and tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +118,8 @@ class Curve:
     unit: Literal["cpu s", "s", "bytes"]
     """Seconds of this process's CPU, which a busy machine does not change much; seconds of the clock; or
     bytes, which the works then return as `Measured`."""
-    exponent: float | None
-    """Largest exponent that ours should have; None expects nothing."""
+    bounds: Bounds | None
+    """Where the exponent of ours should lie; None expects nothing."""
     make: Callable[[int], dict[str, Work]]
 
 
@@ -128,9 +135,10 @@ class CurveTiming:
     """Medians of ours, which comes first, and of the peers, at each size."""
     exponents: dict[str, float]
     """Slopes of log value over log size, by least squares."""
-    expected: float | None
+    bounds: Bounds | None
     within: bool
-    """The exponent of ours is at most 0.1 above the expected one."""
+    """The exponent of ours lies within the bounds."""
+    repeats: int
 
 
 COMPARISONS: list[Comparison] = []
@@ -149,7 +157,6 @@ def compare(
     peer: str,
     rtol: float = 1e-5,
     unit: Literal["s", "bytes"] = "s",
-    num_steps: int = 0,
 ) -> Callable[[Callable[[], tuple[Work, Work]]], Callable[[], tuple[Work, Work]]]:
     """Register a function that prepares the input and returns (ours, theirs).
 
@@ -158,14 +165,11 @@ def compare(
         peer: whose code the other one is, with version.
         rtol: relative difference up to which the two results count as equal.
         unit: seconds of the clock; or bytes, which the works then return as `Measured`.
-        num_steps: training steps of one call.
     """
 
     def register(make: Callable[[], tuple[Work, Work]]) -> Callable[[], tuple[Work, Work]]:
         _refuse_twins(name)
-        COMPARISONS.append(
-            Comparison(name=name, peer=peer, make=make, rtol=rtol, unit=unit, num_steps=num_steps)
-        )
+        COMPARISONS.append(Comparison(name=name, peer=peer, make=make, rtol=rtol, unit=unit))
         return make
 
     return register
@@ -190,7 +194,7 @@ def curve(
     x: str,
     sizes: tuple[int, ...],
     unit: Literal["cpu s", "s", "bytes"] = "cpu s",
-    exponent: float | None = 1.0,
+    bounds: Bounds | None = LINEAR,
 ) -> Callable[[Callable[[int], dict[str, Work]]], Callable[[int], dict[str, Work]]]:
     """Register a function that prepares the input of a size and returns works by name, ours first.
 
@@ -199,39 +203,45 @@ def curve(
         x: what the size counts.
         sizes: rising; large enough that what does not grow is no part worth speaking of.
         unit: see `Curve`.
-        exponent: see `Curve`.
+        bounds: see `Curve`; a lower one of 0 where less growth would be no fault.
     """
     if len(sizes) < 3 or sorted(set(sizes)) != list(sizes):
         raise ValueError(f"{name}: sizes must rise and be at least 3, got {sizes}")
 
     def register(make: Callable[[int], dict[str, Work]]) -> Callable[[int], dict[str, Work]]:
         _refuse_twins(name)
-        CURVES.append(Curve(name=name, x=x, sizes=sizes, unit=unit, exponent=exponent, make=make))
+        CURVES.append(Curve(name=name, x=x, sizes=sizes, unit=unit, bounds=bounds, make=make))
         return make
 
     return register
 
 
-def measure_curve(item: Curve, *, repeats: int, num_sizes: int | None = None) -> CurveTiming:
+def measure_curve(
+    item: Curve, *, repeats: int, budget_s: float = math.inf, num_sizes: int | None = None
+) -> CurveTiming:
     """Median cost at each size, all sizes interleaved, after one run of each that does not count.
 
     Args:
         item: the curve.
         repeats: of each size; bytes are counted once.
+        budget_s: seconds after which no repeat begins, once there are `MIN_REPEATS`.
         num_sizes: leave out the largest sizes, for a quick look.
     """
+    _one_thread()
     sizes = item.sizes[:num_sizes]
     works = [item.make(size) for size in sizes]
     taken: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in works[0]}
-    for repeat in range(1 if item.unit == "bytes" else repeats + 1):
+    clock = time.process_time if item.unit == "cpu s" else time.perf_counter
+    rounds = iter([0]) if item.unit == "bytes" else _rounds(repeats + 1, budget_s, at_least=MIN_REPEATS + 1)
+    for number in rounds:
         for index, at_size in enumerate(works):
             for name, work in at_size.items():
-                value = _cost(work, 1, time.process_time if item.unit == "cpu s" else time.perf_counter)
-                if repeat or item.unit == "bytes":
+                value = _cost(work, 1, clock)
+                if number or item.unit == "bytes":
                     taken[name][index].append(value)
     values = {name: [statistics.median(kept) for kept in at_sizes] for name, at_sizes in taken.items()}
     exponents = {name: fitted_exponent(sizes, medians) for name, medians in values.items()}
-    ours = next(iter(exponents.values()))
+    lowest, highest = item.bounds or (-math.inf, math.inf)
     return CurveTiming(
         name=item.name,
         x=item.x,
@@ -239,8 +249,9 @@ def measure_curve(item: Curve, *, repeats: int, num_sizes: int | None = None) ->
         sizes=sizes,
         values=values,
         exponents=exponents,
-        expected=item.exponent,
-        within=item.exponent is None or ours <= item.exponent + EXPONENT_TOLERANCE,
+        bounds=item.bounds,
+        within=lowest <= next(iter(exponents.values())) <= highest,
+        repeats=len(next(iter(taken.values()))[0]),
     )
 
 
@@ -249,43 +260,58 @@ def fitted_exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-12)), 1)[0])
 
 
-def measure_rate(item: Rate, *, repeats: int) -> RateTiming:
-    """Units per second, after one run that loads, compiles and fills caches."""
+def measure_rate(item: Rate, *, repeats: int, budget_s: float = math.inf) -> RateTiming:
+    """Units per second, after one run that loads, compiles and fills caches.
+
+    A work that returns `Measured` begins with that itself, and is not run before. `budget_s`: see `measure`.
+    """
+    _one_thread()
     work, units = item.make()
-    _cost(work, 1)
-    per_s = [units / _cost(work, 1) for _ in range(repeats)]
+    first, peak_bytes, per_s = work(), None, []
+    if isinstance(first, Measured):
+        peak_bytes, per_s = first.peak_bytes, [units / first.cost]
+    for _ in _rounds(repeats - len(per_s), budget_s, at_least=MIN_REPEATS - len(per_s)):
+        per_s.append(units / _cost(work, 1))
     return RateTiming(
         name=item.name,
         unit=item.unit,
         per_s=statistics.median(per_s),
         per_s_range=(min(per_s), max(per_s)),
-        repeats=repeats,
+        repeats=len(per_s),
+        peak_memory_mb=None if peak_bytes is None else peak_bytes / 1e6,
     )
 
 
-def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Timing:
-    """Median cost of both, their repeats interleaved so that a busy machine slows both alike.
+def measure(
+    comparison: Comparison, *, repeats: int, budget_s: float = math.inf, min_s: float = 0.02
+) -> Timing:
+    """Median cost of both; their repeats alternate, and so does who begins: a busy machine slows both alike.
 
     Each is run once before, and as often in a repeat as fills `min_s` seconds. A work that returns `Measured`
-    is run once in a repeat and says itself what it took.
+    is run once in a repeat and says itself what it took. No repeat begins `budget_s` seconds after the first,
+    once there are `MIN_REPEATS`.
 
     Raises:
         ValueError: the two results differ.
     """
+    _one_thread()
     works = comparison.make()
-    first = [work() for work in works]
+    first: list[object] = []
+    first_s = [_cost(lambda work=work: first.append(work()), 1) for work in works]
     results = [np.asarray(r.result if isinstance(r, Measured) else r, np.float64) for r in first]
     if not np.allclose(results[0], results[1], rtol=comparison.rtol):
         worst = float(np.max(np.abs(results[0] - results[1])))
         raise ValueError(f"{comparison.name}: results differ by up to {worst:g} from {comparison.peer}")
     num_calls = [
-        1 if isinstance(r, Measured) else max(1, round(min_s / max(_cost(work, 1), 1e-7)))
-        for work, r in zip(works, first, strict=True)
+        1
+        if isinstance(result, Measured) or seconds > 50 * min_s
+        else max(1, round(min_s / max(_cost(work, 1), 1e-7)))
+        for work, result, seconds in zip(works, first, first_s, strict=True)
     ]
     costs: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for work, count, kept in zip(works, num_calls, costs, strict=True):
-            kept.append(_cost(work, count))
+    for number in _rounds(repeats, budget_s, at_least=MIN_REPEATS):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            costs[side].append(_cost(works[side], num_calls[side]))
     ours, theirs = (statistics.median(kept) for kept in costs)
     ratios = [b / a for a, b in zip(*costs, strict=True)]
     return Timing(
@@ -296,17 +322,24 @@ def measure(comparison: Comparison, *, repeats: int, min_s: float = 0.02) -> Tim
         theirs=theirs,
         ratio=statistics.median(ratios),
         ratio_range=(min(ratios), max(ratios)),
-        repeats=repeats,
-        steps_per_s=comparison.num_steps / ours if comparison.num_steps else None,
-        peak_memory_mb=_peak_memory_mb() if comparison.num_steps else None,
+        repeats=len(ratios),
     )
 
 
-def _peak_memory_mb() -> float:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _one_thread() -> None:
+    """What the benchmark before has set is forgotten; a benchmark of more threads says so in its `make`."""
+    import cv2
+
+    limit_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _rounds(wanted: int, budget_s: float, *, at_least: int) -> Iterator[int]:
+    end = time.monotonic() + budget_s
+    for number in range(wanted):
+        if number >= at_least and time.monotonic() > end:
+            return
+        yield number
 
 
 def _cost(work: Work, count: int, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -7,9 +7,12 @@ unpacks messages; everything else is here.
 """
 
 import argparse
+import logging
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -19,11 +22,15 @@ from phys4d.reward import wire
 from phys4d.reward.plugin import DataError
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
-from phys4d.types import Failure, Outcome
+from phys4d.types import Failure, Outcome, Score
 
 MAX_REQUEST_BYTES = 64 << 20
 MAX_TENSOR_BYTES = 32 << 20
 MAX_ROLLOUTS = 256
+MAX_REQUEST_ID = 128
+LATE = Failure(
+    error_class="INFRA", reason="BUDGET_EXCEEDED", message="not scored within the budget of the call"
+)
 
 
 class SmoothnessServicer(reward_pb2_grpc.RewardServiceServicer):
@@ -44,29 +51,38 @@ class SmoothnessServicer(reward_pb2_grpc.RewardServiceServicer):
 
     def ScoreBatch(self, request: pb.ScoreBatchRequest, context: Any) -> pb.ScoreBatchResponse:
         """Score the rollouts of a request."""
+        start = time.monotonic()
         ids = [message.sample_id for message in request.rollouts]
         if request.reward not in ("", self._reward.name):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unknown reward {request.reward[:64]!r}")
         if len(set(ids)) != len(ids):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "sample ids must be unique within a request")
+        if len(request.request_id) > MAX_REQUEST_ID:
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"request_id must have at most {MAX_REQUEST_ID} characters"
+            )
         if len(ids) > MAX_ROLLOUTS:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"at most {MAX_ROLLOUTS} rollouts are taken")
-        return pb.ScoreBatchResponse(
-            outcomes=[
-                wire.outcome_to_proto(self._score(message), attempt=message.attempt)
-                for message in request.rollouts
-            ]
-        )
+        outcomes = []
+        for message in request.rollouts:
+            is_late = 0 < request.budget_ms < 1000 * (time.monotonic() - start)
+            result = LATE if is_late else self._score(message)
+            outcome = Outcome(sample_id=message.sample_id, result=result)
+            outcomes.append(wire.outcome_to_proto(outcome, attempt=message.attempt))
+        return pb.ScoreBatchResponse(outcomes=outcomes)
 
-    def _score(self, message: pb.Rollout) -> Outcome:
+    def _score(self, message: pb.Rollout) -> Score | Failure:
         try:
             rollout = wire.rollout_from_proto(message, max_tensor_bytes=MAX_TENSOR_BYTES)
-            return Outcome(sample_id=message.sample_id, result=self._reward.score(rollout))
+            return replace(self._reward.score(rollout), seed=message.seed)
         except wire.WireError as error:
-            return Outcome(sample_id=message.sample_id, result=error.failure)
+            return error.failure
         except DataError as error:
-            failure = Failure(error_class="DATA", reason=error.reason, message=error.message)
-            return Outcome(sample_id=message.sample_id, result=failure)
+            return Failure(error_class="DATA", reason=error.reason, message=error.message)
+        except Exception as error:  # A bug of the reward fails its rollout, not the call, and is no number.
+            logging.exception("the reward failed on %s", message.sample_id)
+            told = f"{type(error).__name__}: {error}"
+            return Failure(error_class="INFRA", reason="REWARD_RAISED", message=told[:1000])
 
 
 def main() -> None:

@@ -178,9 +178,32 @@ class Score:
     """The rollout's seed."""
 
     def __post_init__(self) -> None:
-        bad = {k: v for k, v in {"value": self.value, **self.components}.items() if not math.isfinite(v)}
-        if bad:
-            raise ValueError(f"a score must be finite, got {bad}; raise an error instead of scoring")
+        for name in ("value", "scoring_s"):
+            object.__setattr__(self, name, _finite(getattr(self, name), name))
+        for name in ("components", "phases_s"):
+            parts = {_text(k, f"a name in {name}"): _finite(v, k) for k, v in getattr(self, name).items()}
+            object.__setattr__(self, name, parts)
+        for name in ("scorer_version", "simulator"):
+            _text(getattr(self, name), name)
+
+
+def _finite(value: Any, name: str) -> float:
+    """A number of whatever library as a float."""
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} of a score must be a number, got {type(value).__name__}: {error}"
+        ) from error
+    if not math.isfinite(number):
+        raise ValueError(f"a score must be finite, got {name} = {value!r}; raise an error instead of scoring")
+    return number
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} of a score must be text, got {value!r}")
+    return value
 
 
 ErrorClass = Literal["INFRA", "DATA"]

@@ -25,7 +25,7 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import EvaluateConfig
+from policy.inference_config import EvaluateConfig
 from policy.measurements import (
     FINAL,
     TRACK,
@@ -36,6 +36,7 @@ from policy.measurements import (
     record_geometry,
     record_rgb,
     record_scores,
+    true_tracks,
     with_holm,
 )
 from policy.world_metrics import scene_clouds
@@ -56,13 +57,13 @@ def evaluate(config: EvaluateConfig) -> Path:
     import torch
 
     from phys4d.data import open_dataset
-    from phys4d.metrics.tracking import track_colours
     from phys4d.models.cache import EncodingCache
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.reading import read_with_flow, to_numpy
     from phys4d.runtime.files import atomic_directory, atomic_write_text
     from phys4d.runtime.progress import progress
-    from policy.best_of_n import chosen_latents
+    from policy.best_of_n import chosen_latents, picked_split
+    from policy.placement import place
     from policy.prompts import encode_prompts, load_prompts
     from policy.reading import Reader
     from policy.rollout import sampling_rule
@@ -78,16 +79,20 @@ def evaluate(config: EvaluateConfig) -> Path:
         )
     samples = [dataset[i] for i in range(config.num_scenes)]
     prompts = load_prompts(dataset, range(config.num_scenes))
-    true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
+    tracks = true_tracks(samples)
     estimator = load_depth_estimator(config.run / "estimator")
     present = measured_stages(config.run)
+    if "best_of_n" in present and picked_split(config.run) != config.split:
+        present.remove("best_of_n")
+        print(f"best of N was picked for the split {picked_split(config.run)}, so it is left out")
     table = Table()
     shown: dict[str, list[dict[str, np.ndarray]]] = {}
+    readers: dict[str, str] = {}
 
     # What the estimators themselves are off by.
     read, flows = read_with_flow(estimator, torch.from_numpy(np.stack([s.rgb for s in samples])))
     record_geometry(table, "simulator", "estimator", samples, *to_numpy(read))
-    _record_references(table, samples, true_tracks, flows)
+    _record_references(table, samples, tracks, flows)
 
     with reward_client(config.reward) as client:
 
@@ -106,14 +111,15 @@ def evaluate(config: EvaluateConfig) -> Path:
             if same_videos:
                 table.copy("base", "stage1", ("rgb", "estimator"))
             model, heads = load_stage(config.run, stage, config.memory)
+            device = place(model, heads, config.memory)
             conditioning = encode_prompts(EncodingCache(model, config.memory.cache), prompts)
             rule = sampling_rule(model, config.num_steps, shift=config.shift)
-            reader = Reader(model, heads, estimator)
+            reader = Reader(model, heads, estimator, config.batch_size)
             for seed in range(config.num_seeds):
                 scores: dict[str, Future] = {}
                 if not same_videos:
                     if stage == "best_of_n":
-                        latents = chosen_latents(config, seed, prompts)
+                        latents = chosen_latents(config, seed, prompts).to(device)
                     else:
                         latents = _sample_all(config, seed, model, conditioning, prompts, rule)
                     rgb = reader.decode(latents)
@@ -122,7 +128,7 @@ def evaluate(config: EvaluateConfig) -> Path:
                     scores["estimator"] = submit(f"{stage}/{seed}/estimator", *generated[seed][2])
                 latents, rgb, (depth, motion) = generated[seed]
                 if not same_videos:
-                    record_rgb(table, stage, samples, list(rgb.numpy()), true_tracks, flows)
+                    record_rgb(table, stage, samples, list(rgb.numpy()), tracks, flows)
                     record_geometry(table, stage, "estimator", samples, depth, motion)
                 if heads is not None:
                     depth, motion = to_numpy(reader.geometry(latents, conditioning))
@@ -131,6 +137,7 @@ def evaluate(config: EvaluateConfig) -> Path:
                 for name, outcomes in scores.items():
                     record_scores(table, stage, name, outcomes.result())
                 if seed == 0:
+                    readers[stage] = "estimator" if heads is None else "heads"
                     shown[stage] = [
                         {"rgb": v, "depth": d, "motion": m}
                         for v, d, m in zip(rgb.numpy(), depth, motion, strict=True)
@@ -142,7 +149,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     chosen = _spread_over_families([s.spec.family for s in samples], config.num_report_scenes)
     comparisons = [
         table.comparison(a, b, reader, metric)
-        for a, b in (("base", "stage2"), ("stage2", "stage3"), ("best_of_n", "stage3"))
+        for a, b in (("base", "stage2"), ("stage2", "stage3"), ("base", "stage3"), ("best_of_n", "stage3"))
         for reader, metric in (
             ("rgb", TRACK),
             ("rgb", FINAL),
@@ -154,11 +161,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     trained = finished_stages(config.run)
     last = trained[-1] if trained else None
     worst = _worst(table, last, config.num_failures) if last else []
-    with atomic_directory(config.run / "evaluation", replace=True) as folder:
+    place = config.run / ("evaluation" if config.split == "test" else f"evaluation-{config.split}")
+    with atomic_directory(place, replace=True) as folder:
         entries = {}
         for i in dict.fromkeys([*chosen, *(i for i, _ in worst)]):
             videos = {name: videos[i] for name, videos in shown.items()}
-            entries[i] = _write_scene(folder, samples[i], videos)
+            entries[i] = _write_scene(folder, samples[i], videos) | {"readers": readers}
         results = {
             "rows": table.rows(),
             "comparisons": with_holm([c for c in comparisons if c]),
@@ -174,8 +182,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         }
         write_event_file(folder / "tb", results["rows"], videos, samples[0].spec.fps)
     print_table(table)
-    print_published()
-    return config.run / "evaluation" / "results.json"
+    print_published(config.run)
+    return place / "results.json"
 
 
 def _write_scene(folder: Path, sample: Sample, videos: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -186,14 +194,16 @@ def _write_scene(folder: Path, sample: Sample, videos: dict[str, dict[str, np.nd
     for name, arrays in videos.items():
         np.savez_compressed(folder / files[name], allow_pickle=False, **arrays)
     read = {name: (v["depth"], v["motion"]) for name, v in videos.items() if name != "truth"}
-    np.savez_compressed(folder / place / "clouds.npz", allow_pickle=False, **scene_clouds(sample, read))
-    return {
+    clouds = {}
+    if (sample.object_ids[0] > 0).any():
+        clouds = {"clouds": str(place / "clouds.npz")}
+        np.savez_compressed(folder / clouds["clouds"], allow_pickle=False, **scene_clouds(sample, read))
+    return clouds | {
         "id": sample.key,
         "family": sample.spec.family,
         "caption": sample.caption,
         "fps": sample.spec.fps,
         "files": files,
-        "clouds": str(place / "clouds.npz"),
         "objects": [str(item["name"]) for item in sample.objects],
     }
 
@@ -207,7 +217,7 @@ def _worst(table: Table, stage: str, number: int) -> list[tuple[int, float]]:
 
 
 def _record_references(
-    table: Table, samples: Sequence[Sample], true_tracks: Sequence[np.ndarray], flows: Sequence[CheckedFlow]
+    table: Table, samples: Sequence[Sample], tracks: Sequence[np.ndarray], flows: Sequence[CheckedFlow]
 ) -> None:
     """What needs no model: the simulator's video, its first frame frozen, constant velocity, a second take.
 
@@ -218,12 +228,12 @@ def _record_references(
     """
     from phys4d.metrics.tracking import constant_velocity
 
-    record_rgb(table, "simulator", samples, [s.rgb for s in samples], true_tracks, flows)
+    record_rgb(table, "simulator", samples, [s.rgb for s in samples], tracks, flows)
     still = [s.rgb[:1].repeat(len(s.rgb), 0) for s in samples]
-    record_rgb(table, "frozen", samples, still, true_tracks)
+    record_rgb(table, "frozen", samples, still, tracks)
     taken = [i for i, s in enumerate(samples) if "rgb_take2" in s.more]
     if len(taken) == len(samples):
-        record_rgb(table, "second_take", samples, [s.more["rgb_take2"] for s in samples], true_tracks)
+        record_rgb(table, "second_take", samples, [s.more["rgb_take2"] for s in samples], tracks)
     elif taken:
         print(f"second take: only {len(taken)} of {len(samples)} scenes have one, so it is left out")
     record_geometry(
@@ -231,7 +241,7 @@ def _record_references(
     )
     still = [s.depth[:1].repeat(len(s.depth), 0) for s in samples]
     record_geometry(table, "frozen", "heads", samples, still, [np.zeros_like(s.motion) for s in samples])
-    _record_constant_velocity(table, [constant_velocity(t) for t in true_tracks], true_tracks, samples)
+    _record_constant_velocity(table, [constant_velocity(t) for t in tracks], tracks, samples)
 
 
 def _sample_all(
@@ -243,23 +253,17 @@ def _sample_all(
     rule: SamplingRule,
 ) -> Tensor:
     """Latents of one video per prompt; the noise depends on the seed and the prompt, not on the stage."""
-    import torch
-
     from policy.prompts import num_latent_frames
-    from policy.rollout import sample
+    from policy.rollout import sample_all
 
-    seeds = [derive_seed(config.seed, seed, prompt.key) for prompt in prompts]
-    parts = [
-        sample(
-            model,
-            conditioning.select(slice(i, i + 32)),
-            rule,
-            num_latent_frames=num_latent_frames(model, prompts),
-            seeds=seeds[i : i + 32],
-        ).latents_BCThw
-        for i in range(0, len(prompts), 32)
-    ]
-    return torch.cat(parts)
+    return sample_all(
+        model,
+        conditioning,
+        rule,
+        num_latent_frames=num_latent_frames(model, prompts),
+        seeds=[derive_seed(config.seed, seed, prompt.key) for prompt in prompts],
+        batch_size=config.batch_size,
+    )
 
 
 def _record_constant_velocity(

@@ -2,7 +2,8 @@
 
 DIR holds one mp4 per held-out scene, named by the scene's key (`000017.mp4`), of the data's frame rate and
 number of frames, and of its size or larger with the same proportions. Depth and flow come from the
-estimators, so that a video needs no model of ours.
+estimators, so that a video needs no model of ours. With `--partial` what is missing or refused is left out,
+and the results name it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phys4d.runtime.errors import UserError
+from phys4d.metrics.physics_iq.folders import OTHER_VIDEOS
+from phys4d.runtime.errors import UserError, one_line
 from phys4d.runtime.threads import limit_threads
-from policy.config import EvaluateConfig
+from policy.inference_config import EvaluateConfig
 from policy.measurements import (
     Table,
     print_published,
@@ -23,7 +26,11 @@ from policy.measurements import (
     record_geometry,
     record_rgb,
     score_rollouts,
+    true_tracks,
 )
+
+if TYPE_CHECKING:
+    from phys4d.data import Sample
 
 RESERVED = (
     *("base", "stage1", "stage2", "stage3", "best_of_n"),
@@ -36,11 +43,9 @@ def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
     import torch
 
     from phys4d.data import open_dataset
-    from phys4d.metrics.tracking import track_colours
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.reading import read_with_flow, to_numpy
     from phys4d.runtime.files import atomic_write_text
-    from phys4d.runtime.progress import progress
     from policy.prompts import load_prompts
     from policy.service import reward_client
 
@@ -50,21 +55,20 @@ def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
     limit_threads(config.num_threads)
     dataset = open_dataset(config.data, config.split)
     wanted = dataset.keys[: config.num_scenes]
-    paths = match_videos(folder, wanted, known=dataset.keys, partial=config.partial)
-    indices = [i for i, key in enumerate(wanted) if key in paths]
-    samples = [dataset[i] for i in indices]
-    videos = [
-        read_video(paths[s.key], s.rgb.shape, s.spec.fps)
-        for s in progress(samples, desc="reading", unit="video")
-    ]
+    paths, left_out = match_videos(folder, wanted, known=dataset.keys)
+    _refuse(left_out, wanted, partial=config.partial)
+    by_key = read_videos([dataset[i] for i, key in enumerate(wanted) if key in paths], paths, left_out)
+    _refuse(left_out, wanted, partial=config.partial)
+    indices = [i for i, key in enumerate(wanted) if key in by_key]
+    samples, videos = [dataset[i] for i in indices], list(by_key.values())
     prompts = load_prompts(dataset, indices)
     estimator = load_depth_estimator(config.run / "estimator")
     table = Table()
-    true_tracks = [track_colours(s.rgb, s.object_ids[0]) for s in samples]
+    tracks = true_tracks(samples)
     with reward_client(config.reward) as client:
         for stage, shown in (("simulator", [s.rgb for s in samples]), (name, videos)):
             read, flows = read_with_flow(estimator, torch.from_numpy(np.stack(shown)))
-            record_rgb(table, stage, samples, shown, true_tracks, flows)
+            record_rgb(table, stage, samples, shown, tracks, flows)
             depth, motion = to_numpy(read)
             record_geometry(table, stage, "estimator", samples, depth, motion)
             rollouts = [
@@ -72,42 +76,68 @@ def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
             ]
             score_rollouts(client, table, stage, "estimator", rollouts)
     out = config.run / "external" / f"{name}.json"
-    missing = [key for key in wanted if key not in paths]
     rows = [row for row in table.rows() if row["stage"] == name]
-    atomic_write_text(out, json.dumps({"name": name, "rows": rows, "missing": missing}, indent=1))
+    results = {"name": name, "rows": rows, "partial": bool(left_out), "left_out": left_out}
+    atomic_write_text(out, json.dumps(results, indent=1))
     print_table(table)
-    print_published()
-    if missing:
-        print(f"PARTIAL: {len(missing)} of {len(wanted)} videos are missing: {', '.join(missing[:8])}")
+    print_published(config.run)
+    if left_out:
+        print(f"PARTIAL: {len(left_out)} of {len(wanted)} videos are left out:")
+        print("\n".join(f"  {reason}" for reason in left_out.values()))
     print(f"wrote {out}")
     return out
 
 
 def match_videos(
-    folder: Path, wanted: Sequence[str], *, known: Sequence[str], partial: bool
-) -> dict[str, Path]:
-    """The file of each key.
+    folder: Path, wanted: Sequence[str], *, known: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """The file of each key, and of keys without one the reason.
 
     Args:
         known: keys of scenes that are not wanted now but no mistake either.
 
     Raises:
-        UserError: no folder, a file that belongs to no scene, or, unless `partial`, a key without a file.
+        UserError: no folder, or a video that belongs to no scene.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder} of videos")
-    found = {path.stem: path for path in sorted(folder.glob("*.mp4"))}
+    videos = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".mp4", *OTHER_VIDEOS}]
+    # An mp4 file comes last, so that it counts where there are others of its name.
+    found = {path.stem: path for path in sorted(videos, key=lambda path: path.suffix.lower() == ".mp4")}
     strange = sorted(set(found) - set(known))
     if strange:
         raise UserError(f"{found[strange[0]]} belongs to no scene; names must be keys such as {known[0]}.mp4")
-    missing = [key for key in wanted if key not in found]
-    if missing and (not partial or len(missing) == len(wanted)):
-        raise UserError(
-            f"{folder} lacks {missing[0]}.mp4"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + f" of {len(wanted)}; add them, lower --num-scenes, or score the rest with --partial"
-        )
-    return {key: found[key] for key in wanted if key in found}
+    left_out = {}
+    for key in wanted:
+        path = found.get(key)
+        if path is None:
+            left_out[key] = f"{folder} lacks {key}.mp4"
+        elif path.suffix.lower() != ".mp4":
+            left_out[key] = f"{path} is a {path.suffix} file; encode it as mp4"
+    return {key: found[key] for key in wanted if key not in left_out}, left_out
+
+
+def read_videos(
+    samples: Sequence[Sample], paths: dict[str, Path], left_out: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """RGB by key; a file that is refused goes to `left_out` with the reason."""
+    from phys4d.runtime.progress import progress
+
+    videos = {}
+    for sample in progress(samples, desc="reading", unit="video"):
+        try:
+            videos[sample.key] = read_video(paths[sample.key], sample.rgb.shape, sample.spec.fps)
+        except ValueError as error:
+            left_out[sample.key] = one_line(error)
+    return videos
+
+
+def _refuse(left_out: dict[str, str], wanted: Sequence[str], *, partial: bool) -> None:
+    """Raise for the first video that is left out, unless others can be scored and that is asked for."""
+    if left_out and (not partial or len(left_out) == len(wanted)):
+        more = f" (and {len(left_out) - 1} more of {len(wanted)})" if len(left_out) > 1 else ""
+        advice = "nothing is left to score" if partial else "mend it or score the rest with --partial"
+        raise UserError(f"{next(iter(left_out.values()))}{more}; {advice}")
 
 
 def read_video(path: Path, shape: tuple[int, ...], fps: float) -> np.ndarray:

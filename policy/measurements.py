@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from phys4d.metrics.physics_iq.published import PUBLISHED
 from phys4d.runtime.errors import UserError
@@ -52,62 +54,70 @@ class Table:
                 self.values[as_stage, reader, metric] = list(seeds)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Means over scenes, one per seed, and their mean; what no scene has is left out."""
+        """Means over the scenes that every seed has, one per seed, their mean and its interval.
+
+        What no scene has in every seed is left out. `num_dropped` counts scenes that only some seeds have.
+        """
         rows = []
         for (stage, reader, metric), seeds in self.values.items():
-            measured = int(min(np.isfinite(values).sum() for values in seeds))
-            if not measured:
+            values, dropped = _complete(np.stack(seeds))
+            if not values.size:
                 continue
-            means = [float(np.nanmean(values)) for values in seeds]
             unit, higher = METRICS[metric]
-            low, high = _interval(np.mean(seeds, axis=0))
             rows.append(
                 {
                     "stage": stage,
                     "reader": reader,
                     "metric": metric,
                     "unit": unit,
-                    "mean": float(np.mean(means)),
-                    "seeds": means,
-                    "ci95": [low, high],
+                    "mean": float(values.mean()),
+                    "seeds": values.mean(axis=1).tolist(),
+                    "ci95": list(_interval(values.mean(axis=0))),
                     "higher_is_better": higher,
-                    "num_scenes": measured,
+                    "num_scenes": values.shape[1],
+                    "num_dropped": dropped,
                 }
             )
         return rows
 
     def comparison(self, before: str, after: str, reader: str, metric: str) -> dict[str, Any] | None:
-        """Paired difference `after - before` over scenes (means over seeds).
+        """Paired difference `after - before` over the scenes that every seed of both has (means over seeds).
 
         `ci95` is a bootstrap interval of its mean; `p_value` is two-sided, of a test that flips the signs of
         scenes at random.
         """
-        pair = [self.values.get((stage, reader, metric)) for stage in (before, after)]
-        if pair[0] is None or pair[1] is None:
+        one, two = (self.values.get((stage, reader, metric)) for stage in (before, after))
+        if one is None or two is None:
             return None
-        difference = np.mean(pair[1], axis=0) - np.mean(pair[0], axis=0)
-        difference = difference[np.isfinite(difference)]
-        if not len(difference):
+        values, dropped = _complete(np.stack([*one, *two]))
+        if not values.size:
             return None
-        low, high = _interval(difference)
+        difference = values[len(one) :].mean(axis=0) - values[: len(one)].mean(axis=0)
         return {
             "before": before,
             "after": after,
             "reader": reader,
             "metric": metric,
             "mean_difference": float(difference.mean()),
-            "ci95": [low, high],
+            "ci95": list(_interval(difference)),
             "p_value": sign_flip_p_value(difference),
             "num_scenes": len(difference),
+            "num_dropped": dropped,
         }
 
 
-def _interval(per_scene: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over scenes; NaN does not count."""
-    seen = per_scene[np.isfinite(per_scene)]
-    if not len(seen):
-        return float("nan"), float("nan")
-    resampled = np.random.default_rng(0).choice(seen, (RESAMPLES, len(seen))).mean(axis=1)
+def _complete(
+    values: Float64[np.ndarray, "seeds scenes"],
+) -> tuple[Float64[np.ndarray, "seeds complete"], int]:
+    """The scenes that all rows have, and how many only some have."""
+    measured = np.isfinite(values)
+    complete = measured.all(0)
+    return values[:, complete], int((measured.any(0) & ~complete).sum())
+
+
+def _interval(per_scene: Float64[np.ndarray, " scenes"]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over scenes."""
+    resampled = np.random.default_rng(0).choice(per_scene, (RESAMPLES, len(per_scene))).mean(axis=1)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
@@ -132,6 +142,30 @@ def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         least = max(least, min(1.0, (len(adjusted) - rank) * c["p_value"]))
         c["p_holm"] = least
     return adjusted
+
+
+def true_tracks(samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Tracks of the simulator's videos by colour; says which scenes have nothing to follow."""
+    from phys4d.metrics.tracking import track_colours
+
+    _say(samples, [not (s.object_ids[0] > 0).any() for s in samples], "no object in frame 0 to follow")
+    return [track_colours(s.rgb, s.object_ids[0]) for s in samples]
+
+
+def _say(samples: Sequence[Sample], fails: Sequence[bool], what: str) -> None:
+    """Name the scenes of a fault, if there are any."""
+    keys = [s.key for s, failed in zip(samples, fails, strict=True) if failed]
+    if keys:
+        print(f"{what} in {len(keys)} of {len(samples)} scenes: {', '.join(keys[:8])}")
+
+
+def _add(
+    table: Table, stage: str, reader: str, samples: Sequence[Sample], metric: str, values: Sequence[dict]
+) -> None:
+    """Add a metric by scene. A scene without it has no such thing; one with NaN gives nothing to compare."""
+    table.add(stage, reader, metric, [scene.get(metric, float("nan")) for scene in values])
+    nothing = [scene.get(metric, 0.0) != scene.get(metric, 0.0) for scene in values]
+    _say(samples, nothing, f"{stage} ({reader}): {metric} has nothing to compare")
 
 
 def track_metrics(
@@ -196,9 +230,8 @@ def record_geometry(
     """
     values = [geometry_metrics(*video) for video in zip(samples, depths, motions, strict=True)]
     for metric in GEOMETRY_METRICS:
-        if (reader, metric) == ("estimator", "depth warp L1"):
-            continue
-        table.add(stage, reader, metric, [scene.get(metric, float("nan")) for scene in values])
+        if (reader, metric) != ("estimator", "depth warp L1"):
+            _add(table, stage, reader, samples, metric, values)
 
 
 def record_rgb(
@@ -223,7 +256,7 @@ def record_rgb(
         flows = checked_flows(DisFlow(), videos)
     values = [rgb_metrics(*video) for video in zip(samples, videos, flows, strict=True)]
     for metric in RGB_METRICS:
-        table.add(stage, "rgb", metric, [scene.get(metric, float("nan")) for scene in values])
+        _add(table, stage, "rgb", samples, metric, values)
 
 
 def print_table(table: Table) -> None:
@@ -232,11 +265,22 @@ def print_table(table: Table) -> None:
     for row in table.rows():
         spread = f"{np.std(row['seeds'], ddof=1):.4f}" if len(row["seeds"]) > 1 else "-"
         name = f"{row['stage']:18s} {row['reader']:10s} {row['metric']:24s}"
-        print(f"{name} {row['mean']:9.4f} {spread:>14s} {row['unit']}")
+        dropped = f"  ({row['num_dropped']} scenes dropped)" if row["num_dropped"] else ""
+        print(f"{name} {row['mean']:9.4f} {spread:>14s} {row['unit']}{dropped}")
 
 
-def print_published() -> None:
-    """The literature's scores, marked as such."""
+def print_published(run: Path) -> None:
+    """The run's Physics-IQ scores as far as they were measured, and the literature's, marked as such."""
+    from phys4d.report.read import read_physics_iq
+
+    scores, faults = read_physics_iq(run / "physics_iq")
+    print(
+        "\n".join(["Physics-IQ, measured here:" if scores else "Physics-IQ: no scores of this run", *faults])
+    )
+    for ours in scores:
+        note = f"{ours.num_runs} runs, {ours.fps} fps" + ("" if ours.is_complete else ", not all videos")
+        print(f"  {ours.name:38s} Physics-IQ Original  {ours.original:<14.1f} {note}")
+        print(f"  {ours.name:38s} Physics-IQ Verified  {ours.verified:<14.1f} {note}")
     print("published, not measured here (Physics-IQ's real videos):")
     for score in PUBLISHED:
         values = " -> ".join(filter(None, [score["before"], score["after"]]))

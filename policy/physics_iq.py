@@ -1,7 +1,8 @@
 """Generate what Physics-IQ scores: `python -m policy.physics_iq --descriptions CSV --switch-frames DIR`.
 
 Writes texts and first frames to `prompts/`, and of each run a folder of mp4 files of exactly 5 s, named as
-the benchmark wants them. Videos that are there stay, so that a run which was stopped goes on. To score them:
+the benchmark wants them. Videos that are there stay, so that a run which was stopped goes on; `made_by.json`
+says which weights and settings made them, and others are refused. To score them:
 
     python -m phys4d.metrics.physics_iq --real split-videos/testing/8FPS --fps 8 --generated OUT \\
         --json OUT.json
@@ -14,21 +15,24 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
+from phys4d.runtime.files import atomic_write_bytes, atomic_write_text
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import PhysicsIqConfig
+from policy.inference_config import PhysicsIqConfig
 
 if TYPE_CHECKING:
-    from phys4d.models.protocol import VideoModel
+    from phys4d.models.backbone import Backbone
 
-PROMPTS = "prompts"
+PROMPTS, MADE_BY = "prompts", "made_by.json"
+SETTINGS = ("fps", "width", "height", "num_frames", "num_steps", "shift", "guidance_scale", "seed")
+"""What a video depends on besides the weights, their precision, its text and its first frame."""
 
 
 def generate(config: PhysicsIqConfig) -> list[Path]:
@@ -37,18 +41,23 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
     import torch
 
     from phys4d.metrics.physics_iq.videos import num_frames
-    from phys4d.models.protocol import Conditioning, to_model_range, to_uint8
-    from phys4d.runtime.files import atomic_write_bytes
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.protocol import to_uint8
     from phys4d.runtime.progress import progress
+    from policy.placement import place
+    from policy.prompts import encode
     from policy.rollout import sample, sampling_rule
 
     limit_threads(config.num_threads)
     name, model = _load(config)
+    place(model, None, config.memory)
+    cache = EncodingCache(model, config.memory.cache)
     folder = config.out or config.run / "physics_iq" / name
     jobs = _write_prompts(config, folder / PROMPTS)
     kept, made = num_frames(config.fps), config.num_frames or num_frames(config.fps) + 1
     _, num_latent_frames, _, _ = model.latent_shape(made, config.height, config.width)
     rule = sampling_rule(model, config.num_steps, shift=config.shift)
+    _claim(folder, _made_by(config, name, model))
     runs = [folder / f"run_{r + 1:02d}" for r in range(config.num_runs)]
     work = [(r, job) for r in range(config.num_runs) for job in jobs]
     for r, job in progress(work, desc=f"Physics-IQ {name}", unit="video"):
@@ -58,28 +67,53 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
         first = cv2.imread(str(folder / PROMPTS / job["first_frame"]), cv2.IMREAD_COLOR)
         if first is None:
             raise UserError(f"{folder / PROMPTS / job['first_frame']} is gone; remove {folder / PROMPTS}")
-        picture = torch.from_numpy(np.ascontiguousarray(first[None, None, ..., ::-1]))
         with torch.no_grad():
-            latents = model.encode_video(to_model_range(picture)).float()[:, :, 0]
-            conditioning = Conditioning(model.encode_text([job["text"]]), latents)
+            conditioning = encode(cache, [job["text"]], np.ascontiguousarray(first[None, ..., ::-1]))
             made_latents = sample(
                 model,
                 conditioning,
                 rule,
                 num_latent_frames=num_latent_frames,
                 seeds=[derive_seed(config.seed, r, job["video_id"])],
+                guidance_scale=config.guidance_scale,
             ).latents_BCThw
-            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].numpy()
+            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].cpu().numpy()
         atomic_write_bytes(path, encode_mp4(video, config.fps))
     return runs
 
 
-def _load(config: PhysicsIqConfig) -> tuple[str, VideoModel]:
+def _made_by(config: PhysicsIqConfig, name: str, model: Backbone) -> dict[str, Any]:
+    """All that must be the same where videos are to be of one model."""
+    from phys4d.models.estimators import weights_digest
+
+    settings = {setting: getattr(config, setting) for setting in SETTINGS}
+    weights = {"weights": weights_digest(model.transformer), "dtype": config.memory.dtype}
+    return {"model": name, **weights, **settings}
+
+
+def _claim(folder: Path, made_by: dict[str, Any]) -> None:
+    """Write what makes the videos of a folder, or compare with what made those that are there."""
+    listed = folder / MADE_BY
+    if not listed.is_file():
+        strange = next(folder.glob("run_*/*.mp4"), None)
+        if strange is not None:
+            raise UserError(f"nothing says what made {strange}; remove {folder} or choose another --out")
+        atomic_write_text(listed, json.dumps(made_by, indent=1) + "\n")
+        return
+    before = json.loads(listed.read_text(encoding="utf-8"))
+    differ = [f"{k} {before.get(k)} -> {v}" for k, v in made_by.items() if before.get(k) != v]
+    if differ:
+        raise UserError(
+            f"videos in {folder} were made otherwise ({', '.join(differ)}); remove it or choose another --out"
+        )
+
+
+def _load(config: PhysicsIqConfig) -> tuple[str, Backbone]:
     """Name of what generates, and the model."""
     if config.model:
         from phys4d.models.registry import load_model
 
-        return Path(config.model).name, load_model(config.model)
+        return Path(config.model).name, load_model(config.model, dtype=config.memory.dtype)
     from policy.stages import finished_stages, load_stage
 
     finished = finished_stages(config.run)
@@ -87,7 +121,7 @@ def _load(config: PhysicsIqConfig) -> tuple[str, VideoModel]:
     if stage not in finished:
         known = ", ".join(finished) or "none; train the base with `make base`"
         raise UserError(f"{config.run} has no finished {stage}; finished stages: {known}")
-    return stage, load_stage(config.run, stage)[0]
+    return stage, load_stage(config.run, stage, config.memory)[0]
 
 
 def _write_prompts(config: PhysicsIqConfig, folder: Path) -> list[dict[str, str]]:

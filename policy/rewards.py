@@ -24,6 +24,9 @@ from policy.service import connect
 GONE = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "NO_OUTCOME"}
 """Reasons that a service in the middle of its death gives; what failed so is sent again once it is back."""
 
+PATIENCE_S = 2.0
+"""A service that does not answer for so long is gone."""
+
 RESENDS = 3
 """Times that rollouts are sent again to a service that answers and still fails them."""
 
@@ -39,6 +42,11 @@ class Source:
     """host:port; empty is the run's."""
     function: str = ""
     """package.module:function, called in this process."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, as far as the name does not say."""
+        return self.function or f"{self.name or 'first'}@{self.endpoint or 'endpoint'}"
 
 
 def parse_sources(config: RewardConfig) -> list[Source]:
@@ -169,7 +177,14 @@ class Rewards:
                 self._rewards.append(FunctionReward(source.function))
                 continue
             given = source.endpoint or config.endpoint
-            client = connect(given or endpoint, config, reward=source.name, timeout_s=10.0 if given else 30.0)
+            # An outage is waited for here, where the service can be started again.
+            client = connect(
+                given or endpoint,
+                config,
+                reward=source.name,
+                timeout_s=10.0 if given else 30.0,
+                patience_s=PATIENCE_S,
+            )
             ours = not source.endpoint
             self._rewards.append(
                 ServiceReward(client, outage_s=config.outage_s, revive=revive if ours else lambda: None)
@@ -184,6 +199,15 @@ class Rewards:
             reward.close()
         for thread in self._threads:
             thread.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def labels(self) -> list[str]:
+        """One for each source, all different: its name, and where it is if two have the same name."""
+        names = [source.name or "first" for source in self.sources]
+        return [
+            source.place if names.count(name) > 1 else name
+            for source, name in zip(self.sources, names, strict=True)
+        ]
 
     @property
     def weights(self) -> list[float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
 from phys4d.geometry import unproject_depth, world_from_camera
 from phys4d.metrics.consistency.clouds import (
@@ -27,6 +27,7 @@ from phys4d.metrics.consistency.conservation import energy_residual, momentum_re
 from phys4d.metrics.consistency.depth import aligned_depth_errors, depth_flicker, depth_warp_l1, same_surface
 from phys4d.metrics.consistency.flow import flow_cycle_error, flow_epe, flow_epe_3d
 from phys4d.metrics.consistency.free_fall import free_fall_errors
+from phys4d.metrics.masked_mean import NothingToCompareError
 from phys4d.metrics.tracking import colour_masks
 
 if TYPE_CHECKING:
@@ -115,59 +116,77 @@ def followed_points(sample: Sample) -> FollowedPoints:
 
 
 def geometry_metrics(sample: Sample, depth: np.ndarray, motion: np.ndarray) -> dict[str, float]:
-    """`GEOMETRY_METRICS` of one video; a metric without a pixel to compare is left out."""
+    """`GEOMETRY_METRICS` of one video.
+
+    A metric that says nothing of the scene is left out; it is NaN where this video leaves nothing to compare.
+    """
+    values = object_metrics(sample, depth, motion) if (sample.object_ids[0] > 0).any() else {}
+    aligned = aligned_depth_errors(depth, sample.depth)
+    values |= {"depth AbsRel": aligned.abs_rel, "depth delta1": aligned.delta1}
+    has_depth = np.isfinite(sample.depth)
+    on_object = (sample.object_ids[:-1] > 0) & has_depth[:-1] & np.isfinite(sample.motion).all(-1)
+    surface = same_surface(sample.object_ids, sample.motion, sample.visible)
+    still = (sample.object_ids == 0) & has_depth
+    truth = (sample.depth, sample.motion, sample.camera, on_object)
+    means: dict[str, tuple[np.ndarray, Callable[[], float]]] = {
+        "depth warp L1": (surface, lambda: depth_warp_l1(depth, motion, surface)),
+        "depth flicker": (still[1:] & still[:-1], lambda: depth_flicker(depth, still)),
+        "flow EPE": (on_object, lambda: flow_epe(motion, sample.motion, on_object)),
+        "scene flow EPE": (on_object, lambda: flow_epe_3d(depth, motion, *truth)),
+    }
+    for name, (comparable, measure) in means.items():
+        if comparable.any():
+            try:
+                values[name] = measure()
+            except NothingToCompareError:
+                values[name] = float("nan")
+    return values
+
+
+def object_metrics(sample: Sample, depth: np.ndarray, motion: np.ndarray) -> dict[str, float]:
+    """Where a video's depth and motion take the points of objects that frame 0 shows."""
     points = followed_points(sample)
     found, exact = points.read(depth, motion, sample), points.truth
     drift = centroid_drift(found, exact, sample.spec.fps)
-    has_depth = np.isfinite(sample.depth)
-    on_object = (sample.object_ids[:-1] > 0) & has_depth[:-1] & np.isfinite(sample.motion).all(-1)
-    aligned = aligned_depth_errors(depth, sample.depth)
-    values: dict[str, float] = {
+    values = {
         "spacetime Chamfer": cloud_chamfer_m(found, exact, c_time_m=C_TIME_M),
         "track error": track_l2_m(found, exact),
         "final centroid drift": drift.final_m,
         "slope of centroid drift": drift.slope_m_s,
-        "depth AbsRel": aligned.abs_rel,
-        "depth delta1": aligned.delta1,
+        **{f"centroid drift at {h:g} s": error for h, error in drift.at_horizon_m.items()},
     }
-    values |= {f"centroid drift at {h:g} s": error for h, error in drift.at_horizon_m.items()}
-    values |= conservation_metrics(sample, found)
-    comparable = same_surface(sample.object_ids, sample.motion, sample.visible)
-    still = (sample.object_ids == 0) & has_depth
-    if comparable.any():
-        values["depth warp L1"] = depth_warp_l1(depth, motion, comparable)
-    if (still[1:] & still[:-1]).any():
-        values["depth flicker"] = depth_flicker(depth, still)
-    if on_object.any():
-        values["flow EPE"] = flow_epe(motion, sample.motion, on_object)
-        values["scene flow EPE"] = flow_epe_3d(
-            depth, motion, sample.depth, sample.motion, sample.camera, on_object
-        )
-    return values
+    return values | conservation_metrics(sample, found)
 
 
 def conservation_metrics(sample: Sample, found: PointTracks) -> dict[str, float]:
     """Momentum (m/s) and relative energy residual of rigid objects for as long as they truly fly freely.
 
     An object flies while the simulator's own acceleration is within half of gravity's of the scene's
-    gravity, for 4 frames at least. Its place is the mean of its followed points, which stays where it was
-    once they are lost. What never moves has no energy to compare: only its momentum counts.
+    gravity, for 4 frames at least. Its place is the mean of those of its points that can be followed for as
+    long, since to lose some on the way would move the mean. An object without such a point cannot be
+    measured: if that goes for all, both residuals are NaN. What never moves has no energy to compare: only
+    its momentum counts.
     """
     gravity = sample.spec.parameters.get("gravity_m_s2")
     if sample.spec.category not in POSED_CATEGORIES or not gravity:
         return {}
     world = world_from_camera(found.points_m, sample.camera)
-    momentum, energy = [], []
+    momentum, energy, flies = [], [], False
     for o in np.unique(found.object_index):
         num_frames = frames_in_flight(sample.position[:, o], sample.spec.fps, gravity)
         if num_frames < LEAST_FLIGHT_FRAMES:
             continue
-        mine = found.object_index == o
-        place = _mean_places(world[:num_frames, mine], found.present[:num_frames, mine])
+        flies = True
+        mine = (found.object_index == o) & found.present[:num_frames].all(0)
+        if not mine.any():
+            continue
+        place = world[:num_frames, mine].mean(1)
         flight = (place[:, None], np.arange(num_frames) / sample.spec.fps, np.ones(1))
         momentum.append(momentum_residual(*flight, gravity_m_s2=gravity))
         if np.ptp(place, axis=0).max() > STILL_M:
             energy.append(energy_residual(*flight, gravity_m_s2=gravity))
+    if flies and not momentum:
+        return dict.fromkeys(("free-flight momentum residual", "free-flight energy residual"), float("nan"))
     values = {"free-flight momentum residual": momentum, "free-flight energy residual": energy}
     return {name: float(np.mean(residuals)) for name, residuals in values.items() if residuals}
 
@@ -180,27 +199,17 @@ def frames_in_flight(position_m: Float64[np.ndarray, "T 3"], fps: float, gravity
     return leading + 2 if leading else 0
 
 
-def _mean_places(
-    points_m: Float64[np.ndarray, "T P 3"], present: Bool[np.ndarray, "T P"]
-) -> Float64[np.ndarray, "T 3"]:
-    """Mean of the points that are there, by frame; the last one where none is left."""
-    places = [points_m[0].mean(0)]
-    for points, there in zip(points_m[1:], present[1:], strict=True):
-        places.append(points[there].mean(0) if there.any() else places[-1])
-    return np.stack(places)
-
-
 def rgb_metrics(
     sample: Sample, video: np.ndarray, flow: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> dict[str, float]:
     """`RGB_METRICS` of one video.
 
     Args:
-        flow: its optical flow there, back, and where to trust it; see `checked_flow`.
+        flow: its optical flow there and back; where that closes is not asked, as noise closes somewhere too.
     """
-    forward, backward, trusted = flow
-    values = {"flow cycle error": flow_cycle_error(forward, backward, trusted)} if trusted.any() else {}
-    if sample.spec.family in FALLING_FAMILIES:
+    forward, backward, _ = flow
+    values = {"flow cycle error": flow_cycle_error(forward, backward)}
+    if sample.spec.family in FALLING_FAMILIES and (sample.object_ids[0] == 1).any():
         values |= free_fall_metrics(sample, colour_masks(video, sample.object_ids[0])[..., 0])
     return values | benchmark_metrics(sample, video)
 
@@ -208,7 +217,7 @@ def rgb_metrics(
 def free_fall_metrics(sample: Sample, masks: np.ndarray) -> dict[str, float]:
     """Errors of the first object's masks against the exact ones; see `free_fall_errors`."""
     truth = sample.object_ids == 1
-    if not truth[0].any() or not truth[1:].any():
+    if not truth[1:].any():
         return {}
     errors = free_fall_errors(masks, truth)
     return {

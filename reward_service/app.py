@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from grpc_health.v1 import health_pb2
 from ray import serve
@@ -14,12 +15,14 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
 
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig, read_token
 from reward_service.packages import install, scorer_groups
 from reward_service.rewards import Offer, merge
+from reward_service.security import OnChange
 from reward_service.servicer import RewardServicer
 from reward_service.telemetry import ServiceMetrics, configure_logging
 from reward_service.workers import ScorerProcess
@@ -29,6 +32,8 @@ GRPC_SERVICER_FUNCTIONS = [
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 5.0
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
@@ -43,17 +48,32 @@ class Scorer:
         logging.getLogger().setLevel(logging.WARNING)
         packages = () if requirements is None else (install(requirements),)
         self._process = ScorerProcess(config, packages)
-        self._lock = threading.Lock()
         self._offer = self._process.start()
+        self._lock = asyncio.Lock()
 
-    def describe(self) -> Offer:
+    async def describe(self) -> Offer:
         """What this scorer offers."""
         return self._offer
 
-    def score(self, name: str, rollout: Rollout) -> Outcome:
-        """Score one rollout."""
-        with self._lock:
-            return self._process.score(name, rollout)
+    async def score(self, name: str, rollout: Rollout) -> Outcome:
+        """Score one rollout; one that is cancelled while it waits is not scored."""
+        return await self._alone(self._process.score, name, rollout)
+
+    async def check_health(self) -> None:
+        """Start the process again if it ended; Ray replaces a scorer whose process does not start.
+
+        Raises:
+            ValueError: it does not start.
+        """
+        if not self._lock.locked() and not self._process.is_ready:
+            await self._alone(self._process.revive)
+
+    async def _alone(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function in a thread; the next one begins when it has ended, also if nobody waits for it."""
+        await self._lock.acquire()
+        running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+        running.add_done_callback(lambda _: self._lock.release())
+        return await asyncio.shield(running)
 
 
 class Ingress:
@@ -63,13 +83,16 @@ class Ingress:
         self._config = config
         self._scorers = scorers
         self._scorer_of: dict[str, DeploymentHandle] = {}
-        self._token = read_token(config.token_file)
+        self._token = OnChange([config.token_file], partial(read_token, config.token_file))
         self._servicer: RewardServicer | None = None
+        self._draining = False
+        self._looking: asyncio.Task[health_pb2.HealthCheckResponse.ServingStatus] | None = None
+        self._look_again = 0.0
         self._metrics = ServiceMetrics()
         configure_logging(config.log_format, getattr(logging, config.log_level))
         if config.metrics_port is not None:
-            port = self._metrics.serve(config.host, config.metrics_port)
-            logger.info("metrics on http://%s:%d/metrics", config.host, port)
+            # The replica that this one replaces may still hold the port.
+            self._metrics.serve_when_free(config.host, config.metrics_port)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
@@ -113,12 +136,40 @@ class Ingress:
                 last = status
             await asyncio.sleep(HEALTH_PERIOD_S)
 
+    async def drain(self, seconds: float) -> int:
+        """Take no more calls, and wait so long for those under way; returns how many are left."""
+        self._draining = True
+        if self._servicer is None:
+            return 0
+        return await self._servicer.drain(seconds)
+
     async def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
-        try:
-            await self._ready()
-        except (RayError, RayServeException):
+        """Serving if every kind of scorer has one that runs; looked up once a second at most."""
+        if self._draining:
             return health_pb2.HealthCheckResponse.NOT_SERVING
-        return health_pb2.HealthCheckResponse.SERVING
+        if self._looking is None or (self._looking.done() and time.monotonic() > self._look_again):
+            self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> health_pb2.HealthCheckResponse.ServingStatus:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                # Scorers that are busy would answer late; Ray knows which of them run.
+                status = await asyncio.to_thread(serve.status)
+                await self._ready()
+        except (TimeoutError, RayError, RayServeException) as error:
+            logger.warning("health is not known: %s", error)
+            well = False
+        else:
+            running = {
+                name: deployment.replica_states.get(ReplicaState.RUNNING, 0)
+                for application in status.applications.values()
+                for name, deployment in application.deployments.items()
+            }
+            well = all(running.get(scorer.deployment_name, 0) > 0 for scorer in self._scorers)
+        self._look_again = time.monotonic() + HEALTH_PERIOD_S
+        serving = health_pb2.HealthCheckResponse.SERVING
+        return serving if well else health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def _ready(self) -> RewardServicer:
         if self._servicer is None:
@@ -142,6 +193,10 @@ class Ingress:
         response = self._scorer_of[name].score.remote(name, rollout)
         try:
             return await response
+        except asyncio.CancelledError:
+            # Else it would be scored for nobody, and hold up the next one.
+            response.cancel()
+            raise
         except BackPressureError as error:
             failure = Failure(error_class="INFRA", reason="OVERLOADED", message=str(error))
         except (RayError, RayServeException) as error:
@@ -190,7 +245,8 @@ def build(config: ServiceConfig, generation: int = 0) -> Application:
     ingress = serve.deployment(
         num_replicas=1,
         ray_actor_options={"num_cpus": 1},
-        max_ongoing_requests=64,
+        # Above the calls that are scored, so that too many are refused and health checks get through.
+        max_ongoing_requests=config.limits.max_ongoing,
         max_queued_requests=256,
         **shared,
     )(Ingress)

@@ -21,10 +21,10 @@ class PartialRollout:
         self.header = header
         self._sizes = wire.check_rollout(header, max_tensor_bytes=limits.max_tensor_bytes)
         self._max_chunk_bytes = limits.max_chunk_bytes
-        self.num_bytes = sum(
+        self.num_bytes = wire.header_bytes(header) + sum(
             max(size, tensor.byte_size) for size, tensor in zip(self._sizes, header.tensors, strict=True)
         )
-        """What it takes, packed or unpacked, whichever is more."""
+        """What it takes with its header; tensors packed or unpacked, whichever is more."""
         if self.num_bytes > limits.max_stream_bytes:
             raise refusal(
                 "TOO_LARGE",

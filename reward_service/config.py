@@ -66,6 +66,11 @@ class LimitSettings:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
+    @property
+    def max_ongoing(self) -> int:
+        """Calls that a server takes in, to score them, to refuse them, or to tell its health."""
+        return 2 * self.max_calls + 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class TlsSettings:

@@ -18,6 +18,9 @@ class HealthConfig:
     """host:port of the service."""
     ca_file: Path | None = None
     """PEM file of the authority of its certificate; none does not encrypt."""
+    cert_file: Path | None = None
+    """PEM file of a certificate to show (mTLS), with its private key in `key_file`."""
+    key_file: Path | None = None
     timeout_s: float = 5.0
     """How long it may take to answer."""
 
@@ -33,10 +36,11 @@ def check(config: HealthConfig) -> None:
 
     from phys4d.reward.endpoints import ClientTls
 
-    if config.ca_file is None:
+    tls = ClientTls.of_files(config.ca_file, config.cert_file, config.key_file)
+    if tls is None:
         channel = grpc.insecure_channel(config.endpoint)
     else:
-        channel = grpc.secure_channel(config.endpoint, ClientTls(ca_file=config.ca_file).credentials())
+        channel = grpc.secure_channel(config.endpoint, tls.credentials())
     with channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -22,6 +22,7 @@ class RemoteReward:
         timeout_s: time for one rollout, repeats included.
         token_file: file with the bearer token the server asks for; empty shows none.
         ca_file: PEM file of the authority of the server's certificate; empty does not encrypt.
+        cert_file, key_file: PEM files of a certificate to show (mTLS) and its private key; empty shows none.
 
     Raises:
         ConnectionError: the server does not answer within a minute.
@@ -35,14 +36,17 @@ class RemoteReward:
         timeout_s: float = 60.0,
         token_file: str = "",
         ca_file: str = "",
+        cert_file: str = "",
+        key_file: str = "",
     ) -> None:
         self.name = name
+        files = [Path(file) if file else None for file in (ca_file, cert_file, key_file)]
         self._client = RewardClient(
             endpoint,
             reward=reward,
             timeout_s=timeout_s,
             token=Path(token_file).read_text(encoding="utf-8").strip() if token_file else None,
-            tls=ClientTls(ca_file=Path(ca_file)) if ca_file else None,
+            tls=ClientTls.of_files(*files),
         )
         offered = {info.name: info.version for info in self._client.wait_ready(START_TIMEOUT_S).rewards}
         if not offered or (reward and reward not in offered):

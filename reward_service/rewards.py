@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
 from phys4d.reward.plugin import DataError, Reward, load_reward
 from phys4d.types import Failure, Outcome, Rollout, Score
@@ -88,7 +88,9 @@ def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Out
         if not isinstance(score, Score):
             raise TypeError(f"score must return a Score, got {type(score).__name__}")
     except DataError as error:
-        return _failed(rollout, Failure(error_class="DATA", reason=error.reason, message=error.message))
+        return _failed(
+            rollout, Failure(error_class="DATA", reason=str(error.reason), message=str(error.message))
+        )
     except (
         Exception
     ) as error:  # A reward is foreign code: its bugs are told to the caller, not served as numbers.
@@ -96,7 +98,11 @@ def score_one(rewards: Mapping[str, Reward], name: str, rollout: Rollout) -> Out
         message = f"reward {name}: {type(error).__name__}: {error}"
         return _failed(rollout, Failure(error_class="INFRA", reason="REWARD_RAISED", message=message[:1000]))
     seconds = time.perf_counter() - start
-    return Outcome(sample_id=rollout.sample_id, result=replace(score, scoring_s=seconds, seed=rollout.seed))
+    # A Score even of a class derived from it: who reads the answer may not have the reward's module.
+    values = {part.name: getattr(score, part.name) for part in fields(Score)}
+    values |= {"scoring_s": seconds, "seed": rollout.seed}
+    values["scorer_version"] = score.scorer_version or rewards[name].version
+    return Outcome(sample_id=rollout.sample_id, result=Score(**values))
 
 
 def _failed(rollout: Rollout, failure: Failure) -> Outcome:

@@ -11,9 +11,10 @@
 What is missing counts as tau, input that makes no sense is a `DataError`, and nothing is fitted per frame.
 """
 
+import hashlib
 import time
-from functools import lru_cache
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -36,14 +37,19 @@ MIN_MASK_PIXELS = 12
 STATIC_WEIGHT_M = 0.05
 
 
+def version_of(settings: ChamferSettings) -> str:
+    """Version of the code and a digest of the settings: scores under other settings do not compare."""
+    return f"{VERSION}+{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+
 class SceneChamfer:
     """Closeness to the simulation of the scene as it was drawn."""
 
     name = "scene_chamfer"
-    version = VERSION
 
     def __init__(self, settings: ChamferSettings) -> None:
         self.settings = settings
+        self.version = version_of(settings)
 
     def score(self, rollout: Rollout) -> Score:
         """Score one rollout."""
@@ -58,10 +64,10 @@ class RolloutChamfer:
     """
 
     name = "rollout_chamfer"
-    version = VERSION
 
     def __init__(self, settings: ChamferSettings, *, num_threads: int = 1) -> None:
         self.settings = settings
+        self.version = version_of(settings)
         self.num_threads = num_threads
 
     def score(self, rollout: Rollout) -> Score:
@@ -121,8 +127,10 @@ def score(
     simulated = time.perf_counter()
     weight = _weights(truth)
     terms = _compare(points, tracks.present, truth, settings)
+    if not (np.isfinite(terms.cd1_m[0, 1:]) & (weight[1:] > 0)).any():
+        raise DataError("NOTHING_TO_COMPARE", "no object is in the image after frame 0")
     value = _reward(terms, weight, settings)
-    frozen_value = (_frozen_reward if mode == "scene" else _frozen_reward.__wrapped__)(truth, settings)
+    frozen_value = _frozen_reward(truth, settings)
     components = {
         **_chamfer_components(terms, weight),
         **_track_components(points, tracks.present, truth, settings.tau_m),
@@ -139,7 +147,7 @@ def score(
     return Score(
         value=value,
         components=components,
-        scorer_version=VERSION,
+        scorer_version=version_of(settings),
         simulator=CATEGORIES[rollout.scene.category].engine(),
         scoring_s=ended - start,
         phases_s={
@@ -185,9 +193,19 @@ def _reward(terms: ChamferTerms, weight: np.ndarray, settings: ChamferSettings) 
     return float(chamfer_reward(cd1_m, weight[1:], sigma_m=settings.sigma_m, floor_m=settings.floor_m))
 
 
-@lru_cache(maxsize=256)
+_FROZEN: WeakKeyDictionary[SceneTruth, dict[ChamferSettings, float]] = WeakKeyDictionary()
+"""Lives as long as a scene is remembered."""
+
+
 def _frozen_reward(truth: SceneTruth, settings: ChamferSettings) -> float:
     """Reward of true points that stay where they are in frame 0."""
+    known = _FROZEN.setdefault(truth, {})
+    if settings not in known:
+        known[settings] = _reward_of_frozen(truth, settings)
+    return known[settings]
+
+
+def _reward_of_frozen(truth: SceneTruth, settings: ChamferSettings) -> float:
     frozen = np.broadcast_to(truth.points_m[:1], truth.points_m.shape)
     terms = _compare(frozen, np.ones(truth.compared.shape, bool), truth, settings)
     return _reward(terms, _weights(truth), settings)

@@ -1,14 +1,18 @@
 """Who may call: bearer tokens and TLS."""
 
 import hmac
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from reward_service.config import TlsSettings
 
+Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
 SERVICE_PREFIX = "/phys4d.reward.v1."
 MALFORMED = object()
 """Stands for a request whose bytes are no message of its kind."""
@@ -23,17 +27,47 @@ def shows_token(metadata: Sequence[tuple[str, str | bytes]] | None, token: str |
     return hmac.compare_digest(shown, f"Bearer {token}".encode())
 
 
+class OnChange(Generic[Value]):
+    """What some files say, read again whenever one of them changes; if that fails, what they said before.
+
+    Args:
+        paths: the files; None among them is none.
+        read: reads them.
+    """
+
+    def __init__(self, paths: Sequence[Path | None], read: Callable[[], Value]) -> None:
+        self._paths = [path for path in paths if path is not None]
+        self._read = read
+        self._seen = self._look()
+        self._value = read()
+
+    def __call__(self) -> Value:
+        """The value now."""
+        try:
+            now = self._look()
+            if now != self._seen:
+                self._value, self._seen = self._read(), now
+                logger.info("read %s again", ", ".join(map(str, self._paths)))
+        except (OSError, ValueError) as error:
+            logger.warning("keeping the former token or certificate: %s", error)
+        return self._value
+
+    def _look(self) -> list[tuple[int, int]]:
+        found = [path.stat() for path in self._paths]
+        return [(status.st_mtime_ns, status.st_ino) for status in found]
+
+
 class Gate(grpc.aio.ServerInterceptor):
     """Ends calls without the token, and calls beyond what the server takes, before it reads their messages.
 
     Health checks pass. A message that cannot be read reaches the servicer as `MALFORMED`.
 
     Args:
-        token: what callers must show, or None.
+        token: tells what callers must show, or None.
         is_full: whether the server takes no more calls now.
     """
 
-    def __init__(self, token: str | None, is_full: Callable[[], bool]) -> None:
+    def __init__(self, token: Callable[[], str | None], is_full: Callable[[], bool]) -> None:
         self._token = token
         self._is_full = is_full
         self._no_token = _refuse(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong bearer token")
@@ -46,7 +80,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Let the call through, or answer with a status at once."""
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
-        if method.startswith(SERVICE_PREFIX) and not shows_token(metadata, self._token):
+        if method.startswith(SERVICE_PREFIX) and not shows_token(metadata, self._token()):
             return self._no_token
         if method.startswith(f"{SERVICE_PREFIX}RewardService/Score") and self._is_full():
             return self._full
@@ -79,13 +113,20 @@ def _refuse(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:
 
 
 def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
-    """Credentials of a server, or None without TLS.
+    """Credentials of a server, or None without TLS. Later connections get what the files then hold.
 
     Raises:
         OSError: a file cannot be read.
     """
     if tls.cert_file is None or tls.key_file is None:
         return None
+    current = OnChange([tls.cert_file, tls.key_file, tls.client_ca_file], lambda: _certificates(tls))
+    require_client = tls.client_ca_file is not None
+    return grpc.dynamic_ssl_server_credentials(current(), current, require_client)
+
+
+def _certificates(tls: TlsSettings) -> grpc.ServerCertificateConfiguration:
+    assert tls.cert_file is not None and tls.key_file is not None
     pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
     ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
-    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
+    return grpc.ssl_server_certificate_configuration([pair], root_certificates=ca)

@@ -3,8 +3,8 @@
     python -m reward_service.serve --preset tiny --port 9000 --num-replicas 2
 
 Starts a Ray cluster of its own on this machine: no dashboard, no reports home, little shared memory. SIGTERM
-and SIGINT stop it with all its processes. SIGHUP reads the preset, the token and the rewards' code again and
-replaces all replicas, one after the other, while calls go on.
+and SIGINT stop it with all its processes, once calls under way have ended. SIGHUP reads the preset and the
+rewards' code again and replaces all replicas, one after the other, while calls go on.
 """
 
 import logging
@@ -24,6 +24,7 @@ from phys4d.reward.client import RewardClient
 from phys4d.reward.plugin import find_reward_class
 from phys4d.runtime.config import load_preset
 from phys4d.runtime.errors import run_main
+from phys4d.runtime.malloc import keep_large_blocks
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
 from reward_service.packages import scorer_groups
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
-    """Serve until SIGTERM or SIGINT; calls under way then end with UNAVAILABLE.
+    """Serve until SIGTERM or SIGINT; calls under way then get `drain_s` to end, and new ones UNAVAILABLE.
 
     Args:
         reread: the configuration after SIGHUP.
@@ -94,12 +95,20 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
         with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
             client.wait_ready(START_TIMEOUT_S)
         announce(config, port)
+        if config.token_file is None:
+            print(
+                f"warning: port {port} is open on every interface and asks for no token: whoever reaches it "
+                "is served. Give --token-file, and see docs/reward_service.md for a gateway with TLS",
+                file=sys.stderr,
+                flush=True,
+            )
         # Beside this thread, which must hear SIGTERM also while replicas are replaced.
         with ThreadPoolExecutor(1) as redeploying:
             generation = 0
             while signals.get() == signal.SIGHUP:
                 generation += 1
                 redeploying.submit(_redeploy, reread, generation).add_done_callback(_tell)
+            _drain(config.drain_s)
             ray.shutdown()
             redeploying.shutdown(cancel_futures=True)
     finally:
@@ -131,6 +140,21 @@ def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
                 raise
             logger.warning("Ray did not start in time; trying again")
             ray.shutdown()
+
+
+def _drain(seconds: float) -> None:
+    """Take no more calls, and let those under way end."""
+    import ray.serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        left = ray.serve.get_app_handle("phys4d").drain.remote(seconds).result(timeout_s=seconds + 5)
+    except (TimeoutError, RayError, RayServeException) as error:
+        logger.warning("calls under way are not waited for: %s", error)
+    else:
+        if left:
+            logger.warning("%d calls did not end within %g s", left, seconds)
 
 
 def _redeploy(reread: Callable[[], ServiceConfig], generation: int) -> None:
@@ -180,6 +204,7 @@ def main() -> None:
     """Read the configuration and serve."""
     config = read_config()
     limit_threads(config.num_threads)
+    keep_large_blocks()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, os.getcwd())
     serve(config, read_config)

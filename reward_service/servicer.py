@@ -66,7 +66,7 @@ class RewardServicer:
 
     Args:
         limits: how much a call may carry.
-        token: what callers must show, or None.
+        token: tells what callers must show, or None.
         offer: what the scorers offer.
         score: sends a rollout to a scorer; must turn every failure into an outcome.
         metrics: where to count.
@@ -77,7 +77,7 @@ class RewardServicer:
         self,
         limits: LimitSettings,
         *,
-        token: str | None,
+        token: Callable[[], str | None],
         offer: Offer,
         score: ScoreFunction,
         metrics: ServiceMetrics,
@@ -91,6 +91,15 @@ class RewardServicer:
         self._cache = ResultCache(cache_size)
         self._bytes = ByteBudget(limits.max_buffered_bytes, metrics.buffered_bytes.set)
         self._num_calls = 0
+        self._draining = False
+
+    async def drain(self, seconds: float) -> int:
+        """Refuse new score calls, and wait so long for those under way; returns how many are left."""
+        self._draining = True
+        deadline = time.monotonic() + seconds
+        while self._num_calls and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return self._num_calls
 
     def is_full(self) -> bool:
         """Whether no more score calls are taken now."""
@@ -158,6 +167,8 @@ class RewardServicer:
         """Count a score call in, or refuse it; `_end` counts it out again either way."""
         self._num_calls += 1
         self._authorise(context)
+        if self._draining:
+            raise CallError(grpc.StatusCode.UNAVAILABLE, "the service is stopping")
         if self._num_calls > self._limits.max_calls:
             raise CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls under way; try again later")
 
@@ -177,7 +188,7 @@ class RewardServicer:
         logger.info("call", extra={"fields": fields})
 
     def _authorise(self, context: Any) -> None:
-        if not shows_token(context.invocation_metadata(), self._token):
+        if not shows_token(context.invocation_metadata(), self._token()):
             raise CallError(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong bearer token")
 
     def _info(self) -> pb.GetServerInfoResponse:

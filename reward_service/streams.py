@@ -54,11 +54,10 @@ class ByteBudget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give_back(num_bytes)
-            else:
-                self._waiting.remove((num_bytes, turn))
+            if turn.cancelled():
                 self._wake()
+            else:
+                self.give_back(num_bytes)
             raise
 
     def give_back(self, num_bytes: int) -> None:
@@ -71,11 +70,15 @@ class ByteBudget:
         self._observe(self.held)
 
     def _wake(self) -> None:
-        while self._waiting and self.held + self._waiting[0][0] <= self.total:
-            num_bytes, turn = self._waiting.popleft()
+        """Serve who waits; one that was cancelled leaves the queue when it is first."""
+        while self._waiting:
+            num_bytes, turn = self._waiting[0]
             if not turn.cancelled():
+                if self.held + num_bytes > self.total:
+                    return
                 self._hold(num_bytes)
                 turn.set_result(None)
+            self._waiting.popleft()
 
 
 class StreamReader:
@@ -179,6 +182,13 @@ class StreamReader:
         self._cut_short()
         if self._num_headers >= self._limits.max_rollouts:
             self.fault = f"a stream takes at most {self._limits.max_rollouts} rollouts"
+            return
+        # What is answered with its id must not be large: answers may wait for a caller that does not read.
+        if wire.header_bytes(header) > wire.MAX_HEADER_BYTES:
+            self.fault = (
+                f"a header has {wire.header_bytes(header)} bytes beside its tensors' data, "
+                f"at most {wire.MAX_HEADER_BYTES} are taken"
+            )
             return
         index, self._num_headers = self._num_headers, self._num_headers + 1
         self._open[index] = header

@@ -1,13 +1,17 @@
 """What a service tells of itself: JSON logs and Prometheus metrics."""
 
+import errno
 import json
 import logging
+import threading
 import time
 from typing import Any
 
 from phys4d.types import Outcome, Score
 
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+PORT_PERIOD_S = 0.5
+logger = logging.getLogger(__name__)
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,6 +74,28 @@ class ServiceMetrics:
 
         server, _ = start_http_server(port, addr=host, registry=self.registry)
         return server.server_port
+
+    def serve_when_free(self, host: str, port: int) -> None:
+        """`serve`, in the background, as soon as nobody else listens there."""
+
+        def keep_trying() -> None:
+            waits = False
+            while True:
+                try:
+                    bound = self.serve(host, port)
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        logger.error("no metrics on http://%s:%d: %s", host, port, error)
+                        return
+                    if not waits:
+                        logger.warning("metrics wait until http://%s:%d is free", host, port)
+                    waits = True
+                    time.sleep(PORT_PERIOD_S)
+                else:
+                    logger.info("metrics on http://%s:%d/metrics", host, bound)
+                    return
+
+        threading.Thread(target=keep_trying, name="metrics-port", daemon=True).start()
 
     def text(self) -> str:
         """What Prometheus would read."""

@@ -1,7 +1,6 @@
 """What the simulator says of a scene: its frame 0 as the camera sees it, and how its objects move."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mujoco
 import numpy as np
@@ -15,12 +14,15 @@ from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import Hits, carry, cast, pixel_rays
 from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import Camera, SceneSpec
+from reward_service.scene_cache import SceneCache
 
 MAX_STEPS = 20_000
 MAX_PIXELS = 1 << 20
-CACHED_SCENES = 256
+CACHED_BYTES = 256 << 20
 MIN_CORE_PIXELS = 12
 MIN_SEEN_FRACTION = 0.25
+BAD_SCENE = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, mujoco.FatalError)
+"""What building or simulating a scene of hostile parameters raises."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +79,9 @@ class FirstFrame:
         return self.points.object_ids.astype(np.int64) - 1
 
 
+_SCENES: SceneCache[tuple[FirstFrame, SceneTruth]] = SceneCache(CACHED_BYTES)
+
+
 def rebuild(spec: SceneSpec, width: int, height: int, max_points: int) -> tuple[FirstFrame, SceneTruth]:
     """Compile a scene, look at its frame 0 and simulate it; recent scenes are remembered with their models.
 
@@ -103,12 +108,8 @@ def rebuild(spec: SceneSpec, width: int, height: int, max_points: int) -> tuple[
         )
     if width * height > MAX_PIXELS:
         raise DataError("IMAGE_TOO_LARGE", f"{width}x{height} is above {MAX_PIXELS} pixels")
-    return _remembered(spec.to_json(), width, height, max_points)
-
-
-@lru_cache(maxsize=CACHED_SCENES)
-def _remembered(spec_json: str, width: int, height: int, max_points: int) -> tuple[FirstFrame, SceneTruth]:
-    return build_truth(SceneSpec.from_json(spec_json), width, height, max_points)
+    key = (spec.to_json(), width, height, max_points)
+    return _SCENES.get(key, lambda: build_truth(spec, width, height, max_points))
 
 
 def build_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> tuple[FirstFrame, SceneTruth]:
@@ -120,8 +121,8 @@ def build_truth(spec: SceneSpec, width: int, height: int, max_points: int) -> tu
     try:
         scene = scenes.build(spec)
         camera = scene.camera(width, height)
-    except (ValueError, mujoco.FatalError) as error:
-        raise DataError("BAD_SCENE", str(error)) from error
+    except BAD_SCENE as error:
+        raise _bad_scene(spec, error) from error
     trajectory = resimulate(scene)
     first = cast(scene, trajectory, 0, camera, pixel_rays(camera).reshape(-1, 3))
     depth_m, object_ids = (array.reshape(height, width) for array in (first.distance, first.object_ids))
@@ -152,8 +153,20 @@ def resimulate(scene: BuiltScene) -> Trajectory:
         return scenes.simulate(scene)
     except UnstableSimulation as error:
         raise DataError("UNSTABLE_SCENE", str(error)) from error
-    except (ValueError, mujoco.FatalError) as error:
-        raise DataError("BAD_SCENE", str(error)) from error
+    except BAD_SCENE as error:
+        raise _bad_scene(scene.spec, error) from error
+
+
+def _bad_scene(spec: SceneSpec, error: Exception) -> DataError:
+    """What is wrong with a scene; where nothing checked it before, what Python found wrong with it."""
+    if isinstance(error, ValueError | mujoco.FatalError):
+        return DataError("BAD_SCENE", str(error))
+    if isinstance(error, KeyError):
+        return DataError(
+            "BAD_SCENE", f"a {spec.category} {spec.family} scene needs {error} in its parameters"
+        )
+    told = f"the parameters are not those of a {spec.category} {spec.family} scene"
+    return DataError("BAD_SCENE", f"{told}: {type(error).__name__}: {error}")
 
 
 def follow(first: FirstFrame, trajectory: Trajectory) -> SceneTruth:

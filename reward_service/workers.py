@@ -1,19 +1,18 @@
 """Scorers as child processes: native code that crashes and scenes that take forever end the child alone.
 
-The parent and its child talk pickle over a socket pair that nobody else holds; nothing from the wire is
-ever unpickled. `python -m reward_service.workers FD` is the child.
+They talk as `pipes` says. `python -m reward_service.workers FD` is the child.
 """
 
 import asyncio
 import faulthandler
 import logging
 import os
-import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,9 +21,11 @@ from typing import Any
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig
 from reward_service.packages import install
+from reward_service.pipes import receive, send
 from reward_service.rewards import Offer
 
 START_TIMEOUT_S = 240.0
+WATCH_PERIOD_S = 1.0
 ORPHAN_GRACE_S = 5.0
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,25 @@ class ScorerPool:
         scoring.add_done_callback(lambda _: self._idle.put_nowait(scorer))
         return await asyncio.shield(scoring)
 
+    async def watch(self, tell: Callable[[bool], Awaitable[None]]) -> None:
+        """Start again what ends while it is idle, and tell every second whether any process is ready."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await tell(any(scorer.is_ready for scorer in self._scorers))
+            idle = [self._idle.get_nowait() for _ in range(self._idle.qsize())]
+            for scorer in idle[::-1]:
+                if scorer.is_ready:
+                    self._idle.put_nowait(scorer)
+                else:
+                    reviving = loop.run_in_executor(self._threads, scorer.revive)
+                    reviving.add_done_callback(lambda done, scorer=scorer: self._revived(scorer, done))
+            await asyncio.sleep(WATCH_PERIOD_S)
+
+    def _revived(self, scorer: "ScorerProcess", done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            logger.warning("a scorer does not start: %s", done.exception())
+        self._idle.put_nowait(scorer)
+
     def stop(self) -> None:
         """End all processes, also under way."""
         for scorer in self._scorers:
@@ -99,6 +119,23 @@ class ScorerProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._stopped = False
+        self._offer: Offer | None = None
+        """What the child that is ready offers."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the child has started and not ended."""
+        return self._offer is not None and self._child is not None and self._child.poll() is None
+
+    def revive(self) -> None:
+        """Start the child again if it has ended.
+
+        Raises:
+            ValueError: it does not start.
+        """
+        if not self.is_ready and not self._stopped:
+            self._end()
+            self.start()
 
     def start(self) -> Offer:
         """Start the child, which makes the rewards; tells what it offers.
@@ -119,10 +156,10 @@ class ScorerProcess:
         try:
             if self._stopped:
                 raise EOFError
-            _send(self._connection, (self._config, logging.getLogger().level))
+            send(self._connection, (self._config, logging.getLogger().level))
             if not self._connection.poll(START_TIMEOUT_S):
                 raise ValueError(f"a scorer did not start within {START_TIMEOUT_S:g} s")
-            answer = _receive(self._connection)
+            answer = receive(self._connection)
         except (EOFError, OSError):
             self._end()
             raise ValueError("a scorer ended while it started; see the log above") from None
@@ -132,6 +169,7 @@ class ScorerProcess:
         if not isinstance(answer, Offer):
             self._end()
             raise ValueError(answer)
+        self._offer = answer
         return answer
 
     def score(self, name: str, rollout: Rollout) -> Outcome:
@@ -140,13 +178,11 @@ class ScorerProcess:
         try:
             if self._stopped:
                 raise ValueError("the service is stopping")
-            if self._child is None or self._child.poll() is not None:
-                self._end()
-                self.start()
+            self.revive()
             assert self._connection is not None
-            _send(self._connection, (name, rollout))
+            send(self._connection, (name, rollout))
             if self._connection.poll(limit_s):
-                return _receive(self._connection)
+                return receive(self._connection)
         except ValueError as error:
             return _failed(rollout, "INFRA", "SCORER_DIED", str(error))
         except (EOFError, OSError):
@@ -165,6 +201,7 @@ class ScorerProcess:
             self._child.wait()
 
     def _end(self) -> int | None:
+        self._offer = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -184,27 +221,11 @@ def _failed(rollout: Rollout, error_class: Any, reason: str, message: str) -> Ou
     return Outcome(sample_id=rollout.sample_id, result=failure)
 
 
-def _send(connection: Connection, value: Any) -> None:
-    """Arrays go as they are, not copied into the pickle."""
-    arrays: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
-    connection.send_bytes(len(arrays).to_bytes(4, "little") + head)
-    for array in arrays:
-        with array.raw() as data:
-            connection.send_bytes(data)
-
-
-def _receive(connection: Connection) -> Any:
-    head = connection.recv_bytes()
-    arrays = [connection.recv_bytes() for _ in range(int.from_bytes(head[:4], "little"))]
-    return pickle.loads(memoryview(head)[4:], buffers=arrays)
-
-
 def main() -> None:
     """The child: make the rewards, then score until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    config, level = _receive(connection)
+    config, level = receive(connection)
     from phys4d.runtime.threads import limit_threads
     from reward_service.telemetry import configure_logging
 
@@ -216,18 +237,18 @@ def main() -> None:
         rewards = make_rewards(config)
         offer = describe(config, rewards)
     except (ValueError, OSError, ImportError) as error:
-        _send(connection, f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+        send(connection, f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
         return
-    _send(connection, offer)
+    send(connection, offer)
     while True:
         try:
-            name, rollout = _receive(connection)
+            name, rollout = receive(connection)
             # The parent ends a child that takes too long. One whose parent is gone ends itself and says
             # where it hung, whatever native code holds the interpreter.
             faulthandler.dump_traceback_later(config.limits.max_scoring_s + ORPHAN_GRACE_S, exit=True)
             outcome = score_one(rewards, name, rollout)
             faulthandler.cancel_dump_traceback_later()
-            _send(connection, outcome)
+            send(connection, outcome)
         except (EOFError, OSError):
             return
 

@@ -10,7 +10,8 @@ from benchmarks.stages import TableConfig
 from phys4d.models.load_config import LoadConfig
 from phys4d.models.registry import FULL, TINY, published
 from phys4d.runtime import config as configs
-from policy.config import BestOfNConfig, EvaluateConfig, SampleConfig, TrainConfig
+from policy.config import TrainConfig
+from policy.inference_config import BestOfNConfig, EvaluateConfig, SampleConfig
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig

@@ -23,6 +23,7 @@ const { values: flags } = parseArgs({
 const NAME = 'motion_smoothness';
 const VERSION = '1';
 const SCALE_PX = 1.0;
+const MAX_REQUEST_ID = 128;
 const LIMITS = { max_request_bytes: 64 << 20, max_rollouts: 256, max_tensor_bytes: 32 << 20 };
 const ITEM_BYTES = { D_TYPE_FLOAT16: 2, D_TYPE_FLOAT32: 4, D_TYPE_UINT8: 1 };
 const IS_FLOAT = { depth: true, motion: true, object_ids: false, rgb: false };
@@ -31,7 +32,7 @@ const REQUIRED = ['depth', 'motion', 'object_ids'];
 const definition = loader.loadSync('phys4d/reward/v1/reward.proto', {
   includeDirs: [flags.protos, __dirname],
   keepCase: true,
-  longs: Number,
+  longs: String, // A Number would round seeds above 2^53.
   enums: String,
   defaults: true,
   oneofs: true,
@@ -106,11 +107,11 @@ function checked(rollout) {
     if (tensor.shape.join() !== shapes[name].join()) {
       throw new RolloutError('WRONG_SHAPE', `${name} must be [${shapes[name]}], got [${tensor.shape}]`);
     }
-    const numBytes = tensor.shape.reduce((product, axis) => product * axis, ITEM_BYTES[tensor.dtype]);
+    const numBytes = tensor.shape.reduce((product, axis) => product * Number(axis), ITEM_BYTES[tensor.dtype]);
     if (numBytes > LIMITS.max_tensor_bytes) {
       throw new RolloutError('TOO_LARGE', `${name} has ${numBytes} bytes`);
     }
-    if (tensor.byte_size !== numBytes || tensor.data.length !== numBytes) {
+    if (Number(tensor.byte_size) !== numBytes || tensor.data.length !== numBytes) {
       const came = `byte_size says ${tensor.byte_size} and ${tensor.data.length} came`;
       throw new RolloutError('WRONG_SIZE', `${name} takes ${numBytes} bytes, ${came}`);
     }
@@ -127,7 +128,7 @@ function checked(rollout) {
 
 // 1 / (1 + a / SCALE_PX); a: mean length of the change of (du, dv) from frame to frame, on the objects' pixels.
 function smoothness(tensors) {
-  const [steps, height, width] = tensors.motion.shape;
+  const [steps, height, width] = tensors.motion.shape.map(Number);
   if (steps < 2) throw new RolloutError('TOO_SHORT', `smoothness needs 3 frames, got ${steps + 1}`);
   const motion = reader(tensors.motion);
   const ids = reader(tensors.object_ids);
@@ -151,10 +152,11 @@ function smoothness(tensors) {
   return { value: 1 / (1 + mean / SCALE_PX), components: { mean_change_px: mean } };
 }
 
-function outcome(rollout) {
+function outcome(rollout, isLate) {
   const answer = { sample_id: rollout.sample_id, attempt: rollout.attempt };
   const start = process.hrtime.bigint();
   try {
+    if (isLate) throw new RolloutError('BUDGET_EXCEEDED', 'not scored within the budget of the call', 'INFRA');
     const { value, components } = smoothness(checked(rollout));
     const seconds = Number(process.hrtime.bigint() - start) / 1e9;
     answer.score = { value, components, scorer_version: VERSION, scoring_s: seconds, seed: rollout.seed };
@@ -174,14 +176,18 @@ function outcome(rollout) {
 }
 
 function scoreBatch(call, callback) {
-  const { rollouts, reward: name } = call.request;
+  const start = process.hrtime.bigint();
+  const { rollouts, reward: name, request_id: requestId } = call.request;
+  const budgetNs = BigInt(call.request.budget_ms) * 1000000n;
   const ids = new Set(rollouts.map((rollout) => rollout.sample_id));
   let fault = '';
   if (name && name !== NAME) fault = `unknown reward ${name.slice(0, 64)}; on offer: ${NAME}`;
   if (rollouts.length > LIMITS.max_rollouts) fault = `at most ${LIMITS.max_rollouts} rollouts are taken`;
   if (ids.size !== rollouts.length) fault = 'sample ids must be unique within a request';
-  if (fault) callback({ code: grpc.status.INVALID_ARGUMENT, details: fault });
-  else callback(null, { outcomes: rollouts.map(outcome) });
+  if (requestId.length > MAX_REQUEST_ID) fault = `request_id must have at most ${MAX_REQUEST_ID} characters`;
+  if (fault) return callback({ code: grpc.status.INVALID_ARGUMENT, details: fault });
+  const isLate = () => budgetNs > 0n && process.hrtime.bigint() - start > budgetNs;
+  callback(null, { outcomes: rollouts.map((rollout) => outcome(rollout, isLate())) });
 }
 
 function getServerInfo(call, callback) {
@@ -204,4 +210,6 @@ server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, port)
   }
   console.log(`ready on 127.0.0.1:${port}`);
 });
-process.on('SIGTERM', () => server.tryShutdown(() => process.exit(0)));
+for (const signal of ['SIGTERM', 'SIGINT']) {
+  process.on(signal, () => server.tryShutdown(() => process.exit(0)));
+}

@@ -276,18 +276,24 @@ def _like_ids(ids: Any, points: Any, dtype: type) -> Any:
 
 
 def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:
-    """Recompute a file of recorded values; the largest relative deviation."""
-    cases = json.loads(vectors.read_text(encoding="utf-8"))
+    """Recompute a file of recorded values; the largest relative deviation.
+
+    Raises:
+        UserError: names the file, and the case and the value that are not as they should be.
+    """
+    try:
+        cases = json.loads(vectors.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{vectors} is no JSON: {error}") from None
+    if not isinstance(cases, dict):
+        raise UserError(f"{vectors} must hold cases by name, got {type(cases).__name__}")
     deviations = []
-    keys = {"N", "M", "kx", "ky", "offset", "cd2_sum", "acc", "comp"}
     for name, case in cases.items():
         if not isinstance(case, dict):
             continue
-        if keys - case.keys():
-            raise UserError(f"{vectors}: case {name!r} lacks {', '.join(sorted(keys - case.keys()))}")
+        _check_case(f"{vectors}: case {name!r}", case)
         x, y = (
-            _closed_form(int(case[n]), case[k]) + np.float32(case["offset"])
-            for n, k in (("N", "kx"), ("M", "ky"))
+            _closed_form(case[n], case[k]) + np.float32(case["offset"]) for n, k in (("N", "kx"), ("M", "ky"))
         )
         zeros_x, zeros_y = np.zeros(len(x), int), np.zeros(len(y), int)
         terms = chamfer4d(
@@ -305,6 +311,19 @@ def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:
     if not deviations:
         raise UserError(f"{vectors} holds no case; tests/vectors/chamfer.json shows the format")
     return float(np.max(deviations))
+
+
+def _check_case(where: str, case: dict[str, Any]) -> None:
+    """Numbers all of them, and points in both clouds."""
+    keys = ("N", "M", "acc", "cd2_sum", "comp", "kx", "ky", "offset")
+    if lacking := [key for key in keys if key not in case]:
+        raise UserError(f"{where} lacks {', '.join(lacking)}")
+    for key in keys:
+        kinds, rule = (int, "an integer above 0") if key in "NM" else (int | float, "a finite number")
+        value = case[key]
+        is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or (key in "NM" and value < 1):
+            raise UserError(f"{where}: {key} must be {rule}, got {value!r}")
 
 
 def _closed_form(num_points: int, k: float) -> Float[np.ndarray, "N 3"]:

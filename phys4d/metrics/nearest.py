@@ -46,12 +46,11 @@ def nn_d2(
     Returns:
         float64 of the library and device of x. Where a segment of y is empty the distance is +inf.
     """
-    library, host_x_offsets, ranges = namespace(x), host(x_offsets), host(y_offsets)
+    library, last_y = namespace(x), len(y)
+    host_x_offsets, ranges = _bounds("x_offsets", x_offsets), _bounds("y_offsets", y_offsets, or_pairs=True)
     if ranges.ndim == 1:
+        last_y = ranges[-1]
         ranges = np.stack([ranges[:-1], ranges[1:]], -1)
-        last_y = ranges[-1, 1] if len(ranges) else 0
-    else:
-        last_y = len(y)
     _check(x, y, host_x_offsets, ranges, last_y)
     chosen = choose_backend(backend, x)
     if chosen == "cpu":
@@ -99,12 +98,24 @@ def choose_backend(backend: str, points: Any) -> str:
     return backend
 
 
+def _bounds(name: str, offsets: Any, *, or_pairs: bool = False) -> np.ndarray:
+    """Offsets as an array of integers, one more than segments, or a pair for each."""
+    array = host(offsets)
+    of_pairs = or_pairs and array.ndim == 2 and array.shape[1] == 2
+    if array.dtype.kind not in "iu" or not (of_pairs or (array.ndim == 1 and len(array))):
+        rule = "integers from 0 to the number of points" + (", or (S, 2) of them" if or_pairs else "")
+        raise ValueError(f"{name} must be {rule}, got {array.dtype} of shape {array.shape}")
+    return array
+
+
 def _check(x: Any, y: Any, x_offsets: np.ndarray, ranges: np.ndarray, last_y: int) -> None:
     library = namespace(x)
     if namespace(y) is not library:
         raise ValueError(f"x and y must be of one library, got {type(x).__name__} and {type(y).__name__}")
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"points must be (P, D) and (Q, D), got {tuple(x.shape)} and {tuple(y.shape)}")
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.shape[1]:
+        raise ValueError(
+            f"points must be (P, D) and (Q, D) with D above 0, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
     if len(ranges) != len(x_offsets) - 1:
         raise ValueError(f"x has {len(x_offsets) - 1} segments, y has {len(ranges)}")
     if x_offsets[-1] != len(x) or last_y != len(y):

@@ -12,11 +12,11 @@ KEY_BITS = 60
 def farthest_points(points: Float[np.ndarray, "N D"], num_points: int) -> Int64[np.ndarray, " num_points"]:
     """Indices of points, each the farthest from those before it; the first is the farthest from the centroid.
 
-    N * num_points distances and memory for N of them. Deterministic.
+    N * num_points distances and memory for N of them. In whichever order points come, the same are chosen.
 
     Source: Eldar et al., The farthest point strategy for progressive image sampling, 1997.
     """
-    points = _checked(points, num_points)
+    points, order = _drawn(points, num_points)
     chosen = np.empty(num_points, np.int64)
     d2 = np.square(points - points.mean(0)).sum(-1)
     chosen[0] = d2.argmax()
@@ -24,17 +24,18 @@ def farthest_points(points: Float[np.ndarray, "N D"], num_points: int) -> Int64[
     for i in range(1, num_points):
         d2 = np.minimum(d2, np.square(points - points[chosen[i - 1]]).sum(-1))
         chosen[i] = d2.argmax()
-    return chosen
+    return order[chosen]
 
 
 def voxel_points(points: Float[np.ndarray, "N D"], num_points: int) -> Int64[np.ndarray, " num_points"]:
-    """Indices of the first point in each voxel of the largest edge that leaves enough of them.
+    """Indices of a point in each voxel of the largest edge that leaves enough of them.
 
     The edge is found by halving an interval, until at most a sixteenth of the voxels is too many; these are
     left out evenly in their order in space. N log N per trial and memory for N; where fewer distinct places
-    than `num_points` exist, repeats fill up.
+    than `num_points` exist, repeats fill up. In whichever order points come, the same are chosen; one at a
+    fixed place in its voxel would not do, since two clouds thinned alike would come to lie on one grid.
     """
-    points = _checked(points, num_points)
+    points, order = _drawn(points, num_points)
     shifted = points - points.min(0)
     too_large, edge_m = float(shifted.max()) * 2 or 1.0, 0.0
     kept = np.arange(len(points))
@@ -49,7 +50,7 @@ def voxel_points(points: Float[np.ndarray, "N D"], num_points: int) -> Int64[np.
                 break
         else:
             too_large = middle
-    return kept[np.linspace(0, len(kept) - 1, num_points).round().astype(np.int64)]
+    return order[kept[np.linspace(0, len(kept) - 1, num_points).round().astype(np.int64)]]
 
 
 Method = Literal["voxel", "farthest"]
@@ -79,10 +80,14 @@ def equal_counts(
     return np.sort(np.concatenate(kept)).astype(np.int64)
 
 
-def _checked(points: Float[np.ndarray, "N D"], num_points: int) -> Float[np.ndarray, "N D"]:
+def _drawn(
+    points: Float[np.ndarray, "N D"], num_points: int
+) -> tuple[Float[np.ndarray, "N D"], Int64[np.ndarray, " N"]]:
+    """Points in an order that theirs has no part in, drawn from that of their coordinates; where each was."""
     points = np.asarray(points, np.float64)
     if not 1 <= num_points <= len(points):
         raise ValueError(f"num_points must be in [1, {len(points)}], the points there are, got {num_points}")
     if not np.isfinite(points).all():
         raise ValueError("points must be finite; leave out those that are missing")
-    return points
+    order = np.lexsort(points.T)[np.random.default_rng(0).permutation(len(points))]
+    return points[order], order

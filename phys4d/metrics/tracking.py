@@ -20,6 +20,8 @@ def track_colours(
 ) -> Float[np.ndarray, "frames objects 2"]:
     """Centroid (u, v) in pixels of each object's colour per frame; NaN where fewer than 4 pixels show it.
 
+    Only objects that frame 0 shows are followed; where it shows none there are no tracks.
+
     Args:
         rgb: the video; frame 0 agrees with `object_ids`.
         object_ids: instances in frame 0, 0 is background.
@@ -52,8 +54,6 @@ def _colour_distances(
 ) -> tuple[Float[np.ndarray, "frames height width colours"], Int[np.ndarray, "frames height width"]]:
     """Distance in chromaticity to the background (first) and each object, and which is the nearest."""
     num_objects = int(object_ids.max())
-    if num_objects == 0:
-        raise ValueError("frame 0 shows no object to track")
     colours = _chromaticity(rgb)
     background = (
         np.median(colours[0][object_ids == 0], axis=0) if (object_ids == 0).any() else np.full(3, 1 / 3)

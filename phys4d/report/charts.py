@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phys4d.report.numbers import fixed, number
-from phys4d.report.read import Points
+from phys4d.report.run import Points
 
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 30

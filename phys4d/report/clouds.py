@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.report.read import MODELS, Run, Scene
+from phys4d.report.run import MODELS, Run, Scene
 from phys4d.runtime.errors import one_line
 
 STEPS_PER_M = 1000
@@ -73,7 +73,7 @@ def _scene(scene: Scene) -> dict[str, Any]:
         if points.shape != truth.shape:
             raise ValueError(f"{name}_m has shape {points.shape}, truth_m {truth.shape}")
         clouds[name] = {
-            "title": MODELS.get(name, name),
+            "title": scene.title(name),
             "points": _millimetres(points),
             "present": _base64(arrays[f"{name}_present"].astype(np.uint8)),
             "errors": [[None if np.isnan(e) else round(float(e), 4) for e in row] for row in errors],

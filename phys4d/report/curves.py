@@ -5,7 +5,7 @@ import math
 
 from phys4d.report.charts import Series, line_chart
 from phys4d.report.numbers import number, percent, phrase, unit_of
-from phys4d.report.read import MAKE_TARGETS, STAGE_TEXTS, STAGES, Run, Stage
+from phys4d.report.run import MAKE_TARGETS, STAGE_TEXTS, STAGES, Run, Stage
 
 COMPONENT = "reward_component_"
 REWARD = ("reward_mean", "reward_group_std", "val_reward")

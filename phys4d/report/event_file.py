@@ -40,8 +40,8 @@ def write_event_file(
     writer = FileWriter(str(folder))
     for row in rows:
         tag = f"{row['reader']} {row['metric']}/{row['stage']}"
-        for step, value in enumerate(row["seeds"]):
-            writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
+        for seed, value in enumerate(row["seeds"]):
+            writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), seed)
     for scene, stages in scenes.items():
         for kind, videos in coloured(stages).items():
             for stage, video in videos.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from phys4d.report.numbers import number, phrase
-from phys4d.report.read import MODELS, Comparison, Points, Run, Stage, measured
+from phys4d.report.run import MODELS, Comparison, Points, Run, Stage, measured
 
 TRAINED_ON = ("heads", "4D Chamfer")
 """Reader and metric that the reward of stage 3 is made of."""

@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from phys4d.report.numbers import duration, phrase
-from phys4d.report.read import MODELS, STAGES, Run, Stage
+from phys4d.report.run import MODELS, STAGES, Run, Stage
 
 
 def section(run: Run) -> str:

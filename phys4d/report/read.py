@@ -2,6 +2,7 @@
 
 runs/<name>/{base,stage1,stage2,stage3}/  config.toml  provenance.json  metrics.jsonl
 runs/<name>/evaluation/results.json       rows and scenes
+runs/<name>/evaluation-<split>/           the same of other scenes
 runs/<name>/external/<videos>.json        rows of videos that others made
 runs/<name>/physics_iq/<videos>.json      scores of `python -m phys4d.metrics.physics_iq --json`
 runs/<name>/best_of_n/facts.json          how the best of N videos were picked
@@ -10,204 +11,26 @@ runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion; cloud
 
 import json
 import math
-import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phys4d.report.run import (
+    STAGES,
+    Comparison,
+    Failure,
+    Measurement,
+    PhysicsIq,
+    Published,
+    Run,
+    Scene,
+    Split,
+    Stage,
+)
 from phys4d.runtime.errors import UserError, one_line
 from phys4d.runtime.metrics import read_metrics
 
-STAGES = {
-    "base": "Base",
-    "stage1": "Stage 1",
-    "stage2": "Stage 2",
-    "stage3": "Stage 3",
-}
-STAGE_TEXTS = {
-    "base": "tiny video model, trained on RGB with mixed physics",
-    "stage1": "depth and motion heads on pseudo-labels, video model frozen",
-    "stage2": "LoRA and heads on simulator ground truth",
-    "stage3": "reinforcement learning with the simulator's reward",
-}
-MODELS = STAGES | {"best_of_n": "Best of N"}
-"""What generates videos: the stages, and stage 2 with the reward picking among N of its videos."""
-MAKE_TARGETS = {"base": "base", "stage1": "pretrain", "stage2": "sft", "stage3": "rl-train"}
-REFERENCES = {
-    "frozen": "Frozen",
-    "constant_velocity": "Constant velocity",
-    "second_take": "Second take",
-    "simulator": "Simulator",
-}
-TRUTH = "truth"
-
-Points = list[tuple[float, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage's folder."""
-
-    name: str
-    config: str = ""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    fault: str = ""
-    """What could not be read, for people."""
-
-    def scalars(self) -> list[str]:
-        """Names of the logged scalars in order of appearance."""
-        seen = {key: None for row in self.rows for key in row}
-        return [key for key in seen if key not in ("step", "elapsed_s")]
-
-    def points(self, key: str) -> Points:
-        """(step, value) of a scalar. Where a run was repeated, the last session's values stand."""
-        points: Points = []
-        for row in self.rows:
-            if key in row:
-                step = float(row["step"])
-                while points and points[-1][0] >= step:
-                    points.pop()
-                points.append((step, float(row[key])))
-        return points
-
-    def elapsed_s(self) -> float:
-        """Seconds between the first and the last logged step."""
-        return max((float(row.get("elapsed_s", 0.0)) for row in self.rows), default=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """A held-out metric of one stage or reference."""
-
-    stage: str
-    reader: str
-    """How geometry was read from a video: `heads`, `estimator` or `rgb`."""
-    metric: str
-    unit: str
-    mean: float
-    seeds: tuple[float, ...]
-    """The metric for each seed."""
-    interval: tuple[float, float] | None = None
-    """95 % bootstrap interval of the mean over scenes."""
-    higher_is_better: bool
-    num_scenes: int
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds (n - 1), None for fewer than two."""
-        values = [value for value in self.seeds if math.isfinite(value)]
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def is_better_than(self, other: "Measurement") -> bool:
-        return self.mean > other.mean if self.higher_is_better else self.mean < other.mean
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A metric's paired difference between two stages over held-out scenes."""
-
-    before: str
-    after: str
-    reader: str
-    metric: str
-    mean_difference: float
-    """After minus before."""
-    interval: tuple[float, float]
-    """95 % bootstrap interval of the mean difference over scenes."""
-    p_holm: float | None
-    """Two-sided p-value of the paired test, adjusted for all comparisons of the evaluation."""
-    num_scenes: int
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.interval[0] > 0 or self.interval[1] < 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """A held-out scene with what each stage generated for it."""
-
-    id: str
-    family: str
-    caption: str
-    fps: float
-    files: dict[str, Path]
-    """Videos by stage; `truth` is the simulator."""
-    clouds: Path | None = None
-    """Points of objects over time; see `policy.world_metrics.scene_clouds`."""
-    objects: tuple[str, ...] = ()
-    """Names of the objects, in the order of the clouds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A held-out scene on which a stage is furthest from the truth."""
-
-    scene: Scene
-    stage: str
-    error_m: float
-    """Mean distance of object points to their true places, by the stage's own reading."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A score from the literature, not measured here."""
-
-    model: str
-    metric: str
-    """`Physics-IQ Original` or `Physics-IQ Verified`."""
-    before: str
-    """Of the model as it is; empty if not given."""
-    after: str
-    """After the paper's post-training; empty if not given."""
-    source: str
-    given: str = ""
-    """What the model continues: a first frame, or several."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhysicsIq:
-    """Physics-IQ of a folder of videos, measured here; scores in 0 to 100."""
-
-    name: str
-    original: float
-    verified: float
-    original_std: float | None
-    """Over runs; None for one run."""
-    verified_std: float | None
-    parts: dict[str, float]
-    """`s_iou`, `ws_iou`, `st_iou`, `mse` of the original score."""
-    fps: int
-    num_runs: int
-    is_complete: bool
-    """Whether all videos of the benchmark were scored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run folder."""
-
-    name: str
-    stages: dict[str, Stage]
-    measurements: list[Measurement]
-    comparisons: list[Comparison]
-    scenes: list[Scene]
-    failures: list[Failure]
-    published: list[Published]
-    physics_iq: list[PhysicsIq]
-    best_of_n: dict[str, Any]
-    """What best-of-N cost; empty without it."""
-    evaluation_config: str
-    """TOML; empty if not recorded."""
-    evaluation_fault: str
-    """Why there are no measurements, for people; empty if there are."""
-
-
-def measured(run: Run, reader: str, metric: str) -> dict[str, Measurement]:
-    """Measurements of one metric by stage."""
-    return {m.stage: m for m in run.measurements if (m.reader, m.metric) == (reader, metric)}
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What JSON of another shape ends in."""
 
 
 def read_run(path: Path) -> Run:
@@ -223,15 +46,26 @@ def read_run(path: Path) -> Run:
     if not stages and not results.exists():
         raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
     evaluation, fault = _read_evaluation(results)
+    physics_iq, faults = read_physics_iq(path / "physics_iq")
+    splits, left_out = [], {}
+    for other in sorted(path.glob("evaluation-*/results.json")):
+        found, other_fault = _read_evaluation(other)
+        name = other.parent.name.removeprefix("evaluation-")
+        if other_fault:
+            faults.append(f"{other.parent.name}/{other_fault}")
+        else:
+            splits.append(
+                Split(name=name, measurements=found["measurements"], comparisons=found["comparisons"])
+            )
     for external in sorted((path / "external").glob("*.json")):
-        found, external_fault = _read_external(external)
-        evaluation["measurements"] += found
-        fault = fault or external_fault
-    physics_iq = []
-    for scores in sorted((path / "physics_iq").glob("*.json")):
-        scored, physics_iq_fault = _read_physics_iq(scores)
-        physics_iq += scored
-        fault = fault or physics_iq_fault
+        try:
+            measurements, reasons = _read_external(external)
+        except UNREADABLE as error:
+            faults.append(_fault(external, error))
+        else:
+            evaluation["measurements"] += measurements
+            if reasons:
+                left_out[external.stem] = reasons
     return Run(
         name=path.resolve().name,
         stages=stages,
@@ -239,6 +73,9 @@ def read_run(path: Path) -> Run:
         physics_iq=physics_iq,
         best_of_n=_read_facts(path / "best_of_n" / "facts.json"),
         evaluation_fault=fault,
+        splits=splits,
+        faults=faults,
+        left_out=left_out,
     )
 
 
@@ -284,31 +121,45 @@ def _read_evaluation(path: Path) -> tuple[dict[str, Any], str]:
     return found, "" if found["measurements"] else f"{path.name} holds no rows"
 
 
-def _read_external(path: Path) -> tuple[list[Measurement], str]:
-    try:
-        return [_measurement(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]], ""
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        return [], f"{path.name} is unreadable: {one_line(error)}"
+def _fault(path: Path, error: Exception) -> str:
+    reason = (
+        f"lacks {error.args[0]!r}" if isinstance(error, KeyError) else f"is unreadable: {one_line(error)}"
+    )
+    return f"{path.parent.name}/{path.name} {reason}"
 
 
-def _read_physics_iq(path: Path) -> tuple[list[PhysicsIq], str]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        original, verified = values["original"], values["verified"]
-        found = PhysicsIq(
-            name=path.stem,
-            original=_float(original["score"]),
-            verified=_float(verified["score"]),
-            original_std=original.get("score_std"),
-            verified_std=verified.get("score_std"),
-            parts={name: _float(original[name]) for name in ("s_iou", "ws_iou", "st_iou", "mse")},
-            fps=int(values["fps"]),
-            num_runs=int(values["num_runs"]),
-            is_complete=bool(values["complete"]),
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        return [], f"{path.name} is unreadable: {one_line(error)}"
-    return [found], ""
+def _read_external(path: Path) -> tuple[list[Measurement], list[str]]:
+    """Rows of a folder of videos, and why some of them were left out."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return [_measurement(row) for row in values["rows"]], list(values.get("left_out", {}).values())
+
+
+def read_physics_iq(folder: Path) -> tuple[list[PhysicsIq], list[str]]:
+    """The scores in a folder of JSON files, and which files cannot be read, for people."""
+    found, faults = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(_physics_iq(path))
+        except UNREADABLE as error:
+            faults.append(_fault(path, error))
+    return found, faults
+
+
+def _physics_iq(path: Path) -> PhysicsIq:
+    """What `python -m phys4d.metrics.physics_iq --json` has written."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    original, verified = values["original"], values["verified"]
+    return PhysicsIq(
+        name=path.stem,
+        original=_float(original["score"]),
+        verified=_float(verified["score"]),
+        original_std=original.get("score_std"),
+        verified_std=verified.get("score_std"),
+        parts={name: _float(original[name]) for name in ("s_iou", "ws_iou", "st_iou", "mse")},
+        fps=int(values["fps"]),
+        num_runs=int(values["num_runs"]),
+        is_complete=bool(values["complete"]),
+    )
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -363,6 +214,7 @@ def _scene(values: dict[str, Any], folder: Path) -> Scene:
         files={stage: place(name) for stage, name in values["files"].items()},
         clouds=place(values["clouds"]) if "clouds" in values else None,
         objects=tuple(map(str, values.get("objects", []))),
+        readers={str(stage): str(reader) for stage, reader in values.get("readers", {}).items()},
     )
 
 

@@ -5,7 +5,7 @@ import html
 import numpy as np
 
 from phys4d.report.numbers import number
-from phys4d.report.read import MODELS, TRUTH, Run, Scene
+from phys4d.report.run import MODELS, TRUTH, Run, Scene
 from phys4d.report.videos import (
     Video,
     colour_depth,
@@ -17,8 +17,8 @@ from phys4d.report.videos import (
 )
 
 
-def section(run: Run) -> str:
-    """A player and a card for each scene."""
+def section(run: Run, budget: int) -> str:
+    """A player and a card for each scene, as long as cards do not take more than `budget` characters."""
     if not run.scenes:
         reason = run.evaluation_fault or "the evaluation kept no scenes"
         return f'<p class="missing">No videos: {html.escape(reason)}</p>'
@@ -29,6 +29,8 @@ def section(run: Run) -> str:
         if scene.id in with_clouds:
             link = f'<a href="#clouds" data-cloud="{with_clouds.index(scene.id)}">point clouds</a>'
         card, num_frames = _card(scene, list(scene.files), link)
+        if cards and sum(map(len, cards)) + len(card) > budget:
+            break
         cards.append(card)
         most_frames = max(most_frames, num_frames)
     fps = run.scenes[0].fps
@@ -44,23 +46,37 @@ def section(run: Run) -> str:
         f'<input type="range" min="0" max="{most_frames - 1}" value="0" step="1"'
         f' aria-label="Frame of all videos"><output></output>{chooser}</div>'
     )
-    return f'{player}<div class="scenes">{"".join(cards)}</div>'
+    note = _left_out(len(run.scenes) - len(cards))
+    return f'{player}<div class="scenes">{"".join(cards)}</div>{note}'
 
 
-def failures(run: Run) -> str:
-    """The scenes that the last stage gets most wrong, whatever the browser above happens to show."""
+def failures(run: Run, budget: int) -> str:
+    """The scenes that the last stage gets most wrong, whatever the browser above happens to show.
+
+    As many of them as `budget` characters hold.
+    """
     if not run.failures:
         return ""
     cards = []
     for failure in run.failures:
         note = f"<b>{number(failure.error_m)} m</b> from the truth on average"
-        cards.append(_card(failure.scene, [TRUTH, failure.stage], note)[0])
+        card = _card(failure.scene, [TRUTH, failure.stage], note)[0]
+        if sum(map(len, cards)) + len(card) > budget:
+            break
+        cards.append(card)
     stage = run.failures[0].stage
     return (
         f"<h3>Failures of {html.escape(MODELS.get(stage, stage).lower())}</h3>"
         f"<p>The held-out scenes where its points end up furthest from the simulator's, worst first.</p>"
-        f'<div class="scenes failures">{"".join(cards)}</div>'
+        f'<div class="scenes failures">{"".join(cards)}</div>{_left_out(len(run.failures) - len(cards))}'
     )
+
+
+def _left_out(number: int) -> str:
+    if not number:
+        return ""
+    scenes = "1 more scene is" if number == 1 else f"{number} more scenes are"
+    return f'<p class="missing">{scenes} left out to keep this page small; their files are in the run.</p>'
 
 
 def _words(family: str) -> str:
@@ -87,7 +103,7 @@ def _card(scene: Scene, files: list[str], note: str) -> tuple[str, int]:
         ]
     head = "".join(
         f'<div class="head{" truth" if name == TRUTH else ""}">'
-        f"{'Simulator' if name == TRUTH else html.escape(MODELS.get(name, name))}</div>"
+        f"{'Simulator' if name == TRUTH else html.escape(scene.title(name))}</div>"
         for name in names
     )
     body = "".join(f"<div>{title}</div>{''.join(tiles)}" for title, tiles in rows.items())

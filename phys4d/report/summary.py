@@ -5,7 +5,7 @@ import math
 
 from phys4d.report.charts import dot_chart
 from phys4d.report.numbers import number, percent, phrase, with_spread
-from phys4d.report.read import (
+from phys4d.report.run import (
     MODELS,
     REFERENCES,
     STAGES,
@@ -13,6 +13,7 @@ from phys4d.report.read import (
     Measurement,
     PhysicsIq,
     Run,
+    Split,
     measured,
 )
 
@@ -26,7 +27,7 @@ READERS = {
 }
 
 
-def metrics(run: Run) -> list[tuple[str, str]]:
+def metrics(run: Run | Split) -> list[tuple[str, str]]:
     """(reader, metric) pairs, heads first, in the order of the file within a reader."""
     pairs = list(dict.fromkeys((m.reader, m.metric) for m in run.measurements))
     order = list(READERS)
@@ -125,12 +126,33 @@ def tiles(run: Run) -> str:
     return f'<div class="tiles">{"".join(cards)}</div>' if cards else ""
 
 
-def table(run: Run) -> str:
+def faults(run: Run) -> str:
+    """What could not be read or was left out; empty if there is nothing of the kind."""
+    parts = [
+        html.escape(fault) for fault in ([run.evaluation_fault] if run.measurements else []) + run.faults
+    ]
+    parts += [
+        f"{html.escape(name)} is partial: {len(reasons)} left out, the first: {html.escape(reasons[0])}"
+        for name, reasons in run.left_out.items()
+    ]
+    return "".join(f'<p class="missing">{part}</p>' for part in parts if part)
+
+
+def other_splits(run: Run) -> str:
+    """A table for each split that was evaluated besides."""
+    return "".join(
+        f"<h3>Scenes of the split {html.escape(split.name)}</h3>{table(split)}{comparisons(split)}"
+        for split in run.splits
+    )
+
+
+def table(run: Run | Split) -> str:
     """Metric by stage, mean and standard deviation over seeds; the best stage of a row is bold."""
     present = dict.fromkeys(m.stage for m in run.measurements)
     others = [stage for stage in present if stage not in MODELS and stage not in REFERENCES]
     columns = [stage for stage in [*MODELS, *others, *REFERENCES] if stage in present]
-    titles = MODELS | REFERENCES | {name: name for name in others}
+    partial = run.left_out if isinstance(run, Run) else {}
+    titles = MODELS | REFERENCES | {name: f"{name} (partial)" if name in partial else name for name in others}
     references_start = next((stage for stage in columns if stage not in MODELS), None)
     divide = {stage: ' class="divide"' if stage == references_start else "" for stage in columns}
     header = "".join(f"<th{divide[stage]}>{html.escape(titles[stage])}</th>" for stage in columns)
@@ -157,7 +179,7 @@ def table(run: Run) -> str:
     )
 
 
-def comparisons(run: Run) -> str:
+def comparisons(run: Run | Split) -> str:
     """Paired differences between stages with their intervals; empty where the evaluation has none."""
     rows = []
     for c in run.comparisons:

@@ -73,6 +73,8 @@ class CallPlan:
     reserve_s: float
     """The server's budget ends this much earlier, so that its answer is back in time."""
     cancellation: Cancellation
+    fault: BaseException | None = None
+    """What no repeat can mend: no call goes any more."""
 
     def budget_ms(self) -> int:
         """The server's budget from now on."""
@@ -129,8 +131,11 @@ def _parts(messages: Sequence[pb.Rollout], plan: CallPlan) -> Iterator[pb.ScoreS
         yield pb.ScoreStreamRequest(header=_without_bytes(message))
         for number, tensor in enumerate(message.tensors):
             for offset, data in chunks(tensor.data):
-                chunk = pb.Chunk(rollout=index, tensor=number, offset=offset, data=data)
-                yield pb.ScoreStreamRequest(chunk=chunk)
+                # Filled in place: a chunk given to the constructor would be copied.
+                request = pb.ScoreStreamRequest()
+                chunk = request.chunk
+                chunk.rollout, chunk.tensor, chunk.offset, chunk.data = index, number, offset, data
+                yield request
 
 
 def _without_bytes(message: pb.Rollout) -> pb.Rollout:
@@ -173,3 +178,8 @@ def details(error: grpc.RpcError) -> str:
     """The status of a failed call, for people."""
     text = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
     return f"{status_code(error).name}: {text}"
+
+
+def is_too_large(error: grpc.RpcError) -> bool:
+    """Whether gRPC itself refused a message for its size, under the status that else says to wait."""
+    return status_code(error) == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 
+from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
 
 FAILURES_TO_OPEN = 3
@@ -32,6 +33,21 @@ class ClientTls:
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together; one of them is missing")
+
+    @classmethod
+    def of_files(
+        cls, ca_file: Path | None, cert_file: Path | None = None, key_file: Path | None = None
+    ) -> "ClientTls | None":
+        """A connection encrypted as these files say; None if no authority is named, which is plain text.
+
+        Raises:
+            ValueError: a certificate is to be shown on a connection that is not encrypted.
+        """
+        if ca_file is not None:
+            return cls(ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+        if cert_file or key_file:
+            raise ValueError("cert_file and key_file are shown over TLS only; name ca_file too")
+        return None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Credentials for a channel."""
@@ -105,8 +121,16 @@ class Endpoint:
         self.circuit = Circuit()
         self.num_calls = 0
         """Calls under way."""
-        self.streams = True
-        """False once the server has said that it has no ScoreStream."""
+        self.info: pb.GetServerInfoResponse | None = None
+        """What it offers; None until asked, and after a fault."""
+
+    def ask(self, metadata: Sequence[tuple[str, str]], timeout_s: float) -> pb.GetServerInfoResponse:
+        """Ask what the server offers.
+
+        Raises:
+            grpc.RpcError: it does not say.
+        """
+        return self.stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout_s, metadata=metadata)
 
 
 class Endpoints:

@@ -123,12 +123,17 @@ def unpack(tensor: pb.Tensor, packed: Buffer) -> np.ndarray:
         WireError: the checksum does not fit (INFRA), or Blosc2 cannot read the bytes (DATA).
     """
     where = f"tensor {tensor.name!r}"
-    if google_crc32c.value(bytes(packed)) != tensor.crc32c:
+    if checksum(packed) != tensor.crc32c:
         raise refusal("CHECKSUM_MISMATCH", f"{where} was damaged on the way: its CRC-32C differs", "INFRA")
     data = packed if tensor.codec == pb.CODEC_NONE else _decompress(where, packed, tensor.byte_size)
     array = np.frombuffer(data, DTYPES[tensor.dtype]).reshape(tuple(tensor.shape))
     array.flags.writeable = False
     return array
+
+
+def checksum(packed: Buffer) -> int:
+    """CRC-32C. Of a bytearray google_crc32c asks for a copy, of an array over it not."""
+    return google_crc32c.value(np.frombuffer(packed, np.uint8) if isinstance(packed, bytearray) else packed)
 
 
 def chunks(packed: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:

@@ -29,6 +29,8 @@ ERROR_DOMAIN = "phys4d.reward"
 REQUIRED_TENSORS = {"depth": "f", "motion": "f", "object_ids": "u"}
 OPTIONAL_TENSORS = {"rgb": "u"}
 MAX_ID = 256
+MAX_HEADER_BYTES = 1 << 20
+"""Of a rollout without the bytes of its tensors: ids, scene, camera, text."""
 CODE_OF_REASON = {"OVERLOADED": code_pb2.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED": code_pb2.DEADLINE_EXCEEDED}
 
 
@@ -107,8 +109,16 @@ def rollout_to_proto(rollout: Rollout, codec: CodecName = "none") -> pb.Rollout:
         text=rollout.text,
         seed=rollout.seed,
     )
+    if header_bytes(message) > MAX_HEADER_BYTES:
+        size = header_bytes(message)
+        raise ValueError(f"scene and text take {size} bytes, at most {MAX_HEADER_BYTES}; shorten them")
     message.idempotency_key = f"{rollout.sample_id[: MAX_ID - 33]}/{content_digest(message)[:32]}"
     return message
+
+
+def header_bytes(message: pb.Rollout) -> int:
+    """Bytes of a rollout without those of its tensors."""
+    return message.ByteSize() - sum(len(tensor.data) for tensor in message.tensors)
 
 
 def content_digest(message: pb.Rollout) -> str:
@@ -167,6 +177,9 @@ def unpack_rollout(message: pb.Rollout, packed: Sequence[Buffer]) -> Rollout:
 
 
 def _check_header(message: pb.Rollout) -> tuple[SceneSpec, Camera]:
+    if header_bytes(message) > MAX_HEADER_BYTES:
+        size = header_bytes(message)
+        raise refusal("TOO_LARGE", f"scene and text take {size} bytes, at most {MAX_HEADER_BYTES} are taken")
     if not message.sample_id:
         raise refusal("MISSING_SAMPLE_ID", "sample_id must not be empty")
     for name in ("sample_id", "idempotency_key"):
@@ -215,21 +228,29 @@ def _check_shapes(tensors: Iterable[pb.Tensor], scene: SceneSpec, camera: Camera
 
 
 def outcome_to_proto(outcome: Outcome, *, attempt: int = 0) -> pb.Outcome:
-    """Convert an outcome."""
+    """Convert an outcome; one that no message can hold becomes a failure that says so."""
     message = pb.Outcome(sample_id=outcome.sample_id, attempt=attempt)
-    if isinstance(outcome.result, Score):
-        message.score.CopyFrom(pb.Score(**outcome.result.__dict__))
-        return message
-    failure = outcome.result
+    try:
+        _set_result(message, outcome.result)
+    except (TypeError, ValueError) as error:
+        told = f"the outcome cannot be sent: {type(error).__name__}: {error}"
+        told = told.encode("ascii", "backslashreplace").decode()
+        _set_result(message, Failure(error_class="INFRA", reason="BAD_OUTCOME", message=told[:1000]))
+    return message
+
+
+def _set_result(message: pb.Outcome, result: Score | Failure) -> None:
+    if isinstance(result, Score):
+        message.score.CopyFrom(pb.Score(**result.__dict__))
+        return
     info = error_details_pb2.ErrorInfo(
-        reason=failure.reason, domain=ERROR_DOMAIN, metadata={"class": failure.error_class}
+        reason=result.reason, domain=ERROR_DOMAIN, metadata={"class": result.error_class}
     )
     detail = any_pb2.Any()
     detail.Pack(info)
-    is_data = failure.error_class == "DATA"
-    code = code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(failure.reason, code_pb2.UNAVAILABLE)
-    message.error.CopyFrom(status_pb2.Status(code=code, message=failure.message, details=[detail]))
-    return message
+    is_data = result.error_class == "DATA"
+    code = code_pb2.INVALID_ARGUMENT if is_data else CODE_OF_REASON.get(result.reason, code_pb2.UNAVAILABLE)
+    message.error.CopyFrom(status_pb2.Status(code=code, message=result.message, details=[detail]))
 
 
 def outcome_from_proto(message: pb.Outcome) -> Outcome:

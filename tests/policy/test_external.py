@@ -63,26 +63,24 @@ def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
         read_video(path, SHAPE, 12.0)
 
 
-def test_every_wanted_scene_needs_its_video_unless_partial(tmp_path: Path) -> None:
-    (tmp_path / "000000.mp4").touch()
-    (tmp_path / "000002.mp4").touch()
-    with pytest.raises(UserError, match=r"lacks 000001\.mp4 of 3; .*--partial"):
-        match_videos(tmp_path, KEYS, known=KEYS, partial=False)
-    assert list(match_videos(tmp_path, KEYS, known=KEYS, partial=True)) == ["000000", "000002"]
-    assert list(match_videos(tmp_path, KEYS[:1], known=KEYS, partial=False)) == ["000000"]
-
-
-def test_an_empty_folder_is_no_partial_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lacks 000000\.mp4 and 2 more of 3"):
-        match_videos(tmp_path, KEYS, known=KEYS, partial=True)
+def test_a_scene_without_an_mp4_file_has_a_reason(tmp_path: Path) -> None:
+    for name in ("000000.MP4", "000000.webm", "000001.webm", "notes.txt"):
+        (tmp_path / name).touch()
+    paths, left_out = match_videos(tmp_path, KEYS, known=KEYS)
+    assert paths == {"000000": tmp_path / "000000.MP4"}
+    assert left_out == {
+        "000001": f"{tmp_path / '000001.webm'} is a .webm file; encode it as mp4",
+        "000002": f"{tmp_path} lacks 000002.mp4",
+    }
+    assert match_videos(tmp_path, KEYS[:1], known=KEYS)[1] == {}
 
 
 def test_a_file_of_no_scene_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ball.mp4").touch()
     with pytest.raises(UserError, match=r"ball\.mp4 belongs to no scene; names must be keys such as 000000"):
-        match_videos(tmp_path, KEYS, known=KEYS, partial=True)
+        match_videos(tmp_path, KEYS, known=KEYS)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder .*nowhere of videos"):
-        match_videos(tmp_path / "nowhere", KEYS, known=KEYS, partial=False)
+        match_videos(tmp_path / "nowhere", KEYS, known=KEYS)

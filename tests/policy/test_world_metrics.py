@@ -12,10 +12,12 @@ from phys4d.models.flow_estimators import DisFlow, checked_flow
 from phys4d.scenes.render_config import RenderConfig
 from phys4d.scenes.sample import render_sample
 from phys4d.types import Camera, SceneSpec
-from policy.measurements import Table, sign_flip_p_value, with_holm
+from policy.measurements import Table, record_geometry, sign_flip_p_value, true_tracks, with_holm
 from policy.world_metrics import (
     MAX_POINTS,
     benchmark_metrics,
+    conservation_metrics,
+    followed_points,
     frames_in_flight,
     free_fall_metrics,
     geometry_metrics,
@@ -92,7 +94,9 @@ def test_pixels_tell_truth_from_its_reverse(sample: Sample) -> None:
     )
     assert forward["free-fall IoU"] > 0.8 > reverse["free-fall IoU"]
     assert forward["motion ST-IoU"] == 1.0 > reverse["motion ST-IoU"]
-    assert forward["flow cycle error"] < 0.5 and reverse["flow cycle error"] < 0.5
+    assert forward["flow cycle error"] < 0.8 and reverse["flow cycle error"] < 0.8, "covered places count"
+    noise = np.random.default_rng(0).integers(0, 256, sample.rgb.shape, np.uint8)
+    assert rgb_metrics(sample, noise, checked_flow(DisFlow(), noise))["flow cycle error"] > 1
 
 
 def test_clouds_of_truth_lie_on_truth_and_frozen_ones_stay_behind(sample: Sample) -> None:
@@ -130,6 +134,58 @@ def test_momentum_and_energy_are_kept_by_the_truth_and_not_by_what_hangs_in_the_
     assert truth[names[0]] < 0.2 and truth[names[1]] < 0.1
     assert frozen[names[0]] > 5 * truth[names[0]] and names[1] not in frozen
     assert all(slowed[name] > 2 * truth[name] for name in names)
+
+
+def test_points_that_get_lost_on_the_way_exert_no_force(sample: Sample) -> None:
+    """Half of the ball's points, whose loss would move the mean at once; and all, which gives no number."""
+    points = followed_points(sample)
+    found = points.read(sample.depth, sample.motion, sample)
+    exact = conservation_metrics(sample, found)
+    left = np.argsort(points.pixels[:, 0])[: len(points.pixels) // 2]
+    present = found.present.copy()
+    present[2:, left] = False
+    lost = conservation_metrics(sample, dataclasses.replace(found, present=present))
+    assert all(value < exact[name] + 0.1 for name, value in lost.items()) and set(lost) == set(exact)
+    present[2:] = False
+    assert all(np.isnan(v) for v in conservation_metrics(
+        sample, dataclasses.replace(found, present=present)).values())  # fmt: skip
+
+
+def test_a_video_or_a_scene_that_gives_nothing_to_compare_is_named_and_no_error(
+    sample: Sample, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Motion that throws everything out of the picture; a depth of NaN; a first frame without an object."""
+    gone = geometry_metrics(sample, sample.depth, sample.motion + 1e3)
+    assert np.isnan(gone["depth warp L1"]) and gone["track error"] > 0.5
+    record_geometry(Table(), "stage3", "heads", [sample], [sample.depth], [sample.motion + 1e3])
+    said = "stage3 (heads): depth warp L1 has nothing to compare in 1 of 1 scenes: 000000"
+    assert said in capsys.readouterr().out.splitlines()
+    blind = geometry_metrics(sample, sample.depth * np.nan, sample.motion)
+    assert blind["depth AbsRel"] == 1 and np.isnan(blind["depth flicker"])
+    empty = dataclasses.replace(
+        sample, object_ids=np.where(np.arange(9)[:, None, None], sample.object_ids, 0)
+    )
+    assert "track error" not in geometry_metrics(empty, sample.depth, sample.motion)
+    assert true_tracks([sample, empty])[1].shape == (9, 0, 2)
+    assert capsys.readouterr().out == "no object in frame 0 to follow in 1 of 2 scenes: 000000\n"
+    assert "free-fall IoU" not in rgb_metrics(empty, sample.rgb, checked_flow(DisFlow(), sample.rgb))
+
+
+def test_mean_interval_and_comparison_are_of_the_same_scenes() -> None:
+    """Of three scenes the last has no value in one seed; by stage 3 the middle one neither."""
+    table, nan = Table(), float("nan")
+    for stage, seeds in {
+        "stage2": [[1, 2, 9], [3, 4, nan]],
+        "stage3": [[2, nan, 1], [4, 5, 1]],
+    }.items():
+        for seed in seeds:
+            table.add(stage, "rgb", "motion MSE", seed)
+    row = table.rows()[0]
+    assert (row["mean"], row["seeds"], row["num_scenes"], row["num_dropped"]) == (2.5, [1.5, 3.5], 2, 1)
+    assert row["ci95"] == [2.0, 3.0]
+    found = table.comparison("stage2", "stage3", "rgb", "motion MSE")
+    assert found is not None and (found["mean_difference"], found["num_scenes"]) == (1.0, 1)
+    assert found["num_dropped"] == 2
 
 
 def test_paired_tests_tell_a_steady_gain_from_chance() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from phys4d.reward.plugin import DataError
 from phys4d.types import Rollout, Score
 
 
@@ -59,6 +60,33 @@ class PlainFloat(Constant):
 
     def score(self, rollout: Rollout) -> Score:
         return 0.0  # pyright: ignore[reportReturnType]
+
+
+class DerivedScore(Score):
+    """Of a module that the reader of the answer does not have."""
+
+    def __reduce__(self) -> tuple:
+        return __import__, ("no_module_of_the_service",)
+
+
+class BadlyTyped(Constant):
+    """Gives what the text names, in a type that no message holds."""
+
+    name = "badly_typed"
+
+    def score(self, rollout: Rollout) -> Score:
+        if rollout.text == "reason":
+            raise DataError(7, ["no", "text"])  # pyright: ignore[reportArgumentType]
+        made = DerivedScore if rollout.text == "derived" else Score
+        wrong = {
+            "array": {"value": np.array(0.5, np.float16)},
+            "version": {"scorer_version": 1},
+            "component": {"components": {1: 2.0}},
+            "phase": {"phases_s": {"a": float("nan")}},
+            "text": {"value": "0.5"},
+            "surrogate": {"simulator": "\ud800"},
+        }
+        return made(**{"value": 0.5, **wrong.get(rollout.text, {})})
 
 
 class Flaky(Constant):

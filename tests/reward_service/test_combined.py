@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from phys4d.reward.conformance import ConformanceConfig, run_suite
 from phys4d.reward.plugin import DataError
 from policy.config import RewardConfig
 from policy.service import reward_client
@@ -59,8 +60,11 @@ def test_a_remote_reward_a_health_check_and_a_trainer_reach_a_server_with_token_
     wrong.write_text("sesame")
     flags = ["--no-scene-chamfer", "--rewards", SMOOTH, f"{TESTS}:Raising", "--token-file", str(token)]
     flags += ["--tls.cert-file", str(pair.cert), "--tls.key-file", str(pair.key)]
+    flags += ["--tls.client-ca-file", str(authority.file)]
+    mine = authority.sign("client")
     with run_service("plain", tmp_path, *flags) as (endpoint, _):
-        security = {"token_file": str(token), "ca_file": str(authority.file)}
+        files = {"ca_file": authority.file, "cert_file": mine.cert, "key_file": mine.key}
+        security = {"token_file": str(token), **{name: str(file) for name, file in files.items()}}
         reward = RemoteReward("smooth_there", endpoint, reward="motion_smoothness", **security)
         (rollout,) = small_rollouts(1)
         assert reward.score(rollout).value == 1.0 and reward.version == "1"
@@ -73,15 +77,25 @@ def test_a_remote_reward_a_health_check_and_a_trainer_reach_a_server_with_token_
         with pytest.raises(ValueError, match="no reward 'absent'"):
             RemoteReward("absent", endpoint, reward="absent", **security)
 
-        check(HealthConfig(endpoint=endpoint, ca_file=authority.file))
+        check(HealthConfig(endpoint=endpoint, **files))
+        verdicts = run_suite(ConformanceConfig(endpoint=endpoint, token_file=token, **files))
+        assert not [verdict for verdict in verdicts if verdict.result == "broken"]
         with pytest.raises(ConnectionError, match="is not well"):
             check(HealthConfig(endpoint=endpoint, timeout_s=2.0))
 
-        trainer = RewardConfig(endpoint=endpoint, token_file=token, ca_file=authority.file)
+        trainer = RewardConfig(endpoint=endpoint, token_file=token, **files)
         with reward_client(trainer) as client:
             assert client.score([rollout])[0].score is not None
         with pytest.raises(PermissionError), reward_client(replace(trainer, token_file=wrong)):
             pass
+        # A new token, and a new certificate of another authority, hold as soon as they are in the files.
+        other = Authority(tmp_path, "other")
+        renewed = other.sign("renewed")
+        token.write_text("abracadabra\n")
+        pair.cert.write_bytes(renewed.cert.read_bytes())
+        pair.key.write_bytes(renewed.key.read_bytes())
+        with reward_client(replace(trainer, ca_file=other.file)) as client:
+            assert client.score([rollout])[0].score is not None
 
 
 def test_settings_of_a_trainers_connection_belong_together(tmp_path: Path) -> None:

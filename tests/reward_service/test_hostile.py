@@ -1,6 +1,7 @@
 """A thousand hostile messages: each is answered, none with a number it did not earn, and the server lives."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 
 from phys4d.reward import wire
 from phys4d.reward.calls import status_code
-from phys4d.reward.conformance import made_up_rollouts
+from phys4d.reward.conformance import made_up_rollouts, real_rollouts
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
+from phys4d.types import Score
 
 METHODS = ("GetServerInfo", "ScoreBatch")
 VALID = [wire.rollout_to_proto(rollout) for rollout in made_up_rollouts(2)]
+SMOOTH = "motion_smoothness"
 REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -24,7 +27,7 @@ REFUSALS = {
 
 @pytest.fixture(scope="module")
 def channel(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[grpc.Channel]:
-    flags = ["--no-scene-chamfer", "--rewards", "examples.motion_smoothness:MotionSmoothness"]
+    flags = ["--rewards", "examples.motion_smoothness:MotionSmoothness"]
     flags += ["--limits.max-tensor-bytes", str(1 << 20), "--limits.max-request-bytes", str(4 << 20)]
     flags += ["--log-level", "WARNING"]
     folder = tmp_path_factory.mktemp("hostile")
@@ -32,7 +35,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[g
         yield opened
         # It still answers, and has logged no bug of its own.
         stub = reward_pb2_grpc.RewardServiceStub(opened)
-        response = stub.ScoreBatch(pb.ScoreBatchRequest(rollouts=VALID), timeout=30)
+        response = stub.ScoreBatch(pb.ScoreBatchRequest(rollouts=VALID, reward=SMOOTH), timeout=30)
         assert all(o.HasField("score") for o in response.outcomes)
     assert "Traceback" not in (folder / "log.txt").read_text()
 
@@ -101,12 +104,12 @@ def test_random_bytes_are_refused(channel: grpc.Channel, method: str, data: byte
 
 
 @given(st.lists(rollouts(), min_size=1, max_size=3), st.sampled_from([0, 1, -5, 2**62]))
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=440, deadline=None, suppress_health_check=list(HealthCheck))
 def test_rollouts_with_hostile_parts_are_answered_one_by_one(
     channel: grpc.Channel, messages: list[pb.Rollout], budget_ms: int
 ) -> None:
     """A score is earned only by a message that our own reading of the contract accepts."""
-    request = pb.ScoreBatchRequest(rollouts=messages, budget_ms=budget_ms)
+    request = pb.ScoreBatchRequest(rollouts=messages, budget_ms=budget_ms, reward=SMOOTH)
     response = answer(channel, "ScoreBatch", request.SerializeToString())
     if response is None:
         return
@@ -118,6 +121,43 @@ def test_rollouts_with_hostile_parts_are_answered_one_by_one(
             assert np.isfinite(outcome.score.value) and np.isfinite(rollout.motion).all()
         else:
             assert result.reason not in ("UNKNOWN", "BAD_OUTCOME", "REWARD_RAISED"), result  # pyright: ignore
+
+
+REAL = wire.rollout_to_proto(real_rollouts(1)[0])
+odd = st.sampled_from([None, [], {}, "x", [1.0, 2.0], -1.0, 0.0, 1e9, True])
+
+
+@st.composite
+def hostile_scenes(draw: st.DrawFn) -> pb.Rollout:
+    """A real rollout, one of whose scene's parameters is something else."""
+    message = pb.Rollout()
+    message.CopyFrom(REAL)
+    scene = wire.scene_from_proto(REAL.scene)
+    inner: Any = scene.parameters
+    while True:
+        keys = list(range(len(inner))) if isinstance(inner, list) else sorted(inner)
+        key = draw(st.sampled_from(keys))
+        if not (isinstance(inner[key], dict | list) and inner[key]) or draw(st.booleans()):
+            break
+        inner = inner[key]
+    inner[key] = draw(odd)
+    message.scene.CopyFrom(wire.scene_to_proto(scene))
+    message.idempotency_key = ""
+    return message
+
+
+@given(st.lists(hostile_scenes(), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_hostile_scenes_are_faults_of_the_data(channel: grpc.Channel, messages: list[pb.Rollout]) -> None:
+    """Some of what is odd does not matter: then the rollout has its score."""
+    for number, message in enumerate(messages):
+        message.sample_id = f"{number}"
+    request = pb.ScoreBatchRequest(rollouts=messages, reward="scene_chamfer")
+    response = answer(channel, "ScoreBatch", request.SerializeToString())
+    assert response is not None
+    for outcome in response.outcomes:
+        result = wire.outcome_from_proto(outcome).result
+        assert isinstance(result, Score) or result.error_class == "DATA", result
 
 
 parts = st.one_of(
@@ -141,7 +181,7 @@ parts = st.one_of(
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 def test_hostile_streams_end(channel: grpc.Channel, messages: list[pb.ScoreStreamRequest]) -> None:
     stub = reward_pb2_grpc.RewardServiceStub(channel)
-    opening = pb.ScoreStreamRequest(open=pb.StreamOpen())
+    opening = pb.ScoreStreamRequest(open=pb.StreamOpen(reward=SMOOTH))
     answers = []
     try:
         answers += stub.ScoreStream(iter([opening, *messages]), timeout=30)

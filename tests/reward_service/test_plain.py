@@ -22,9 +22,9 @@ from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Failure, Outcome
 from reward_service.config import ChamferSettings
-from reward_service.scoring import score
+from reward_service.scoring import score, version_of
 
-REWARDS = ("Constant", "Slow", "Raising", "NotANumber", "PlainFloat", "Flaky")
+REWARDS = ("Constant", "Slow", "Raising", "NotANumber", "PlainFloat", "Flaky", "BadlyTyped")
 TOKEN = "open-sesame"
 
 
@@ -81,7 +81,9 @@ def test_a_score_over_the_wire_is_the_score_in_process(connect, make_truth) -> N
         assert outcome.score is not None
         assert outcome.score.value == local.value
         assert outcome.score.components == local.components
-        assert outcome.score.simulator == local.simulator and outcome.score.scorer_version == "1"
+        assert outcome.score.simulator == local.simulator and outcome.score.scorer_version == version_of(
+            ChamferSettings()
+        )
         assert 0 < outcome.score.scoring_s < 5
 
 
@@ -126,6 +128,16 @@ def test_a_reward_with_a_bug_gives_failures_and_never_a_number(connect, small_ro
     assert word in failure(outcomes[0]).message
 
 
+def test_a_badly_typed_score_fails_alone_or_counts_as_the_number_it_is(connect, small_rollouts) -> None:
+    words = ["good", "array", "version", "component", "phase", "text", "derived", "surrogate", "reason"]
+    rollouts = [replace(r, text=w) for r, w in zip(small_rollouts(len(words)), words, strict=True)]
+    outcomes = connect(reward="badly_typed", max_attempts=1).score(rollouts)
+    found = {w: o.score.value if o.score else failure(o).reason for w, o in zip(words, outcomes, strict=True)}
+    bad = dict.fromkeys(("version", "component", "phase", "text"), "REWARD_RAISED")
+    good = dict.fromkeys(("good", "array", "derived"), 0.5)
+    assert found == {**good, **bad, "surrogate": "BAD_OUTCOME", "reason": "7"}
+
+
 def test_failures_that_may_pass_are_sent_again(connect, small_rollouts, tmp_path: Path) -> None:
     client = connect(reward="flaky")
     assert all(o.score is not None for o in client.score(small_rollouts(5, text=str(tmp_path))))
@@ -156,6 +168,23 @@ def test_a_long_list_goes_in_several_calls(connect, small_rollouts) -> None:
     assert all(o.score is not None for o in outcomes)
 
 
+def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(
+    tmp_path: Path, run_service, small_rollouts
+) -> None:
+    """Nothing is sent twice; whoever comes later is not served."""
+    flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Slow")
+    service = run_service("plain", tmp_path, *flags)
+    with service as (endpoint, pid), RewardClient(endpoint, max_attempts=1, timeout_s=60) as client:
+        client.wait_ready(30)
+        future = client.submit(small_rollouts(2, text="1.5"))
+        time.sleep(0.7)
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.3)
+        with RewardClient(endpoint, timeout_s=20, patience_s=0.0) as late:
+            assert failure(late.score(small_rollouts(1, text="0"))[0]).reason == "UNAVAILABLE"
+        assert all(o.score is not None for o in future.result(60)) and client.num_retried == 0
+
+
 def test_scoring_runs_beside_the_caller(connect, small_rollouts) -> None:
     client = connect(reward="slow")
     future = client.submit(small_rollouts(1, text="0.5"))
@@ -178,9 +207,12 @@ def test_a_custom_reward_is_asked_for_by_name(connect, make_truth) -> None:
     assert outcome[1].score.components["mean_change_px"] > 0
 
 
-def test_calls_beyond_the_limits_are_refused_as_a_whole(connect, small_rollouts, make_truth) -> None:
-    with pytest.raises(ValueError, match="40 rollouts, at most 32"):
-        connect(reward="constant").score(small_rollouts(40))
+def test_calls_beyond_the_limits_are_refused_as_a_whole(
+    endpoint, connect, small_rollouts, make_truth
+) -> None:
+    many = [wire.rollout_to_proto(r) for r in small_rollouts(40)]
+    with pytest.raises(grpc.RpcError, match="40 rollouts, at most 32"):
+        call(endpoint, pb.ScoreBatchRequest(rollouts=many, reward="constant"))
     with pytest.raises(ValueError, match="unknown reward 'beauty'; on offer: scene_chamfer, rollout_chamfer"):
         connect(reward="beauty").score(small_rollouts(1))
     big = make_truth("drop", size=160)
@@ -225,7 +257,7 @@ def test_a_service_killed_under_way_gives_failures_and_not_exceptions(
 ) -> None:
     flags = ("--no-scene-chamfer", "--rewards", "rewards_for_tests:Constant(seconds=0.3)")
     service = run_service("plain", tmp_path, *flags, exit_code=-signal.SIGKILL)
-    with service as (endpoint, pid), RewardClient(endpoint, timeout_s=10, max_attempts=2) as client:
+    with service as (endpoint, pid), RewardClient(endpoint, timeout_s=3) as client:
         future = client.submit(small_rollouts(20))
         time.sleep(0.5)
         os.kill(pid, signal.SIGKILL)
@@ -237,12 +269,14 @@ def test_a_service_that_is_down_is_a_clear_error(small_rollouts) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
-    with RewardClient(endpoint, timeout_s=2, max_attempts=2) as client:
+    with RewardClient(endpoint, timeout_s=60, patience_s=0.5) as client:
         with pytest.raises(
             ConnectionError, match=rf"no reward service at {endpoint}.*make serve.*waited 0.5 s"
         ):
             client.wait_ready(0.5)
+        start = time.monotonic()
         outcomes = client.score(small_rollouts(3))
+        assert time.monotonic() - start < 5
     assert {(failure(o).error_class, failure(o).reason) for o in outcomes} == {("INFRA", "UNAVAILABLE")}
 
 

@@ -1,6 +1,8 @@
 """Who gets in: TLS, client certificates, tokens; and what is told to whom."""
 
+import contextlib
 import json
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.types import Failure
 from reward_service.config import TlsSettings
+from reward_service.telemetry import ServiceMetrics
 from tests.reward_service.certificates import Authority
 
 TOKEN = "open-sesame"
@@ -66,7 +69,7 @@ def test_a_caller_without_a_valid_certificate_is_not_connected(
             "no certificate": ClientTls(ca_file=authority.file),
             "expired": client_tls(authority, "expired", days=-1),
         }[who]
-    with RewardClient(endpoint, token=TOKEN, tls=tls, timeout_s=3, max_attempts=1) as client:
+    with RewardClient(endpoint, token=TOKEN, tls=tls, timeout_s=3, patience_s=0.5) as client:
         with pytest.raises(ConnectionError, match="no reward service"):
             client.wait_ready(1)
         outcome = client.score(small_rollouts(1))[0]
@@ -79,7 +82,7 @@ def test_an_expired_server_certificate_is_told(tmp_path: Path, run_service, smal
     flags = ("--tls.cert-file", str(pair.cert), "--tls.key-file", str(pair.key))
     with run_service("plain", tmp_path, *FLAGS, *flags) as (endpoint, _):
         tls = ClientTls(ca_file=authority.file)
-        with RewardClient(endpoint, tls=tls, timeout_s=3, max_attempts=1) as client:
+        with RewardClient(endpoint, tls=tls, timeout_s=3, patience_s=0.5) as client:
             outcome = client.score(small_rollouts(1))[0]
     assert isinstance(outcome.result, Failure) and outcome.result.reason == "UNAVAILABLE"
     assert "certificate" in outcome.result.message.lower()
@@ -154,6 +157,23 @@ def test_metrics_and_logs_tell_of_calls_and_not_of_tokens(guarded, small_rollout
     row = next(row for row in rows if row.get("request_id") == "find-me")
     assert (row["method"], row["code"], row["num_rollouts"], row["num_scored"]) == ("ScoreBatch", "OK", 2, 1)
     assert TOKEN not in log and TOKEN not in page
+
+
+def test_metrics_wait_for_the_process_that_is_replaced_to_free_their_port() -> None:
+    metrics = ServiceMetrics()
+    with socket.socket() as former:
+        former.bind(("127.0.0.1", 0))
+        former.listen()
+        port = former.getsockname()[1]
+        metrics.serve_when_free("127.0.0.1", port)
+        time.sleep(0.1)
+    metrics.buffered_bytes.set(7)
+    deadline, page = time.monotonic() + 20, ""
+    while not page and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        time.sleep(0.05)
+    assert "phys4d_buffered_bytes 7.0" in page
 
 
 def test_settings_of_tls_come_in_pairs(tmp_path: Path) -> None:

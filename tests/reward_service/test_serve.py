@@ -35,13 +35,6 @@ def service(tmp_path_factory: pytest.TempPathFactory, run_service) -> Iterator[t
     flags = ("--num-replicas", "2", "--token-file", str(folder / "token"), "--rewards", *rewards)
     with run_service("serve", folder, *flags) as (endpoint, pid):
         yield endpoint, pid
-        started = descendants(pid)
-        assert len(started) >= 6
-    # It ends with all its processes.
-    deadline = time.monotonic() + 5
-    while (alive := [p for p in started if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive
 
 
 def connect(service: tuple[str, int], **options) -> RewardClient:
@@ -96,12 +89,18 @@ def test_an_unknown_reward_is_told_as_such(service, small_rollouts) -> None:
         client.score(small_rollouts(1))
 
 
-def test_work_beyond_the_budget_fails_and_the_rest_is_kept(service, small_rollouts) -> None:
-    fast, slow = small_rollouts(2)
+def test_work_beyond_the_budget_fails_and_holds_up_nobody(service, small_rollouts) -> None:
+    """Sixteen rollouts of 3 s: those that wait for a scorer when the time is over are dropped."""
+    fast, *slow = small_rollouts(17)
     with connect(service, reward="slow", timeout_s=4) as client:
-        outcomes = client.score([replace(fast, text="0"), replace(slow, text="8")])
+        outcomes = client.score([replace(fast, text="0"), *(replace(r, text="3") for r in slow)])
     assert outcomes[0].score is not None
-    assert isinstance(outcomes[1].result, Failure) and outcomes[1].result.reason == "BUDGET_EXCEEDED"
+    late = [o.result.reason for o in outcomes if isinstance(o.result, Failure)]
+    assert set(late) == {"BUDGET_EXCEEDED"} and len(late) >= 8
+    start = time.monotonic()
+    with connect(service, reward="slow") as client:
+        assert client.score([replace(fast, text="0.01")])[0].score is not None
+    assert time.monotonic() - start < 10, "8 x 3 s and more were still under way"
 
 
 def scorer_ids(outcomes) -> set[int]:
@@ -145,8 +144,7 @@ def test_a_reward_that_ends_its_process_fails_that_rollout_only(
 
 def test_a_killed_ingress_loses_nothing(service, small_rollouts) -> None:
     """Its calls end with an error, are sent again, and are answered by the one that takes its place."""
-    titles = {p: Path(f"/proc/{p}/cmdline").read_bytes() for p in descendants(service[1])}
-    ingress = [p for p, title in titles.items() if b"Ingress" in title]
+    ingress = replicas(service, b":Ingress")
     assert len(ingress) == 1
     with connect(service, reward="slow", timeout_s=180, max_attempts=40) as client:
         future = client.submit(small_rollouts(12, text="0.3"))
@@ -169,6 +167,43 @@ def test_replicas_are_replaced_under_load_without_an_error(service, small_rollou
             assert all(o.score is not None for o in outcomes), outcomes
             num_new = num_new + 1 if scorer_ids(outcomes).isdisjoint(before) else 0
     assert num_new == 5
+
+
+def replicas(service: tuple[str, int], name: bytes) -> list[int]:
+    titles = {p: Path(f"/proc/{p}/cmdline").read_bytes() for p in descendants(service[1])}
+    return [p for p, title in titles.items() if name in title]
+
+
+def test_health_is_told_as_it_is(service) -> None:
+    """With every scorer killed the service is not well; Ray starts others, and it is."""
+    statuses: list[str] = []
+    with grpc.insecure_channel(service[0]) as channel:
+        stub, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+        for answer in stub.Watch(request, timeout=180, metadata=[("application", "phys4d")]):
+            statuses.append(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+            if len(statuses) == 1:
+                for scorer in replicas(service, b":Scorer"):
+                    os.kill(scorer, signal.SIGKILL)
+            if len(statuses) == 3:
+                break
+    assert statuses == ["SERVING", "NOT_SERVING", "SERVING"]
+
+
+def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(service, small_rollouts) -> None:
+    """The last test of this service: it ends with all its processes, and nothing was sent twice."""
+    started = descendants(service[1])
+    assert len(started) >= 6
+    with connect(service, reward="slow", max_attempts=1) as client:
+        client.wait_ready(30)
+        future = client.submit(small_rollouts(2, text="2.5"))
+        time.sleep(1.0)
+        os.kill(service[1], signal.SIGTERM)
+        assert all(o.score is not None for o in future.result(60))
+        assert client.num_retried == 0
+    deadline = time.monotonic() + 60
+    while (alive := [p for p in started if Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
 
 
 def test_scorers_that_do_not_start_are_one_line(tmp_path: Path) -> None:

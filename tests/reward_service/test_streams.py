@@ -18,6 +18,9 @@ from phys4d.reward.client import RewardClient
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.types import Failure, Rollout
+from reward_service.assembly import PartialRollout
+from reward_service.config import LimitSettings
+from reward_service.streams import ByteBudget
 
 Part = pb.ScoreStreamRequest
 PIECE = 100
@@ -176,6 +179,7 @@ def test_a_rollout_cut_short_by_the_end_of_the_stream_fails(endpoint: str, small
         ([opening(budget_ms=-1)], "budget_ms"),
         ([opening(), opening()], "headers and chunks only"),
         ([opening(), Part(chunk=pb.Chunk(rollout=3, data=b"x"))], "no header"),
+        ([opening(), Part(header=pb.Rollout(text="x" * (1 << 20)))], "bytes beside its tensors' data"),
     ],
 )
 def test_a_stream_without_sense_is_refused_as_a_whole(
@@ -219,6 +223,35 @@ def test_large_rollouts_are_streamed_and_scored_like_small_ones(endpoint: str, s
     for rollout, outcome in zip(rollouts, outcomes, strict=True):
         assert outcome.score is not None, outcome
         assert outcome.score.components["sum_of_depth"] == float(np.sum(rollout.depth, dtype=np.float64))
+
+
+def test_a_header_counts_among_the_bytes_under_way(small_rollouts) -> None:
+    message = messages(small_rollouts, 1)[0]
+    small = PartialRollout(message, LimitSettings()).num_bytes
+    message.text = "x" * 5000
+    assert PartialRollout(message, LimitSettings()).num_bytes >= small + 5000
+    with pytest.raises(ValueError, match="scene and text take"):
+        wire.rollout_to_proto(replace(small_rollouts(1)[0], text="x" * (1 << 20)))
+
+
+def test_a_place_in_the_queue_of_bytes_may_be_given_up_at_any_moment() -> None:
+    """Cancelled in the very step in which the bytes before it become free."""
+
+    async def main() -> None:
+        budget = ByteBudget(10)
+        await budget.take(10)
+        first, second = (asyncio.create_task(budget.take(10)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        budget.give_back(10)
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await asyncio.wait_for(second, 5)
+        assert budget.held == 10
+        budget.give_back(10)
+        assert budget.take_now(10)
+
+    asyncio.run(main())
 
 
 def resident_bytes(pid: int) -> int:

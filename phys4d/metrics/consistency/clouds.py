@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int, Integer
 from phys4d.geometry import carry_points, pixel_centres, unproject_depth
 from phys4d.geometry.camera import camera_from_world, unproject, world_from_camera
 from phys4d.metrics.chamfer import chamfer4d
+from phys4d.metrics.masked_mean import NothingToCompareError
 from phys4d.types import Camera
 
 HORIZONS_S = (1.0, 2.0, 3.0, 4.0, 5.0)
@@ -34,7 +35,7 @@ def object_pixels(
     """(u, v) of the pixel centres that show objects, and the object of each, from 0; 0 is background."""
     on = object_ids > 0
     if not on.any():
-        raise ValueError("frame 0 shows no object to follow")
+        raise NothingToCompareError("frame 0 shows no object to follow")
     return pixel_centres(*object_ids.shape)[on], object_ids[on].astype(int) - 1
 
 
@@ -148,7 +149,7 @@ class Drift:
     """How the centroids of objects leave the truth."""
 
     at_horizon_m: Mapping[float, float]
-    """Mean distance over objects at 1, 2, ... 5 s, as far as the video reaches."""
+    """Mean distance over objects at 1, 2, ... 5 s, as far as the video lasts."""
     final_m: float
     """At the last frame."""
     slope_m_s: float
@@ -161,7 +162,7 @@ def centroid_drift(tracks: PointTracks, truth: PointTracks, fps: float, *, tau_m
         e(t) = mean over objects of min(| mean of points - mean of true points |, tau)
 
     Points that were lost are left out of both means; an object without points is tau away. The horizon h is
-    read at the frame nearest to h seconds.
+    read at the frame nearest to h seconds; n frames last n / fps, so where that is h, at the last one.
     """
     _check_same(tracks, truth)
     if not fps > 0:
@@ -176,7 +177,8 @@ def centroid_drift(tracks: PointTracks, truth: PointTracks, fps: float, *, tau_m
         errors.append(np.where(count[:, 0] > 0, np.minimum(distance, tau_m), tau_m))
     error = np.mean(errors, axis=0)
     times_s = np.arange(len(error)) / fps
-    reached = {h: float(error[round(h * fps)]) for h in HORIZONS_S if round(h * fps) < len(error)}
+    last = len(error) - 1
+    reached = {h: float(error[min(round(h * fps), last)]) for h in HORIZONS_S if round(h * fps) <= len(error)}
     return Drift(
         at_horizon_m=reached,
         final_m=float(error[-1]),

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Float64, Integer
 
 from phys4d.geometry import footprint_is_uniform, pixel_centres, warp_depth
+from phys4d.metrics.masked_mean import NothingToCompareError, masked_mean
 
 DELTA1 = 1.25
 LEAST_DEPTH_M = 1e-3
@@ -48,7 +49,7 @@ def depth_warp_l1(
     arrived, sound = warp_depth(depth[1:], motion)
     expected = depth[:-1] + motion[..., 2]
     use = sound & np.isfinite(expected) & (True if mask is None else mask)
-    return _mean(np.abs(arrived - expected), use, "depth_warp_l1")
+    return masked_mean(np.abs(arrived - expected), use, "depth_warp_l1")
 
 
 def depth_flicker(
@@ -64,7 +65,7 @@ def depth_flicker(
         static: S, pixels that show fixed surfaces; the camera does not move.
     """
     use = static[:-1] & static[1:] & np.isfinite(depth[:-1]) & np.isfinite(depth[1:])
-    return _mean(np.abs(np.diff(depth, axis=0)), use, "depth_flicker")
+    return masked_mean(np.abs(np.diff(depth, axis=0)), use, "depth_flicker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,30 +88,34 @@ def aligned_depth_errors(
     """Fit one scale and shift to the whole video by least squares, then compare.
 
     One fit per video, never per frame: a fit per frame would hide drift. The scale is 0 at least, since depth
-    turned inside out is no depth. On truth abs_rel is below 1e-6 and
-    delta1 is 1, whatever scale and shift were applied.
+    turned inside out is no depth. A pixel without depth where the truth has it counts as d' = 0: it adds 1 to
+    abs_rel and 0 to delta1. On truth abs_rel is below 1e-6 and delta1 is 1, whatever scale and shift were
+    applied.
+
+    Raises:
+        NothingToCompareError: the truth has no depth.
 
     Source: Eigen et al. 2014; alignment of Ranftl et al. 2020 (MiDaS), eq. 4.
     """
-    valid = np.isfinite(true_depth) & np.isfinite(depth)
-    if not valid.any():
-        raise ValueError("aligned_depth_errors: no pixel has depth in both videos")
-    x, y = depth[valid].astype(np.float64), true_depth[valid].astype(np.float64)
-    dx = x - x.mean()
-    spread = float(dx @ dx)
-    scale = max(0.0, float(dx @ (y - y.mean())) / spread) if spread > 1e-9 * len(x) else 0.0
-    shift = float(y.mean() - scale * x.mean())
-    aligned = scale * x + shift
-    ratio = np.maximum(aligned / y, y / np.maximum(aligned, LEAST_DEPTH_M))
+    compared = np.isfinite(true_depth)
+    if not compared.any():
+        raise NothingToCompareError("aligned_depth_errors: the truth has no depth")
+    d, true = depth[compared].astype(np.float64), true_depth[compared].astype(np.float64)
+    seen = np.isfinite(d)
+    scale, shift = _least_squares(d[seen], true[seen]) if seen.any() else (0.0, 0.0)
+    aligned = np.where(seen, scale * d + shift, 0.0)
+    ratio = np.maximum(aligned / true, true / np.maximum(aligned, LEAST_DEPTH_M))
     return AlignedDepthErrors(
-        abs_rel=float(np.mean(np.abs(aligned - y) / y)),
+        abs_rel=float(np.mean(np.abs(aligned - true) / true)),
         delta1=float(np.mean(ratio < DELTA1)),
         scale=scale,
         shift_m=shift,
     )
 
 
-def _mean(values: np.ndarray, use: np.ndarray, name: str) -> float:
-    if not use.any():
-        raise ValueError(f"{name}: no pixel to compare")
-    return float(values[use].mean(dtype=np.float64))
+def _least_squares(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> tuple[float, float]:
+    """a >= 0 and b that minimise |a x + b - y|; a is 0 where x does not vary."""
+    dx = x - x.mean()
+    spread = float(dx @ dx)
+    scale = max(0.0, float(dx @ (y - y.mean())) / spread) if spread > 1e-9 * len(x) else 0.0
+    return scale, float(y.mean() - scale * x.mean())

@@ -5,6 +5,9 @@ from jaxtyping import Bool, Float
 
 from phys4d.geometry import pixel_centres, sample_bilinear, scene_flow
 from phys4d.geometry.camera import Intrinsics
+from phys4d.metrics.masked_mean import masked_mean
+
+CYCLE_CAP_PX = 5.0
 
 
 def flow_epe(
@@ -16,7 +19,7 @@ def flow_epe(
 
     Source: Baker et al., A Database and Evaluation Methodology for Optical Flow, 2011.
     """
-    return _mean(np.linalg.norm(motion[..., :2] - true_motion[..., :2], axis=-1), mask, "flow_epe")
+    return masked_mean(np.linalg.norm(motion[..., :2] - true_motion[..., :2], axis=-1), mask, "flow_epe")
 
 
 def flow_epe_3d(
@@ -35,24 +38,28 @@ def flow_epe_3d(
     """
     found = scene_flow(depth[:-1], motion, camera)
     true = scene_flow(true_depth[:-1], true_motion, camera)
-    return _mean(np.linalg.norm(found - true, axis=-1), mask, "flow_epe_3d")
+    return masked_mean(np.linalg.norm(found - true, axis=-1), mask, "flow_epe_3d")
 
 
 def flow_cycle_error(
     forward: Float[np.ndarray, "steps height width channels"],
     backward: Float[np.ndarray, "steps height width channels"],
     mask: Bool[np.ndarray, "steps height width"] | None = None,
+    *,
+    cap_px: float = CYCLE_CAP_PX,
 ) -> float:
     """How far going to the next frame and back misses the start, pixels:
 
-        mean over M of | F_t(p) + B_{t+1}(p + F_t(p)) |
+        mean over M of min(| F_t(p) + B_{t+1}(p + F_t(p)) |, cap)
 
-    with bilinear B. On truth what is left is the interpolation error, below 0.1 px at 64 x 64 pixels.
+    with bilinear B. A point that leaves the image counts as the cap. On truth what is left where objects are
+    seen in both frames is the interpolation error, below 0.1 px at 64 x 64 pixels.
 
     Args:
         forward: F, (du, dv, ...) from frame t to t + 1.
         backward: B, from frame t + 1 to t, in the same order of steps.
-        mask: M, where the point is seen in both frames; None takes every pixel that stays in the image.
+        mask: M, where the truth shows the point in both frames. Where the cycle closes is no mask: noise
+            passes there as well. None takes every pixel, so that what is covered counts for truth too.
 
     Source: Sundaram et al., Dense Point Trajectories by GPU-accelerated Optical Flow, ECCV 2010.
     """
@@ -60,13 +67,5 @@ def flow_cycle_error(
     uv = (pixel_centres(height, width) + forward[..., :2]).reshape(steps, height * width, 2)
     back, sound = sample_bilinear(backward[..., :2], uv)
     gap = np.linalg.norm(forward[..., :2] + back.reshape(steps, height, width, 2), axis=-1)
-    use = sound.reshape(gap.shape) & np.isfinite(gap) & (True if mask is None else mask)
-    return _mean(gap, use, "flow_cycle_error")
-
-
-def _mean(values: np.ndarray, use: np.ndarray, name: str) -> float:
-    if not use.any():
-        raise ValueError(f"{name}: no pixel to compare")
-    if not np.isfinite(values[use]).all():
-        raise ValueError(f"{name}: values are not finite on the mask; leave pixels without depth out of it")
-    return float(values[use].mean(dtype=np.float64))
+    gap = np.where(sound.reshape(gap.shape) & np.isfinite(gap), np.minimum(gap, cap_px), cap_px)
+    return masked_mean(gap, np.ones(gap.shape, bool) if mask is None else mask, "flow_cycle_error")

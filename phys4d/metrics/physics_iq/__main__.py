@@ -19,6 +19,8 @@ PARTS = {
     "st_iou": "spatiotemporal IoU",
     "mse": "MSE",
 }
+SHARES = "shares of the physical variance, 1 at most: "
+"""What the parts of Verified are, under the names of Original's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class PhysicsIqConfig:
     """Leave out files that are refused, and say which; without it they are an error."""
     stored_masks: bool = False
     """Pass motion masks through a lossy file, as the benchmark's tool does for the published scores."""
+    real_masks: Path | None = None
+    """The benchmark's stored masks of its real videos, video-masks/real/{fps}FPS, which its tool takes where
+    they are; implies `stored_masks`. None computes them."""
     workers: int = 0
     """Processes; 0 is one per core."""
 
@@ -70,8 +75,16 @@ def main(args: Sequence[str] | None = None) -> None:
         partial=config.partial,
         workers=config.workers,
         stored_masks=config.stored_masks,
+        real_masks=config.real_masks,
     )
-    summary = summarise(runs, fps=config.fps, partial=config.partial, stored_masks=config.stored_masks)
+    summary = summarise(
+        runs,
+        fps=config.fps,
+        partial=config.partial,
+        stored_masks=config.stored_masks,
+        real=config.real,
+        real_masks=config.real_masks,
+    )
     if config.json is not None:
         atomic_write_text(config.json, json.dumps(summary, indent=1) + "\n")
     if config.per_scenario is not None:
@@ -86,7 +99,8 @@ def describe(summary: dict[str, Any]) -> str:
         values = summary[name]
         spread = f" +- {values['score_std']:.1f}" if "score_std" in values else ""
         parts = ", ".join(f"{label} {values[key]:.4f}" for key, label in PARTS.items())
-        lines.append(f"Physics-IQ {name:9s}{values['score']:6.2f}{spread}   ({parts})")
+        what = SHARES if name == "verified" else ""
+        lines.append(f"Physics-IQ {name:9s}{values['score']:6.2f}{spread}   ({what}{parts})")
     return "\n".join(lines + [f"note: {note}" for note in summary["notes"]])
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from phys4d.metrics.physics_iq.videos import read_frames
+from phys4d.metrics.physics_iq.videos import ClipError, read_frames
 
 BACKGROUND_RATE = 0.3
 """Weight of a new frame in the running background."""
@@ -59,6 +59,7 @@ def make_clip(
     shrunk: tuple[int, int] | None = None,
     *,
     stored_fps: int | None = None,
+    stored: Path | None = None,
 ) -> Clip:
     """Shrink BGR frames and the masks of their full resolution.
 
@@ -67,16 +68,21 @@ def make_clip(
             whatever its own proportions, without borders.
         stored_fps: frame rate of the lossy file that masks go through as in the benchmark's tool; None keeps
             them as they are.
+        stored: such a file, to be read instead of computing masks.
     """
     bgr, masks, size, mask_of = [], [], (0, 0), MotionMask()
     for frame in frames:
         size = (frame.shape[1], frame.shape[0])
         shrunk = shrunk or (size[0] // SHRINK, size[1] // SHRINK)
         bgr.append(cv2.resize(frame, shrunk))
+        if stored is not None:
+            continue
         mask = mask_of(frame)
         masks.append(mask if stored_fps else cv2.resize(mask, shrunk) > 127)
-    if stored_fps:
-        assert shrunk is not None, "there are frames"
+    assert shrunk is not None, "there are frames"
+    if stored is not None:
+        masks = [cv2.resize(mask, shrunk) > 127 for mask in _read_masks(stored, size, len(bgr))]
+    elif stored_fps:
         masks = [cv2.resize(mask, shrunk) > 127 for mask in _stored(masks, size, stored_fps)]
     return Clip(bgr=np.stack(bgr), masks=np.stack(masks), size=size)
 
@@ -93,20 +99,45 @@ def _stored(
         for mask in masks:
             writer.write(mask)
         writer.release()
-        reader = cv2.VideoCapture(path)
-        for _ in masks:
-            found, mask = reader.read()
-            assert found, "as many frames as were written"
+        yield from _read_masks(Path(path), size, len(masks))
+
+
+def _read_masks(path: Path, size: tuple[int, int], count: int) -> Iterator[UInt8[np.ndarray, "height width"]]:
+    """The masks of a file, which must be as many and as large as the video's frames."""
+    if not path.is_file():
+        raise ClipError(f"{path} is missing; stored masks need a file for each take")
+    reader, found = cv2.VideoCapture(str(path)), 0
+    try:
+        while True:
+            is_there, mask = reader.read()
+            if not is_there:
+                break
+            if mask.shape[1::-1] != size:
+                raise ClipError(
+                    f"{path} is of {mask.shape[1]}x{mask.shape[0]} pixels, its video of {size[0]}x{size[1]}"
+                )
+            found += 1
             yield mask[..., 0]
+    finally:
         reader.release()
+    if found != count:
+        raise ClipError(f"{path} has {found} masks, its video {count} frames")
 
 
 def read_clip(
-    path: Path, fps: int, shrunk: tuple[int, int] | None = None, *, stored_masks: bool = False
+    path: Path,
+    fps: int,
+    shrunk: tuple[int, int] | None = None,
+    *,
+    stored_masks: bool = False,
+    mask: Path | None = None,
 ) -> Clip:
     """Read a file; see `make_clip`.
+
+    Args:
+        mask: file of its stored masks; None computes them.
 
     Raises:
         ClipError: the file breaks a rule of `videos`.
     """
-    return make_clip(read_frames(path, fps), shrunk, stored_fps=fps if stored_masks else None)
+    return make_clip(read_frames(path, fps), shrunk, stored_fps=fps if stored_masks else None, stored=mask)

@@ -13,7 +13,7 @@ NUM_SCENARIOS = 66
 REAL_NAME = re.compile(
     r"(?P<id>\d{4})_testing-videos_(?P<fps>\d+)FPS_(?P<view>[^_]+)_take-(?P<take>[12])_(?P<scenario>[^_]+)\.mp4"
 )
-OTHER_VIDEOS = {".avi", ".gif", ".mkv", ".mov", ".webm"}
+OTHER_VIDEOS = {".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".webm", ".wmv"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,16 @@ class Takes:
     view: str
     take_1: Path
     take_2: Path
+    mask_1: Path | None = None
+    """Stored motion mask of take 1; None computes it."""
+    mask_2: Path | None = None
 
 
-def find_takes(folder: Path, fps: int) -> tuple[list[Takes], list[Refusal]]:
+def find_takes(folder: Path, fps: int, masks: Path | None = None) -> tuple[list[Takes], list[Refusal]]:
     """Pair the takes in a testing folder of the benchmark; files that do not fit are refused.
+
+    Args:
+        masks: the benchmark's folder of stored masks of these videos, video-masks/real/{fps}FPS.
 
     Raises:
         ValueError: the folder is missing or holds no mp4 file.
@@ -82,21 +88,38 @@ def find_takes(folder: Path, fps: int) -> tuple[list[Takes], list[Refusal]]:
             ]
             if not missing:
                 (video_id, take_1), (_, take_2) = takes["1"], takes["2"]
+                mask_1, mask_2 = (
+                    masks / path.name.replace("_testing-videos_", "_video-masks_") if masks else None
+                    for path in (take_1, take_2)
+                )
                 pairs.append(
-                    Takes(video_id=video_id, scenario=scenario, view=view, take_1=take_1, take_2=take_2)
+                    Takes(
+                        video_id=video_id,
+                        scenario=scenario,
+                        view=view,
+                        take_1=take_1,
+                        take_2=take_2,
+                        mask_1=mask_1,
+                        mask_2=mask_2,
+                    )
                 )
     return sorted(pairs, key=lambda pair: pair.video_id), refusals
 
 
 def find_generated(folder: Path, takes: Iterable[Takes]) -> tuple[dict[str, Path], list[Refusal]]:
-    """Generated videos by id; missing, extra and doubled ids, and other video formats are refused."""
+    """Generated videos by id; missing, extra and doubled ids, and other video formats are refused.
+
+    A video of the benchmark whose two takes are not both in the testing folder has nothing to compare with.
+    """
     expected = {pair.video_id: pair for pair in takes}
     refusals: list[Refusal] = []
     videos: dict[str, Path] = {}
     for path in _mp4_files(folder, "--generated must be a folder of mp4 files, or of such folders"):
         video_id = path.name[:4]
-        if re.match(r"\d{4}_", path.name) is None or video_id not in expected:
+        if re.match(r"\d{4}_", path.name) is None or not 1 <= int(video_id) <= NUM_SCENARIOS * len(VIEWS):
             refusals.append(_refusal(path, "does not begin with the id of a take-1 video, e.g. 0001_"))
+        elif video_id not in expected:
+            refusals.append(_refusal(path, f"has no pair of takes {video_id} under --real to compare with"))
         elif video_id in videos:
             refusals.append(_refusal(path, f"has the same id as {videos[video_id].name}"))
         else:

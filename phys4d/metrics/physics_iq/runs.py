@@ -54,6 +54,7 @@ def score_runs(
     partial: bool = False,
     workers: int = 0,
     stored_masks: bool = False,
+    real_masks: Path | None = None,
 ) -> list[RunResult]:
     """Score runs; the files of the benchmark are read once for all of them.
 
@@ -63,6 +64,8 @@ def score_runs(
         partial: leave out what is refused, and say so in `refusals`; else any refusal is an error.
         workers: processes; 0 is one per core. Each holds three clips, 1 GB for 5 s of 3840x2160 at 30 fps.
         stored_masks: masks go through a lossy file, as in the benchmark's tool.
+        real_masks: the benchmark's folder of such files of its own videos; masks of generated ones are then
+            stored as well.
 
     Raises:
         ValueError: a file or a folder is refused, named in the message, or nothing is left to score.
@@ -72,14 +75,16 @@ def score_runs(
     folders = find_runs(generated)
     if not folders:
         raise ValueError("no folder of generated videos was given")
-    takes, real_refusals = find_takes(real, fps)
+    if real_masks is not None and not real_masks.is_dir():
+        raise ValueError(f"--real-masks {real_masks} is no folder; it is video-masks/real/{fps}FPS")
+    takes, real_refusals = find_takes(real, fps, real_masks)
     found = [find_generated(folder, takes) for folder in folders]
     work = [
         _Work(
             takes=pair,
             generated=tuple(videos.get(pair.video_id) for videos, _ in found),
             fps=fps,
-            stored_masks=stored_masks,
+            stored_masks=stored_masks or real_masks is not None,
         )
         for pair in takes
     ]
@@ -144,10 +149,10 @@ def _compare(work: _Work) -> _Outcome:
     read = with_arguments(read_clip, fps=work.fps, stored_masks=work.stored_masks)
     num_runs = len(work.generated)
     try:
-        take_1 = read(path)
+        take_1 = read(path, mask=takes.mask_1)
         shrunk = (take_1.bgr.shape[2], take_1.bgr.shape[1])
         path = takes.take_2
-        take_2 = read(path, shrunk=shrunk)
+        take_2 = read(path, shrunk=shrunk, mask=takes.mask_2)
         _same_size(take_2.size, take_1.size, takes)
     except ClipError as error:
         return _Outcome(results=[None] * num_runs, refusals=[[refusal_of(path, error)]] * num_runs)
@@ -212,7 +217,13 @@ def _refuse(refusals: Sequence[Refusal]) -> None:
 
 
 def summarise(
-    runs: Sequence[RunResult], *, fps: int, partial: bool, stored_masks: bool = False
+    runs: Sequence[RunResult],
+    *,
+    fps: int,
+    partial: bool,
+    stored_masks: bool = False,
+    real: Path | None = None,
+    real_masks: Path | None = None,
 ) -> dict[str, Any]:
     """Scores of all runs, ready for JSON.
 
@@ -238,9 +249,11 @@ def summarise(
         "num_runs": len(runs),
         "num_scenarios": len(scenarios),
         "complete": complete,
-        "stored_masks": stored_masks,
+        "stored_masks": stored_masks or real_masks is not None,
+        "dataset": str(real or ""),
+        "real_masks": str(real_masks or ""),
         "partial": partial and any(run.refusals for run in runs),
-        "notes": _notes(runs, scenarios, complete, stored_masks),
+        "notes": _notes(runs, scenarios, complete, fps, stored_masks, real_masks),
         "runs": per_run,
     }
 
@@ -252,7 +265,14 @@ def _over_runs(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return means | {f"{name}_std": statistics.stdev(s[name] for s in scores) for name in means}
 
 
-def _notes(runs: Sequence[RunResult], scenarios: set[str], complete: bool, stored_masks: bool) -> list[str]:
+def _notes(
+    runs: Sequence[RunResult],
+    scenarios: set[str],
+    complete: bool,
+    fps: int,
+    stored_masks: bool,
+    real_masks: Path | None,
+) -> list[str]:
     """What a reader of the scores must know."""
     notes = []
     for run in runs:
@@ -266,8 +286,12 @@ def _notes(runs: Sequence[RunResult], scenarios: set[str], complete: bool, store
             f"{len(scenarios)} of the benchmark's {NUM_SCENARIOS} scenarios were scored; "
             "only complete runs compare with published scores"
         )
-    elif not stored_masks:
-        notes.append("published scores have masks from a lossy file; to compare with them, --stored-masks")
+    elif real_masks is None:
+        how = "stored masks, computed here" if stored_masks else "masks in memory"
+        notes.append(
+            f"these are scores with {how}; published ones have masks from lossy files, for the real videos "
+            f"from the benchmark's own; for the same, --real-masks video-masks/real/{fps}FPS"
+        )
     if len(runs) < NUM_CLAIM_RUNS:
         notes.append(f"a claim needs {NUM_CLAIM_RUNS} runs, mean and standard deviation; got {len(runs)}")
     return notes

@@ -36,7 +36,10 @@ def inspect_clip(path: Path, fps: int) -> tuple[int, int]:
     with _opened(path) as container:
         stream = container.streams.video[0]
         size, clock_s = _check_header(path, stream)
-        times = [p.pts for p in container.demux(stream) if p.pts is not None]
+        # The last packet of a demuxer is empty.
+        times = [p.pts for p in container.demux(stream) if p.size]
+    if None in times:
+        raise ClipError(f"{path} has no time stamp at frame {times.index(None)}; write it into an mp4 anew")
     _check_times(path, np.sort(times) * clock_s, clock_s, fps)
     return size
 
@@ -71,8 +74,9 @@ def read_frames(
                 coloured = bool(
                     (image[..., 0] != image[..., 1]).any() or (image[..., 1] != image[..., 2]).any()
                 )
-            if frame.pts is not None:
-                times.append(frame.pts)
+            if frame.pts is None:
+                raise ClipError(f"{path} has no time stamp at frame {len(times)}; write it into an mp4 anew")
+            times.append(frame.pts)
             yield image
     _check_times(path, np.asarray(times) * clock_s, clock_s, fps, count)
     if not coloured:

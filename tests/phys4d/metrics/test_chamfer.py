@@ -1,4 +1,5 @@
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phys4d.metrics.chamfer import ChamferTerms, chamfer4d, largest_deviation, main
+from phys4d.runtime.errors import UserError
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "chamfer.json"
 
@@ -280,11 +282,25 @@ def test_the_f_score_of_a_half_right_cloud_by_hand() -> None:
     assert one_object(pred * np.nan, gt, tau_m=1, fscore_m=0.05).fscore.item() == 0.0
 
 
-def test_a_file_without_a_value_is_refused_by_the_name_of_the_case(tmp_path: Path) -> None:
-    lacking = tmp_path / "lacking.json"
-    lacking.write_text(VECTORS.read_text().replace('"acc"', '"ack"'))
-    with pytest.raises(ValueError, match="case 'a' lacks acc"):
-        largest_deviation(lacking)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"acc"', '"ack"', "case 'a' lacks acc"),
+        ('"kx": 1.0', '"kx": "1.0"', "case 'a': kx must be a finite number, got '1.0'"),
+        ('"offset": 0.0', '"offset": NaN', "case 'a': offset must be a finite number, got nan"),
+        ('"N": 100', '"N": 0', "case 'a': N must be an integer above 0, got 0"),
+        ("{", "", "is no JSON: "),
+        ("", "[]", "must hold cases by name, got list"),
+        ("", "{}", "holds no case"),
+    ],
+)
+def test_a_file_of_recorded_values_that_is_none_is_refused_by_file_and_case(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(VECTORS.read_text().replace(old, new, 1) if old else new)
+    with pytest.raises(UserError, match=f"bad.json.*{re.escape(message)}"):
+        largest_deviation(bad)
 
 
 @pytest.mark.parametrize("method", ["voxel", "farthest"])

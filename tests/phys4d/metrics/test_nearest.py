@@ -84,7 +84,14 @@ def test_memory_grows_with_the_points_and_not_with_their_pairs() -> None:
     [
         ({"backend": "cuda"}, "backend must be one of auto, cpu, triton, pytorch3d, got 'cuda'"),
         ({"x": np.full((4, 3), np.nan)}, "x must be finite; leave out points that are missing"),
-        ({"y": np.ones((4, 2))}, r"points must be \(P, D\) and \(Q, D\), got \(4, 3\) and \(4, 2\)"),
+        ({"y": np.ones((4, 2))}, r"points must be .* with D above 0, got \(4, 3\) and \(4, 2\)"),
+        ({"x": np.ones((4, 0)), "y": np.ones((4, 0))}, r"D above 0, got \(4, 0\) and \(4, 0\)"),
+        ({"x_offsets": []}, r"x_offsets must be integers .*, got float64 of shape \(0,\)"),
+        (
+            {"y_offsets": [0.0, 4.0]},
+            r"y_offsets .*, or \(S, 2\) of them, got float64 of shape \(2,\)",
+        ),
+        ({"x_offsets": np.array([[0, 4]])}, r"x_offsets must be integers .* got int64 of shape \(1, 2\)"),
         ({"x_offsets": np.array([0, 3])}, "offsets must end at 4 and 4, got 3 and 4"),
         ({"x_offsets": np.array([0, 2, 4])}, "x has 2 segments, y has 1"),
         ({"y_offsets": np.array([[0, 9]])}, r"ranges of y must lie in \[0, 4\], got 0 to 9"),

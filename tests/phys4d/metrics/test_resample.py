@@ -23,6 +23,16 @@ def test_the_farthest_points_of_a_line_are_its_ends_and_its_middle() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("places", [400, 20])
+def test_the_order_of_points_does_not_change_which_are_kept(method, places: int) -> None:
+    """Also where points are equally far from one another, or coincide: then the same places are kept."""
+    grid = np.random.default_rng(4).integers(0, 12, (places, 3)).repeat(400 // places, 0) / 4
+    shuffled = grid[np.random.default_rng(5).permutation(400)]
+    kept, after = (points[method(points, 30)] for points in (grid, shuffled))
+    np.testing.assert_array_equal(kept, after)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_dense_places_lose_more_points_than_sparse_ones(method) -> None:
     """1000 points within 1 cm and 100 spread over a metre: thinned to 100, the crowd keeps few."""
     draws = np.random.default_rng(1)

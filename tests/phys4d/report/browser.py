@@ -1,10 +1,15 @@
-"""Drives a headless Chromium over its devtools pipe: no network port, no package."""
+"""Drives a headless Chromium over its devtools pipe: no network port, no package.
+
+`python tests/phys4d/report/browser.py PAGE OUT` writes screenshots of a report's sections, light and dark.
+"""
 
 import base64
 import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,3 +146,27 @@ def chromium(profile: Path) -> Iterator[Tab]:
             child.wait()
         os.close(to_browser)
         os.close(from_browser)
+
+
+SECTIONS = ("header", "#results", "#videos", "#clouds", "#monitors", "#training", "#provenance")
+
+
+def screenshots(page: Path, out: Path) -> list[Path]:
+    """A picture of the window at the top of each section, light and dark."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "profile") as tab:
+        for dark in (False, True):
+            tab.open(page, dark=dark)
+            for section in SECTIONS:
+                top = f"document.querySelector({json.dumps(section)})"
+                tab.evaluate(f"{top}.scrollIntoView({{behavior: 'instant'}})")
+                tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+                written.append(out / f"{section.lstrip('#')}-{'dark' if dark else 'light'}.png")
+                tab.screenshot(written[-1])
+    return written
+
+
+if __name__ == "__main__":
+    for picture in screenshots(Path(sys.argv[1]), Path(sys.argv[2])):
+        print(picture)

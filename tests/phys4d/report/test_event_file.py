@@ -47,7 +47,7 @@ def test_tensorboard_reads_back_every_seed_and_video(tmp_path: Path) -> None:
             "truth": {"rgb": blinking(), "depth": depth, "motion": np.ones((3, 16, 24, 3), np.float32)},
         }
     }
-    assert write_event_file(tmp_path / "tb", rows, scenes, fps=12.0)
+    assert write_event_file(tmp_path / "tb", rows, scenes, fps=12.0, step=7)
     found = EventAccumulator(str(tmp_path / "tb"), size_guidance={"images": 0, "scalars": 0})
     found.Reload()
     errors = found.Scalars("rgb trajectory error/stage2")
@@ -60,4 +60,4 @@ def test_tensorboard_reads_back_every_seed_and_video(tmp_path: Path) -> None:
         "000001 drop motion/truth",
     }
     (image,) = found.Images("000001 drop rgb/stage3")
-    assert len(frames(image.encoded_image_string)) == 4
+    assert len(frames(image.encoded_image_string)) == 4 and image.step == 7

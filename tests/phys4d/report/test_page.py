@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from phys4d.report import scenes
 from phys4d.report.page import write_report
+from phys4d.report.read import read_run
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "circle", "line", "path", "polygon"}
 
@@ -116,6 +118,15 @@ def test_one_seed_has_no_spread(run_folder: Path) -> None:
     edit_results(run_folder, rows=[row("stage2", [0.2]), row("stage3", [0.1])], comparisons=[])
     _, page = report(run_folder)
     assert "One seed only, so the scatter is unknown." in page.text
+
+
+def test_cards_beyond_the_budget_are_left_out_and_counted(run_folder: Path) -> None:
+    """The first scene is always shown."""
+    run = read_run(run_folder)
+    assert scenes.section(run, 10_000_000).count("<article") == 2
+    small = scenes.section(run, 1)
+    assert small.count("<article") == 1 and "1 more scene is left out to keep this page small" in small
+    assert "1 more scene is left out" in scenes.failures(run, 1)
 
 
 def test_every_stage_and_scene_is_shown(run_folder: Path) -> None:
@@ -241,6 +252,34 @@ def test_a_broken_part_is_named(run_folder: Path, broken: str, content: bytes, w
     assert words in page.text
 
 
+def test_other_results_are_shown_or_named_beside_a_good_evaluation(run_folder: Path) -> None:
+    """Another split, videos that were scored in part, and two files that cannot be read."""
+    external, scores = run_folder / "external", run_folder / "physics_iq"
+    for folder in (external, scores, run_folder / "evaluation-held-out"):
+        folder.mkdir()
+    rows = [row("Sora", [0.4], reader="estimator")]
+    left_out = {"000003": "000003.mp4 runs at 24 fps", "000004": "no 000004.mp4"}
+    (external / "Sora.json").write_text(json.dumps({"name": "Sora", "rows": rows, "left_out": left_out}))
+    (external / "Pika.json").write_text('{"rows": [{}]}')
+    (scores / "stage3.json").write_text("{")
+    split = {"rows": [row("stage2", [0.77]), row("stage3", [0.66])], "scenes": []}
+    (run_folder / "evaluation-held-out" / "results.json").write_text(json.dumps(split))
+    _, page = report(run_folder)
+    assert "Sora (partial)" in page.text
+    assert "Sora is partial: 2 left out, the first: 000003.mp4 runs at 24 fps" in page.text
+    assert "external/Pika.json lacks 'stage'" in page.text
+    assert "physics_iq/stage3.json is unreadable" in page.text
+    assert "Scenes of the split held-out" in page.text and "0.770" in page.text and "0.660" in page.text
+
+
+def test_who_read_depth_and_motion_stands_at_the_column(run_folder: Path) -> None:
+    results = json.loads((run_folder / "evaluation" / "results.json").read_text())
+    readers = {"base": "estimator", "stage3": "heads"}
+    edit_results(run_folder, scenes=[scene | {"readers": readers} for scene in results["scenes"]])
+    _, page = report(run_folder)
+    assert "Base, read by estimators" in page.text and "Stage 3, read by" not in page.text
+
+
 def test_text_of_the_run_cannot_break_out_of_the_page(run_folder: Path) -> None:
     attack = "</style><script>alert(1)</script>\"'"
     results = json.loads((run_folder / "evaluation" / "results.json").read_text())
@@ -250,6 +289,13 @@ def test_text_of_the_run_cannot_break_out_of_the_page(run_folder: Path) -> None:
     (run_folder / "stage3" / "config.toml").write_text(f"x = '''{attack}'''")
     source, _ = report(run_folder)
     assert source.count("<script>") == 1 and "<script>alert" not in source
+
+
+def test_the_gallery_of_scenes_is_linked_where_it_was_drawn(run_folder: Path) -> None:
+    assert "scenes/index.html" not in report(run_folder)[0]
+    (run_folder / "report" / "scenes").mkdir(parents=True)
+    (run_folder / "report" / "scenes" / "index.html").write_text("")
+    assert '<a href="scenes/index.html">' in report(run_folder)[0]
 
 
 def test_the_program_writes_the_page_and_names_it(run_folder: Path) -> None:

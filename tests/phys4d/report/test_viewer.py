@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from phys4d.report.page import write_report
 
@@ -57,9 +58,13 @@ def colours(tab: Any) -> int:
 
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
-def test_clouds_play_follow_the_slider_and_turn(tab: Any, page: Path, dark: bool) -> None:
+def test_clouds_play_follow_the_slider_and_turn(tab: Any, page: Path, dark: bool, tmp_path: Path) -> None:
     tab.complaints.clear()
     tab.open(page, dark=dark)
+    tab.screenshot(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as shot:
+        grey = np.asarray(shot.convert("L"))
+    assert (np.median(grey) < 60) if dark else (np.median(grey) > 200), "paper is dark or light as asked"
     assert frame(tab) == 0
     first = picture(tab)
     assert colours(tab) == 4, "paper, background, simulated points, and generated ones without an error yet"

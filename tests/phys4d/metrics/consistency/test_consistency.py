@@ -12,6 +12,7 @@ import pytest
 
 from phys4d.metrics.consistency.clouds import (
     C_TIME_M,
+    PointTracks,
     carried_tracks,
     centroid_drift,
     cloud_chamfer_m,
@@ -170,10 +171,19 @@ def test_every_violation_ranks_worse_than_the_truth_by_every_metric_of_motion(wo
         assert not_worse <= {"1 - delta1", "drift_slope_m_s"}, name
 
 
-def test_scale_drift_shows_in_warp_flicker_and_aligned_depth(world: World) -> None:
-    """Depth grows by 3 % per frame."""
+def test_scale_drift_shows_in_everything_that_reads_depth(world: World) -> None:
+    """Depth grows by 3 % per frame, motion in depth with it. The picture stays as it is."""
     truth = world.truth
-    drifting = truth.depth * 1.03 ** np.arange(NUM_FRAMES)[:, None, None]
+    growth = 1.03 ** np.arange(NUM_FRAMES)[:, None, None]
+    drifting = truth.depth * growth
+    motion = truth.motion.copy()
+    motion[..., 2] = motion[..., 2] * growth[1:] + truth.depth[:-1] * np.diff(growth, axis=0)
+    best, found = errors(world, truth), errors(world, replace(truth, depth=drifting, motion=motion))
+    for metric in FLOORS:
+        if metric.startswith("fall") or metric in ("flow_epe_px", "1 - fall_iou"):
+            assert found[metric] == best[metric], metric
+        else:
+            assert found[metric] > 2 * best[metric] + 0.02, metric
     mask = same_surface(truth.object_ids, truth.motion, truth.visible)
     static = truth.object_ids == 0
     assert depth_warp_l1(truth.depth, truth.motion, mask) < 0.01
@@ -191,6 +201,29 @@ def test_alignment_takes_back_any_scale_and_shift(world: World) -> None:
     assert inside_out.scale == 0.0 and inside_out.abs_rel > 0.05
 
 
+def test_depth_turned_inside_out_or_left_out_is_no_depth(world: World) -> None:
+    """A negative scale would make the first perfect, and dropping pixels the second, which lacks half."""
+    true = world.truth.depth
+    inverted = aligned_depth_errors(-true, true)
+    assert inverted.scale == 0 and inverted.abs_rel > 0.05
+    holes = np.where(np.arange(SIZE) % 2, np.nan, true)
+    lost = np.isfinite(true[..., 1::2]).sum() / np.isfinite(true).sum()
+    found = aligned_depth_errors(holes, true)
+    assert (found.abs_rel, found.delta1) == (pytest.approx(lost), pytest.approx(1 - lost))
+    nothing = aligned_depth_errors(np.full_like(true, np.nan), true)
+    assert (nothing.abs_rel, nothing.delta1) == (1.0, 0.0)
+
+
+def test_a_video_of_5_s_has_a_drift_at_5_s(world: World) -> None:
+    """40 frames at 8 fps; the last shows 4.875 s. A point leaves at 0.1 m/s."""
+    there = np.zeros((40, 1, 3))
+    away = there + np.array([0.1, 0, 0]) * (np.arange(40) / 8)[:, None, None]
+    truth, found = (PointTracks(points_m=p, present=np.ones((40, 1), bool), object_index=np.zeros(1, int))
+                    for p in (there, away))  # fmt: skip
+    drift = centroid_drift(found, truth, 8.0)
+    assert drift.at_horizon_m == pytest.approx({1.0: 0.1, 2.0: 0.2, 3.0: 0.3, 4.0: 0.4, 5.0: 0.4875})
+
+
 def test_truth_leads_back_where_it_came_from_and_a_wrong_return_does_not(world: World) -> None:
     """The backward motion is the forward motion of the reversed trajectory."""
     truth = world.truth
@@ -200,6 +233,9 @@ def test_truth_leads_back_where_it_came_from_and_a_wrong_return_does_not(world: 
     assert exact < 0.1
     assert flow_cycle_error(truth.motion, 0 * back, mask) > 10 * exact
     assert flow_cycle_error(truth.motion, -back, mask) > 20 * exact
+    # Without a mask of the truth a place that is covered or left counts, and noise still ranks far worse.
+    noise = np.random.default_rng(0).normal(0, 8, (2, *truth.motion.shape))
+    assert flow_cycle_error(truth.motion, back) < 0.3 < 3 < flow_cycle_error(*noise)
 
 
 @pytest.mark.parametrize("gravity", [GRAVITY, 1.62])

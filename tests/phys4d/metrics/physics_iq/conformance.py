@@ -48,11 +48,12 @@ def write_mp4(
     codec: str = "libx264",
     pixels: str = "yuv420p",
     times_ms: np.ndarray | None = None,
+    container_format: str | None = None,
 ) -> Path:
     """Encode RGB, RGBA or grey frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = {3: "gray"}.get(frames.ndim) or {3: "rgb24", 4: "rgba"}[frames.shape[-1]]
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pixels
         if codec == "libx264":

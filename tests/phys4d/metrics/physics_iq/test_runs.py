@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from phys4d.metrics.physics_iq.__main__ import main
+from phys4d.metrics.physics_iq.clips import MotionMask
 from phys4d.metrics.physics_iq.runs import score_runs, summarise
 from phys4d.metrics.physics_iq.videos import read_frames
 
@@ -67,9 +68,9 @@ def test_the_command_scores_a_folder_as_the_float64_reference_does(
     assert found["verified"]["score"] == pytest.approx(verified, abs=1e-9)
     assert not found["partial"] and not found["complete"] and found["num_scenarios"] == 2
     printed = capsys.readouterr().out
-    assert (
-        f"Physics-IQ original {original:6.2f}" in printed and "2 of the benchmark's 66 scenarios" in printed
-    )
+    assert f"Physics-IQ original {original:6.2f}   (spatial IoU" in printed
+    assert f"Physics-IQ verified {verified:6.2f}   (shares of the physical variance, 1 at most" in printed
+    assert "2 of the benchmark's 66 scenarios" in printed
     rows = list(csv.DictReader((tmp_path / "s.csv").open()))
     assert [row["scenario"] for row in rows] == list(conformance.SCENARIOS)
     assert np.mean([float(row["verified"]) for row in rows]) == pytest.approx(verified, abs=1e-5)
@@ -165,6 +166,8 @@ def spoil(conformance: ModuleType, kind: str, path: Path) -> None:
         write(path, rgb, times_ms=np.arange(40) * 125 + 40 * (np.arange(40) % 3 > 0))
     elif kind == "dropped":
         write(path, rgb, times_ms=np.append(np.arange(39) * 125, 40 * 125))
+    elif kind == "no times":
+        write(path, rgb, container_format="h264")
     elif kind == "alpha":
         write(
             path,
@@ -200,6 +203,7 @@ BAD = {
     "one frame": "has 1 frame, must have 40",
     "variable": "has a variable frame rate",
     "dropped": "has a variable frame rate",
+    "no times": "has no time stamp at frame 0",
     "alpha": r"has an alpha channel \(rgba\)",
     "grey": r"is grey \(gray\)",
     "grey as colour": "is grey: no pixel of any frame has a colour",
@@ -245,6 +249,8 @@ def test_extra_and_doubled_ids_and_other_formats_are_refused(
         ("sunset.mp4", "sunset.mp4 does not begin with the id"),
         ("0001_again.mp4", "has the same id as 0001_again.mp4"),
         ("0002_video.webm", "is a .webm file; encode it as mp4"),
+        ("0002_video.m4v", "is a .m4v file; encode it as mp4"),
+        ("0198_video.mp4", "0198_video.mp4 has no pair of takes 0198 under --real to compare with"),
     ):
         extra = generated / name
         shutil.copy(source, extra)
@@ -269,6 +275,37 @@ def test_a_benchmark_folder_that_lacks_a_take_or_is_of_another_rate_is_refused(
         scores(folder, late)
     with pytest.raises(ValueError, match="is of 8 FPS, --fps is 30"):
         score_runs(real, [late], fps=30)
+
+
+def test_stored_masks_of_the_real_videos_are_taken_where_they_are_named(
+    conformance: ModuleType, real: Path, late: Path, tmp_path: Path
+) -> None:
+    """Scores by the official tool's scoring functions, retyped from its sources; in memory 85.43, 64.12."""
+    masks = tmp_path / "video-masks"
+    masks.mkdir()
+    for path in real.iterdir():
+        mask_of, frames = MotionMask(), decoded(path)[..., ::-1]
+        name = path.name.replace("testing-videos", "video-masks")
+        writer = cv2.VideoWriter(
+            str(masks / name), cv2.VideoWriter.fourcc(*"mp4v"), 8, frames.shape[2:0:-1], isColor=False
+        )
+        for frame in frames:
+            writer.write(mask_of(np.ascontiguousarray(frame)))
+        writer.release()
+    command(real, late, more=("--real-masks", str(masks), "--json", str(tmp_path / "s.json")))
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["stored_masks"]
+    assert found["original"]["score"] == pytest.approx(83.22, abs=0.1)
+    assert found["verified"]["score"] == pytest.approx(63.45954849819565, abs=0.1)
+    assert (found["dataset"], found["real_masks"]) == (str(real), str(masks))
+    mask = masks / conformance.real_name(0, 0, 1).replace("testing-videos", "video-masks")
+    other = masks / conformance.real_name(1, 1, 1).replace("testing-videos", "video-masks")
+    shutil.copy(other, mask)
+    other_runs = score_runs(real, [late], fps=8, workers=1, real_masks=masks)
+    assert summarise(other_runs, fps=8, partial=False)["original"] != found["original"]
+    mask.unlink()
+    with pytest.raises(ValueError, match=f"{mask.name} is missing; stored masks need a file for each take"):
+        score_runs(real, [late], fps=8, workers=1, real_masks=masks)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A run folder is read as it is, repeated sessions included."""
 
-from phys4d.report.read import Measurement, Stage
+from phys4d.report.run import Measurement, Stage
 
 
 def test_the_last_session_of_a_repeated_run_stands() -> None:
