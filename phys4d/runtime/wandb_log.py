@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import secrets
 from pathlib import Path
@@ -30,8 +31,7 @@ class WandbLog:
             raise UserError(
                 f"wandb-project is {project!r}, but wandb is not installed; pip install it or set no project"
             )
-        import wandb  # pyright: ignore[reportMissingImports]
-
+        wandb: Any = importlib.import_module("wandb")
         path = folder / ID_NAME
         if new or not path.is_file():
             path.write_text(secrets.token_hex(4))
