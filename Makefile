@@ -53,6 +53,8 @@ PY := $(VENV)/bin/python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 # Byte code is written when a module is first imported: most are not, so compiling all would be time lost.
 PIP := $(PY) -m pip install --no-compile --disable-pip-version-check --no-input --retries 10 --timeout 60 -c constraints.txt
+PRESETS := $(sort $(basename $(notdir $(wildcard sft/presets/*.toml))))
+$(if $(filter $(PRESET),$(PRESETS))$(filter help,$(MAKECMDGOALS)),,$(error unknown PRESET $(PRESET); known: $(PRESETS)))
 flags = $(if $(filter $(1),$(MAKECMDGOALS)),$(FLAGS))
 REWARD_FLAGS := $(if $(REWARD_ENDPOINT),--reward.endpoint $(REWARD_ENDPOINT))
 RENDER := $(PY) -m phys4d.scenes.render --workers $(WORKERS)
@@ -258,7 +260,7 @@ bench-gpu: $(VENV)/.dev ## Tune and measure the Chamfer kernel on this machine's
 	$(PY) -m benchmarks.chamfer_gpu $(FLAGS)
 
 bench-models: $(TRUE) $(TEST) | $(VENV)/.dev ## Train each tiny model for 6 CPU minutes and measure it.
-	$(PY) -m benchmarks.tiny_models $(FLAGS)
+	$(PY) -m benchmarks.tiny_models $(if $(filter file,$(origin PRESET)),,--only $(PRESET)) $(FLAGS)
 
 protos: $(VENV)/.dev ## Regenerate the gRPC stubs from protos/.
 	PYTHON=$(PY) protos/generate.sh

@@ -40,9 +40,13 @@ class TableConfig:
     preset: str = "tiny-wan"
     seeds: tuple[int, ...] = (0, 1, 2)
     pretrain_flags: str = ""
-    """More flags of `pretrain.train`, e.g. "--heads.num-steps 300"."""
+    """More flags of `pretrain.train`, after an equals sign: --pretrain-flags="--heads.num-steps 300"."""
     sft_flags: str = ""
-    """More flags of `sft.train`."""
+    """More flags of `sft.train`, after an equals sign."""
+    held_out: Path | None = None
+    """Dataset that measures, e.g. of families that training does not see; None is the presets'."""
+    held_out_split: str = "val"
+    """Its split."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -53,7 +57,8 @@ def run_seed(config: TableConfig, seed: int) -> dict[str, dict[str, float]]:
     """All rows of one seed."""
     whole, without = config.out / f"seed-{seed}", config.out / f"seed-{seed}-without-warp"
     _link(whole / "base", config.base / "base")
-    shared = f"--preset {config.preset} --seed {seed}"
+    shared = f"--preset {config.preset} --seed {seed} --held-out-split {config.held_out_split}"
+    shared += f" --held-out {config.held_out}" if config.held_out else ""
     _program("pretrain.train", f"{shared} --run {whole} --baseline {config.pretrain_flags}", whole / "stage1")
     _program("sft.train", f"{shared} --run {whole} {config.sft_flags}", whole / "stage2")
     for part in ("base", "stage1"):

@@ -68,7 +68,8 @@ def _parse(module: str, arguments: list[str], num_processes: int) -> None:
 
     from phys4d.runtime.config import load, load_preset
     from phys4d.scenes.render import RenderConfig, family_names
-    from policy.config import EvaluateConfig, TrainConfig
+    from policy.config import TrainConfig
+    from policy.inference_config import EvaluateConfig
     from pretrain.base_config import BaseConfig
     from pretrain.config import StageOneConfig
     from sft.config import StageTwoConfig

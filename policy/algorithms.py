@@ -26,7 +26,7 @@ from policy.losses import (
     guarded_log_ratio,
     negative_aware_terms,
 )
-from policy.rollout import RecordedStep, Rollouts, SamplingRule
+from policy.rollout import RecordedStep, Rollouts, SamplingRule, replay
 from policy.samplers import StepOut, generated_dims, kl_gaussian, masked_mean
 from policy.step_rules import longcat_weight
 
@@ -78,7 +78,7 @@ def _clipped(batch: Batch) -> list[tuple[LossStats, bool]]:
         assert out.log_prob is not None
         weights = None
         if batch.config.step_weight == "longcat":
-            weight = longcat_weight(batch.rule.schedule, recorded.i)
+            weight = longcat_weight(batch.rule.coefficients(recorded.i))
             weights = torch.full_like(out.log_prob.detach(), weight)
         return _policy_loss(batch, out.log_prob, recorded.log_prob_B, weights, kl)
 
@@ -128,6 +128,8 @@ def _replayed(
     batch: Batch, loss: Callable[[Batch, RecordedStep, StepOut, Tensor | None], PolicyLoss]
 ) -> list[tuple[LossStats, bool]]:
     """Replay each recorded step as it was sampled, in one forward of the same shape."""
+    if not batch.advantages.trained.any():
+        return []
     results = []
     for recorded in batch.rollouts.steps:
         # Without a price on it the KL is only watched: one recorded step of each batch will do.
@@ -144,25 +146,14 @@ def _replayed(
     return results
 
 
-def replay(model: VideoModel, rule: SamplingRule, rollouts: Rollouts, recorded: RecordedStep) -> StepOut:
-    """Score a recorded step under the model as it now is."""
-    dtype = rollouts.latents_BCThw.dtype
-    return rule.take(
-        model,
-        recorded.x_BCThw.to(dtype),
-        recorded.i,
-        rollouts.conditioning,
-        mode="sde",
-        x_next=recorded.x_next_BCThw.to(dtype),
-    )
-
-
 def _negative_aware(batch: Batch) -> list[tuple[LossStats, bool]]:
     """DiffusionNFT: finished videos, noised anew at `nft_levels` positions of the schedule.
 
     Level and noise come from each video's seed. The KL is that of a step of the configured sampler at the
     level, in nats per dim, so that it means the same in every algorithm.
     """
+    if not batch.advantages.trained.any():
+        return []
     model, schedule, config = batch.model, batch.rule.schedule, batch.config
     latents, conditioning = batch.rollouts.latents_BCThw, batch.rollouts.conditioning
     mask = model.generated_mask(latents)
@@ -173,10 +164,6 @@ def _negative_aware(batch: Batch) -> list[tuple[LossStats, bool]]:
         for seed in batch.rollouts.seeds
     ]
     num_positions = schedule.num_steps - 1
-    if config.nft_levels > num_positions:
-        raise ValueError(
-            f"nft_levels must be at most num_steps - 1 = {num_positions}, got {config.nft_levels}"
-        )
     positions = torch.stack([torch.randperm(num_positions, generator=g) for g in generators])
     results = []
     for draw in range(config.nft_levels):

@@ -7,7 +7,9 @@ beside the stages.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +18,18 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import BestOfNConfig, EvaluateConfig, TrainConfig
+from policy.config import TrainConfig
+from policy.inference_config import BestOfNConfig, EvaluateConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from policy.advantages import Aggregation
     from policy.prompts import Prompt
 
 FOLDER = "best_of_n"
 LATENTS = "latents.safetensors"
-BATCH_SIZE = 32
+STAGE3 = Path("stage3") / "config.toml"
 
 
 def best_of_n(config: BestOfNConfig) -> Path:
@@ -35,14 +39,15 @@ def best_of_n(config: BestOfNConfig) -> Path:
 
     from phys4d.data import open_dataset
     from phys4d.models.cache import EncodingCache
-    from phys4d.models.lora import add_lora
+    from phys4d.models.estimators import load_depth_estimator
     from phys4d.runtime.files import atomic_directory
     from phys4d.runtime.progress import progress
-    from policy.compute import equal_candidates, step_cost, training_calls
+    from policy.placement import place
     from policy.prompts import encode_prompts, load_prompts, num_latent_frames
     from policy.reading import Reader
+    from policy.rewards import Pending, Rewards, values
     from policy.rollout import sample, sampling_rule
-    from policy.service import reward_client
+    from policy.service import reward_service
     from policy.stages import load_stage
 
     limit_threads(config.num_threads)
@@ -52,74 +57,77 @@ def best_of_n(config: BestOfNConfig) -> Path:
             f"num_scenes is {config.num_scenes}, but {config.data} {config.split} has {len(dataset)}; "
             "lower it or render more"
         )
+    trained = _trained(config)
+    reward = config.reward if trained is None else trained.reward.through(config.reward)
     prompts = load_prompts(dataset, range(config.num_scenes))
-    model, heads = load_stage(config.run, "stage2")
-    conditioning = encode_prompts(EncodingCache(model, None), prompts)
-    rule = sampling_rule(model, config.num_steps, shift=config.shift)
-    num_frames = num_latent_frames(model, prompts)
     num_candidates, calls = config.num_candidates, None
     if num_candidates == 0:
-        stage3 = config.run / "stage3" / "config.toml"
-        if not stage3.is_file():
+        if trained is None:
             raise UserError(
-                f"no {stage3} to read stage 3's compute from; run `make rl-train` or give --num-candidates"
+                f"no {config.run / STAGE3} to read stage 3's compute from; run `make rl-train` or give "
+                "--num-candidates"
             )
-        trained = configs.from_toml(TrainConfig, stage3)
-        one = sample(
-            model, conditioning.select(slice(0, 1)), rule, num_latent_frames=num_frames, seeds=[0]
-        ).latents_BCThw
-        # A fresh adapter leaves the model as it is; only its arithmetic is counted.
-        add_lora(model.transformer, "count", rank=trained.algorithm.lora_rank, targets=model.lora_targets)
-        calls = training_calls(trained, step_cost=step_cost(model, one, conditioning.select(slice(0, 1))))
-        num_candidates = equal_candidates(
-            calls, num_videos=config.num_scenes * config.num_seeds, num_steps=config.num_steps
-        )
-        model, heads = load_stage(config.run, "stage2")
+        num_candidates, calls = _equal_compute(config, trained, prompts)
     print(
         f"best of {num_candidates} candidates for {config.num_scenes} scenes x {config.num_seeds} seeds"
         + ("" if calls is None else f": stage 3 spent {calls:,.0f} denoiser calls"),
         flush=True,
     )
-    reader = Reader(model, heads, None)
+    model, heads = load_stage(config.run, "stage2", config.memory)
+    place(model, heads, config.memory)
+    conditioning = encode_prompts(EncodingCache(model, config.memory.cache), prompts)
+    rule = sampling_rule(model, config.num_steps, shift=config.shift)
+    by_heads = reward.reader == "heads"
+    estimator = None if by_heads else load_depth_estimator(config.run / "estimator")
+    reader = Reader(model, heads if by_heads else None, estimator, config.batch_size)
     jobs = [
         (s, i, k) for s in range(config.num_seeds) for i in range(len(prompts)) for k in range(num_candidates)
     ]
     best: dict[tuple[int, int], tuple[float, Tensor]] = {}
+    scored: list[tuple[tuple[int, int], Tensor, Tensor]] = []
     num_failed = 0
-    with reward_client(config.reward) as client:
-        bar = progress(total=len(jobs), desc=f"best of {num_candidates}", unit="video")
-        waiting: list[tuple[Any, Any, Any]] = []
+    with reward_service(reward) as (endpoint, service):
+        revive = (lambda: None) if service is None else service.restart_if_dead
+        with Rewards(reward, endpoint, revive=revive) as rewards:
+            weights = torch.tensor(rewards.weights, dtype=torch.float64)
+            bar = progress(total=len(jobs), desc=f"best of {num_candidates}", unit="video")
+            waiting: list[tuple[Pending, Tensor, list[tuple[int, int, int]]]] = []
 
-        def keep_best() -> None:
-            nonlocal num_failed
-            future, latents, batch = waiting.pop(0)
-            for outcome, video, (s, i, _) in zip(future.result(), latents, batch, strict=True):
-                if outcome.score is None:
-                    num_failed += 1
-                elif (s, i) not in best or outcome.score.value > best[s, i][0]:
-                    best[s, i] = outcome.score.value, video.clone()
-            bar.update(len(batch))
+            def keep_best() -> None:
+                """Take in the oldest batch; candidates of a prompt follow each other, so whole prompts go."""
+                nonlocal num_failed
+                pending, latents, batch = waiting.pop(0)
+                rows = values(pending.result())
+                num_failed += int(rows.isnan().any(dim=1).sum())
+                scored.extend(((s, i), r, v) for (s, i, _), r, v in zip(batch, rows, latents, strict=True))
+                while len(scored) >= num_candidates:
+                    group = [scored.pop(0) for _ in range(num_candidates)]
+                    table = torch.stack([row for _, row, _ in group])
+                    chosen = pick(table, weights, reward.aggregation)
+                    if chosen is not None:
+                        best[group[0][0]] = float(table[chosen] @ weights), group[chosen][2].clone()
+                bar.update(len(batch))
 
-        for start in range(0, len(jobs), BATCH_SIZE):
-            batch = jobs[start : start + BATCH_SIZE]
-            members = torch.tensor([i for _, i, _ in batch])
-            chosen = conditioning.select(members)
-            latents = sample(
-                model,
-                chosen,
-                rule,
-                num_latent_frames=num_frames,
-                seeds=[candidate_seed(config, s, prompts[i], k) for s, i, k in batch],
-            ).latents_BCThw
-            ids = [f"best-of-n/{s}/{prompts[i].key}/{k}" for s, i, k in batch]
-            sent = reader.rollouts(latents, chosen, [prompts[i] for _, i, _ in batch], ids)
-            waiting.append((client.submit(sent), latents, batch))
-            # Scoring of one batch overlaps with sampling of the next.
-            if len(waiting) > 1:
+            for start in range(0, len(jobs), config.batch_size):
+                batch = jobs[start : start + config.batch_size]
+                chosen = conditioning.select(torch.tensor([i for _, i, _ in batch]))
+                latents = sample(
+                    model,
+                    chosen,
+                    rule,
+                    num_latent_frames=num_latent_frames(model, prompts),
+                    seeds=[candidate_seed(config, s, prompts[i], k) for s, i, k in batch],
+                ).latents_BCThw
+                ids = [f"best-of-n/{s}/{prompts[i].key}/{k}" for s, i, k in batch]
+                of = [prompts[i] for _, i, _ in batch]
+                sent = reader.rollouts(latents, chosen, of, ids, rgb=rewards.needs_rgb)
+                waiting.append((rewards.submit(sent), latents.cpu(), batch))
+                # Scoring of one batch overlaps with sampling of the next.
+                if len(waiting) > 1:
+                    keep_best()
+            while waiting:
                 keep_best()
-        while waiting:
-            keep_best()
-        bar.close()
+            bar.close()
     lost = [f"{prompts[i].key} seed {s}" for s, i, _ in jobs if (s, i) not in best]
     if lost:
         raise UserError(f"no candidate of {lost[0]} has a score; mend the reward service and run again")
@@ -141,6 +149,58 @@ def best_of_n(config: BestOfNConfig) -> Path:
     return config.run / FOLDER
 
 
+def _trained(config: BestOfNConfig) -> TrainConfig | None:
+    """What stage 3 was trained with, if it was."""
+    path = config.run / STAGE3
+    return configs.from_toml(TrainConfig, path) if path.is_file() else None
+
+
+def _equal_compute(
+    config: BestOfNConfig, trained: TrainConfig, prompts: Sequence[Prompt]
+) -> tuple[int, float]:
+    """N at the compute of stage 3, and that compute in denoiser calls."""
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.lora import add_lora
+    from policy.compute import calls_per_video, equal_candidates, step_cost, training_calls
+    from policy.placement import place
+    from policy.prompts import encode_prompts, num_latent_frames
+    from policy.rollout import sample, sampling_rule
+    from policy.stages import load_stage
+
+    model, _ = load_stage(config.run, "stage2", config.memory)
+    place(model, None, config.memory)
+    one = encode_prompts(EncodingCache(model, config.memory.cache), prompts[:1])
+    rule = sampling_rule(model, 1, shift=config.shift)
+    latents = sample(model, one, rule, num_latent_frames=num_latent_frames(model, prompts), seeds=[0])
+    # A fresh adapter leaves the model as it is; only its arithmetic is counted.
+    add_lora(model.transformer, "count", rank=trained.algorithm.lora_rank, targets=model.lora_targets)
+    calls = training_calls(trained, step_cost=step_cost(model, latents.latents_BCThw, one))
+    number = equal_candidates(
+        calls,
+        num_videos=config.num_scenes * config.num_seeds,
+        calls_per_candidate=config.num_steps + calls_per_video(trained).reading,
+    )
+    return number, calls
+
+
+def pick(rewards: Tensor, weights: Tensor, aggregation: Aggregation) -> int | None:
+    """The best of a prompt's candidates, (candidates, rewards), as training compares siblings; None if none
+    has all its rewards."""
+    import torch
+
+    from policy.advantages import compute_advantages
+
+    valid = ~rewards.isnan().any(dim=1)
+    if not valid.any():
+        return None
+    compared = rewards @ weights
+    if aggregation == "normalize_then_sum":
+        compared = compute_advantages(
+            rewards, [0] * len(rewards), weights=weights.tolist(), aggregation=aggregation, clip=math.inf
+        ).values
+    return int(torch.where(valid, compared, -math.inf).argmax())
+
+
 def candidate_seed(config: BestOfNConfig | EvaluateConfig, seed: int, prompt: Prompt, k: int) -> int:
     """Seed of candidate `k`; candidate 0 is the very video that evaluation samples."""
     parts = (config.seed, seed, prompt.key)
@@ -150,7 +210,12 @@ def candidate_seed(config: BestOfNConfig | EvaluateConfig, seed: int, prompt: Pr
 def _made_for(config: BestOfNConfig | EvaluateConfig) -> dict[str, Any]:
     """What the candidates were made for; evaluation must ask for the same."""
     names = ("split", "num_scenes", "num_seeds", "num_steps", "shift", "seed")
-    return {"data": str(config.data), **{name: getattr(config, name) for name in names}}
+    weights = (config.run / "stage2" / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
+    return {
+        "data": str(config.data),
+        **{name: getattr(config, name) for name in names},
+        "stage2": hashlib.sha256(weights).hexdigest()[:16],
+    }
 
 
 def picked_split(run: Path) -> str:
@@ -162,7 +227,7 @@ def chosen_latents(config: EvaluateConfig, seed: int, prompts: Sequence[Prompt])
     """The picked videos of one seed, one per prompt.
 
     Raises:
-        UserError: they were picked for other scenes, seeds or sampling steps.
+        UserError: they were picked for other scenes, seeds or sampling steps, or of another stage 2.
     """
     from safetensors.torch import load_file
 

@@ -1,12 +1,37 @@
-"""Settings of stage 3 and of evaluation."""
+"""Settings of stage 3."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from phys4d.models.load_config import LoadConfig
+
+
+def must(settings: object, rule: str, holds: Callable[[float], bool], *names: str) -> None:
+    """Refuse settings that are not finite or break a rule, by name and value."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and holds(value)):
+            raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+def at_least_1(settings: object, *names: str) -> None:
+    """Refuse counts below 1."""
+    must(settings, "at least 1", lambda value: value >= 1, *names)
+
+
+def above_0(settings: object, *names: str) -> None:
+    """Refuse what is 0 or negative."""
+    must(settings, "above 0", lambda value: value > 0, *names)
+
+
+def not_negative(settings: object, *names: str) -> None:
+    """Refuse what is negative."""
+    must(settings, "0 or above", lambda value: value >= 0, *names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +74,11 @@ class RolloutConfig:
             raise ValueError(
                 f"a group needs 2 siblings to compare, got {self.group_size}; raise rollout.group_size"
             )
-        if self.num_prompts < 1 or self.num_prompts % self.prompts_per_batch:
+        at_least_1(self, "num_prompts", "prompts_per_batch", "window_interval")
+        above_0(self, "shift", "noise_level")
+        if self.sampler in ("cps", "ddim_v"):
+            must(self, f"at most 1 with {self.sampler}", lambda value: value <= 1, "noise_level")
+        if self.num_prompts % self.prompts_per_batch:
             raise ValueError(
                 f"prompts_per_batch must divide num_prompts {self.num_prompts}, got {self.prompts_per_batch}"
             )
@@ -63,8 +92,11 @@ class RolloutConfig:
                 "window_start must be in [0, window_end - window_size], here at most "
                 f"{self.window_end - self.window_size}, got {self.window_start}"
             )
-        if self.window_interval < 1:
-            raise ValueError(f"window_interval must be at least 1 iteration, got {self.window_interval}")
+
+    @property
+    def num_batches(self) -> int:
+        """Prompt batches of an iteration."""
+        return self.num_prompts // self.prompts_per_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +127,7 @@ class AlgorithmConfig:
     inner_epochs: int = 1
     """Passes over the rollouts of an iteration; only the first update of the first is on-policy."""
     step_weight: Literal["none", "longcat"] = "none"
-    """`longcat` weighs steps by sqrt(s / (1 - s)) / sqrt|dt|, so that each moves the velocity alike."""
+    """`longcat` weighs steps so that each moves the prediction alike; of `grpo` and `ddpo` only."""
     nft_strength: float = 1.0
     """DiffusionNFT's beta: how far its positive and negative policies lie from the old one."""
     nft_levels: int = 2
@@ -105,17 +137,16 @@ class AlgorithmConfig:
     nft_old_limit: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.min_reward_spread > 0:
-            raise ValueError(f"min_reward_spread must be above 0, got {self.min_reward_spread}")
-        if not 0 < self.nft_strength <= 1:
-            raise ValueError(f"nft_strength must be in (0, 1], got {self.nft_strength}")
-        if not (self.nft_old_rate >= 0 and 0 <= self.nft_old_limit < 1):
+        at_least_1(self, "lora_rank", "updates_per_iteration", "inner_epochs", "nft_levels")
+        above_0(self, "learning_rate", "max_grad_norm", "advantage_clip", "min_reward_spread")
+        not_negative(self, "kl_weight", "nft_old_rate")
+        must(self, "in (0, 1)", lambda value: 0 < value < 1, "clip_range")
+        must(self, "in (0, 1]", lambda value: 0 < value <= 1, "nft_strength")
+        must(self, "in [0, 1)", lambda value: 0 <= value < 1, "ema_decay", "nft_old_limit")
+        if self.step_weight != "none" and self.name not in ("grpo", "ddpo"):
             raise ValueError(
-                "nft_old_rate must not be negative and nft_old_limit in [0, 1), got "
-                f"{self.nft_old_rate}, {self.nft_old_limit}"
+                f"step_weight {self.step_weight} is for grpo and ddpo, {self.name} has weights of its own; "
+                "set it to none"
             )
 
 
@@ -132,6 +163,10 @@ class RewardConfig:
     cert_file: Path | None = None
     """PEM file of a certificate to show (mTLS), with its private key in `key_file`."""
     key_file: Path | None = None
+    token_files: dict[str, Path] = field(default_factory=dict)
+    """Of other services among `sources`, by HOST:PORT: the file with that service's bearer token."""
+    ca_files: dict[str, Path] = field(default_factory=dict)
+    """Of other services among `sources`, by HOST:PORT: as `ca_file`."""
     name: str = ""
     """Which of the service's rewards to train on; empty is its first."""
     preset: str = "tiny"
@@ -156,19 +191,31 @@ class RewardConfig:
     outage_s: float = 300.0
     """How long a service that has gone away may take to come back; what was under way is sent again."""
 
+    def through(self, service: RewardConfig) -> RewardConfig:
+        """The same rewards, read alike, from another service."""
+        rewards = ("name", "reader", "sources", "aggregation", "send_rgb")
+        return replace(service, **{name: getattr(self, name) for name in rewards})
+
     def __post_init__(self) -> None:
-        if not 0 <= self.max_failed_fraction < 1:
-            raise ValueError(f"max_failed_fraction must be in [0, 1), got {self.max_failed_fraction}")
+        above_0(self, "timeout_s")
+        at_least_1(self, "max_attempts", "num_replicas")
+        not_negative(self, "outage_s")
+        must(self, "in [0, 1)", lambda value: 0 <= value < 1, "max_failed_fraction")
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("reward.cert_file and reward.key_file belong together; one of them is missing")
         if self.cert_file is not None and self.ca_file is None:
             raise ValueError("reward.cert_file is shown over TLS only; name reward.ca_file too")
         if not self.endpoint and (self.token_file or self.ca_file):
             raise ValueError("reward.token_file and reward.ca_file belong to reward.endpoint, which is empty")
+        for name in ("token_files", "ca_files"):
+            for endpoint in getattr(self, name):
+                if not any(source.endswith(f"@{endpoint}") for source in self.sources):
+                    raise ValueError(
+                        f"{name} names {endpoint}, which no source is on; name NAME@{endpoint} in "
+                        "reward.sources or remove it"
+                    )
         if self.sources and self.name:
             raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
-        if self.outage_s < 0:
-            raise ValueError(f"outage_s must not be negative, got {self.outage_s}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,15 +237,10 @@ class MonitorConfig:
     """KL to the reference of all trained steps of a video together."""
 
     def __post_init__(self) -> None:
-        if self.num_videos < 1:
-            raise ValueError(f"num_videos must be at least 1, got {self.num_videos}")
-        if not self.max_ratio > 1:
-            raise ValueError(f"max_ratio must be above 1, got {self.max_ratio}")
-        if not 0 <= self.min_share <= 1:
-            raise ValueError(f"min_share must be in [0, 1], got {self.min_share}")
-        for name in ("max_luminance_change", "max_held_out_drop", "max_kl_joint_nats"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        at_least_1(self, "num_videos")
+        must(self, "above 1", lambda value: value > 1, "max_ratio")
+        must(self, "in [0, 1]", lambda value: 0 <= value <= 1, "min_share")
+        above_0(self, "max_luminance_change", "max_held_out_drop", "max_kl_joint_nats")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,14 +260,19 @@ class HardwareConfig:
     num_gpus: int = 8
     tflops: float = 400.0
     """TFLOP/s that one GPU reaches in practice; half of an H100's peak in bfloat16."""
+    video: tuple[int, ...] = ()
+    """Frames, height and width of the videos; none are those that the model was published with."""
     scoring_s: float = 1.0
     """Seconds that one scorer takes for one rollout."""
     num_scorers: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("gpu_gib", "num_gpus", "tflops", "scoring_s", "num_scorers"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        above_0(self, "gpu_gib", "tflops", "scoring_s")
+        at_least_1(self, "num_gpus", "num_scorers")
+        if self.video and not (len(self.video) == 3 and min(self.video) > 0):
+            raise ValueError(
+                f"hardware.video must be frames, height and width, e.g. 49 480 832, got {self.video}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +290,8 @@ class TrainConfig:
     eval_every: int = 5
     """Iterations between measurements on held-out prompts."""
     num_eval_prompts: int = 32
+    eval_batch_size: int = 32
+    """Held-out videos that are sampled, read and decoded together."""
     checkpoint_every: int = 5
     keep_checkpoints: int = 2
     seed: int = 0
@@ -259,173 +308,17 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_iterations",
-            "eval_every",
-            "num_eval_prompts",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Measure every stage of a run on held-out scenes."""
-
-    run: Path = Path("runs/tiny-wan")
-    data: Path = Path("data/rigid")
-    split: str = "test"
-    """Split that is measured. Settings are chosen on `val`, which stages 1 to 3 look at while they train.
-    Results of `test` go to `evaluation/` of the run, those of another split to `evaluation-<split>/`."""
-    num_scenes: int = 48
-    num_seeds: int = 3
-    """Videos per scene and stage; the spread over seeds is reported."""
-    num_steps: int = 8
-    """Steps of the deterministic sampler."""
-    shift: float = 3.0
-    """As in the rollouts of stage 3."""
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    memory: LoadConfig = field(default_factory=LoadConfig)
-    num_report_scenes: int = 10
-    """Scenes whose videos go into the report."""
-    num_failures: int = 4
-    """Scenes that the last stage gets most wrong, which go into the report too."""
-    videos: Path | None = None
-    """Measure the videos of this folder, one `<key>.mp4` per scene, instead of the run's stages."""
-    partial: bool = False
-    """With `videos`: leave out what is missing or refused, and say so in the results."""
-    seed: int = 1000
-    num_threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("num_scenes", "num_seeds", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestOfNConfig:
-    """Pick the best of N videos of stage 2 for each held-out prompt, by the reward of stage 3."""
-
-    run: Path = Path("runs/tiny-wan")
-    """Run folder: reads `base/`, `stage2/` and `stage3/config.toml`, writes `best_of_n/`."""
-    data: Path = Path("data/rigid")
-    split: str = "test"
-    num_candidates: int = 0
-    """N; 0 spends on the evaluated videos what stage 3 spent on its training."""
-    num_scenes: int = EvaluateConfig.num_scenes
-    """This and the next four are those of the evaluation, which measures the picked videos."""
-    num_seeds: int = EvaluateConfig.num_seeds
-    num_steps: int = EvaluateConfig.num_steps
-    shift: float = EvaluateConfig.shift
-    seed: int = EvaluateConfig.seed
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    num_threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("num_scenes", "num_seeds", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_candidates < 0:
-            raise ValueError(f"num_candidates must not be negative, got {self.num_candidates}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """Generate videos with depth and motion from a stage of a run."""
-
-    run: Path = Path("runs/tiny-wan")
-    stage: Literal["last", "base", "stage1", "stage2", "stage3"] = "last"
-    """Which stage generates; `last` is the last that is finished."""
-    data: Path = Path("data/rigid")
-    """Dataset of prompts, if no text is given; its videos are shown beside."""
-    split: str = "test"
-    num_videos: int = 4
-    """From a dataset its first ones; from a text as many as this, with different noise."""
-    text: str = ""
-    """A prompt of your own, together with `first_frame`."""
-    first_frame: Path | None = None
-    """Picture of the size that is generated, for `text`."""
-    num_frames: int = 9
-    """Video frames, for `text`; a dataset has its own."""
-    fps: float = 12.0
-    """Frames per second of the mp4, for `text`."""
-    num_steps: int = 8
-    """Steps of the deterministic sampler."""
-    shift: float = 3.0
-    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
-    guidance_scale: float = 1.0
-    """Scale of classifier-free guidance, which doubles the work; 1 is none. Published models are shown with 5
-    to 7; stages 2 and 3 train and sample without."""
-    memory: LoadConfig = field(default_factory=LoadConfig)
-    out: Path | None = None
-    """Folder of the files; none is `samples/` of the run."""
-    seed: int = 0
-    num_threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("num_videos", "num_frames", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.fps >= 1:
-            raise ValueError(f"fps must be at least 1, got {self.fps}")
-        if bool(self.text) != (self.first_frame is not None):
+        at_least_1(self, "num_iterations", "eval_every", "num_eval_prompts", "eval_batch_size", "num_threads")
+        at_least_1(self, "checkpoint_every", "keep_checkpoints")
+        updates, num_batches = self.algorithm.updates_per_iteration, self.rollout.num_batches
+        if updates > num_batches:
             raise ValueError(
-                f"text and first_frame belong together, got {self.text!r} and {self.first_frame}; give both, "
-                "or neither to take prompts from a dataset"
+                f"updates_per_iteration must be at most {num_batches}, the prompt batches of an iteration, "
+                f"got {updates}; lower it or rollout.prompts_per_batch"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhysicsIqConfig:
-    """Generate the videos that Physics-IQ scores: one for each text and first frame of the benchmark."""
-
-    run: Path = Path("runs/tiny-wan")
-    """Run folder whose stage generates."""
-    stage: Literal["last", "base", "stage1", "stage2", "stage3"] = "last"
-    """Which stage generates; `last` is the last that is finished."""
-    model: str = ""
-    """Generate with this model instead: a folder in diffusers' layout, or a hub id."""
-    descriptions: Path = Path()
-    """CSV file of texts, descriptions/*.csv of the benchmark's code."""
-    switch_frames: Path = Path()
-    """Folder of first frames, switch-frames of the benchmark's data."""
-    fps: int = 8
-    """Frames per second that the model makes; the score is of this rate."""
-    width: int = 64
-    """Pixels of the videos; first frames are stretched to this size."""
-    height: int = 48
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
-    num_frames: int = 0
-    """Frames that the model makes, of which 5 s are kept; 0 is one more than those."""
-    num_runs: int = 1
-    """Runs with other noise, one folder each; a claim needs 4."""
-    num_steps: int = 8
-    """Steps of the deterministic sampler."""
-    shift: float = 3.0
-    """Shift of a flow's noise levels towards 1; 1 for models with v-prediction."""
-    guidance_scale: float = 1.0
-    """Scale of classifier-free guidance, which doubles the work; 1 is none, as in stages 2 and 3."""
-    out: Path | None = None
-    """Folder of the run folders; none is `physics_iq/<stage>` of the run."""
-    partial: bool = False
-    """Accept descriptions of fewer than the benchmark's 198 videos."""
-    seed: int = 0
-    num_threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("num_runs", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 1 <= self.fps <= 60:
-            raise ValueError(f"fps must be in 1 to 60, got {self.fps}")
-        if self.num_frames and self.num_frames < 5 * self.fps:
+        levels, most = self.algorithm.nft_levels, self.rollout.num_steps - 1
+        if self.algorithm.name == "diffusion_nft" and levels > most:
             raise ValueError(
-                f"num_frames must be at least {5 * self.fps}, 5 s at {self.fps} fps, got {self.num_frames}"
+                f"nft_levels must be at most num_steps - 1 = {most}, got {levels}; lower it or raise "
+                "rollout.num_steps"
             )
-        for name in ("width", "height"):
-            size = getattr(self, name)
-            if size < 16 or size % 2:
-                raise ValueError(f"{name} must be even and at least 16 pixels, got {size}")

@@ -193,7 +193,9 @@ def check_cases(cases: Mapping[str, Mapping[str, Any]]) -> Conformance:
     Raises:
         ValueError: not an object of cases, no case, an unknown case, or a recorded value we do not compute.
     """
-    if not isinstance(cases, Mapping) or not all(isinstance(case, Mapping) for case in cases.values()):
+    if not isinstance(cases, Mapping) or not all(
+        isinstance(case, Mapping) for key, case in cases.items() if key != "about"
+    ):
         raise ValueError("the vector file must be an object of objects, one per case")
     families = case_families()
     worst = {"std": 0.0, "mean": 0.0, "log_prob": 0.0, "grid": 0.0}
@@ -202,11 +204,16 @@ def check_cases(cases: Mapping[str, Mapping[str, Any]]) -> Conformance:
         raise ValueError("the vector file has no case")
     for key in names:
         values = recompute(key, families)
+        if not cases[key]:
+            raise ValueError(f"case {key} records nothing; known: {sorted(values)}")
         for field, recorded in cases[key].items():
             if field not in values:
                 raise ValueError(
                     f"case {key} records {field!r}, which is not computed; known: {sorted(values)}"
                 )
+            numbers = recorded if isinstance(recorded, list) else [recorded]
+            if not all(type(number) in (int, float) for number in numbers):
+                raise ValueError(f"{field} of case {key} must be numbers, got {recorded!r}")
             kind = _KIND[field.removeprefix("cps_")]
             worst[kind] = max(worst[kind], deviation(values[field], recorded))
     return Conformance(num_cases=len(names), **worst)

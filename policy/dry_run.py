@@ -10,6 +10,7 @@ from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import add_lora
 from phys4d.models.registry import FULL, meta_model, published
 from policy.algorithms import ALGORITHMS
+from policy.compute import calls_per_video
 from policy.config import TrainConfig
 
 GIB = 2**30
@@ -35,7 +36,8 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
             "rollout.prompts_per_batch x rollout.group_size a multiple of hardware.num_gpus"
         )
     video = published(config.model)["video"] if config.model in FULL else TINY_VIDEO
-    size = (video["num_frames"], video["height"], video["width"])
+    frames, height, width = gpus.video or (video["num_frames"], video["height"], video["width"])
+    size = (frames, height, width)
     model = meta_model(config.model)
     channels, frames, h, w = model.latent_shape(*size)
     weight_bytes = BYTES[memory.dtype]
@@ -48,7 +50,6 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         for p in add_lora(model.transformer, "policy", rank=algorithm.lora_rank, targets=model.lora_targets)
     )
     kind = ALGORITHMS[algorithm.name]
-    terms = kind.terms_per_video(algorithm, rollout.window_size)
     step = training_step(
         config.model, size, rank=algorithm.lora_rank, checkpointing=memory.gradient_checkpointing
     )
@@ -74,19 +75,23 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
 
     flops = forward_flops(config.model, size)
     call = flops["denoiser_call"]
-    passes = algorithm.inner_epochs
-    references = terms if algorithm.kl_weight > 0 else 1
-    old = terms if kind.follows else 0
-    decodes = config.reward.reader == "estimator" or config.reward.send_rgb
+    calls = calls_per_video(config)
+    decode = flops["decode_video"]
+    # Reading by estimators and rewards that look at pixels decode each for themselves.
+    num_decoded = (config.reward.reader == "estimator") + config.reward.send_rgb
+    watched = min(config.monitor.num_videos, config.num_eval_prompts) if config.monitor.enabled else 0
+    evaluation = config.num_eval_prompts * (calls.sampling + calls.reading) * call
+    # Pixels are looked at, and depth and motion are read in both ways.
+    evaluation += watched * (2 * decode + call)
     work = {
-        "sampling": videos * rollout.num_steps * call,
-        "reading": videos * (flops["decode_video"] if config.reward.reader == "estimator" else call),
-        "training": videos * passes * terms * step["flops"],
-        "reference and old policy": videos * passes * (references + old) * call,
+        "sampling": videos * calls.sampling * call,
+        "reading by the heads": videos * calls.reading * call,
+        "decoding": videos * num_decoded * decode,
+        "training": videos * calls.trained * step["flops"],
+        "reference and old policy": videos * calls.compared * call,
         "first frames": rollout.num_prompts * flops["encode_video"] // size[0],
+        f"evaluation, every {config.eval_every}th": evaluation / config.eval_every,
     }
-    if decodes and config.reward.reader == "heads":
-        work["decoding"] = videos * flops["decode_video"]
     gpu_s = sum(work.values()) / (gpus.tflops * 1e12 * gpus.num_gpus)
     payload = rollout_bytes(size, rgb=config.reward.send_rgb)
     scoring_s = videos * gpus.scoring_s / gpus.num_scorers

@@ -25,7 +25,7 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import EvaluateConfig
+from policy.inference_config import EvaluateConfig
 from policy.measurements import (
     FINAL,
     TRACK,
@@ -63,6 +63,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from phys4d.runtime.files import atomic_directory, atomic_write_text
     from phys4d.runtime.progress import progress
     from policy.best_of_n import chosen_latents, picked_split
+    from policy.placement import place
     from policy.prompts import encode_prompts, load_prompts
     from policy.reading import Reader
     from policy.rollout import sampling_rule
@@ -110,14 +111,15 @@ def evaluate(config: EvaluateConfig) -> Path:
             if same_videos:
                 table.copy("base", "stage1", ("rgb", "estimator"))
             model, heads = load_stage(config.run, stage, config.memory)
+            device = place(model, heads, config.memory)
             conditioning = encode_prompts(EncodingCache(model, config.memory.cache), prompts)
             rule = sampling_rule(model, config.num_steps, shift=config.shift)
-            reader = Reader(model, heads, estimator)
+            reader = Reader(model, heads, estimator, config.batch_size)
             for seed in range(config.num_seeds):
                 scores: dict[str, Future] = {}
                 if not same_videos:
                     if stage == "best_of_n":
-                        latents = chosen_latents(config, seed, prompts)
+                        latents = chosen_latents(config, seed, prompts).to(device)
                     else:
                         latents = _sample_all(config, seed, model, conditioning, prompts, rule)
                     rgb = reader.decode(latents)
@@ -251,23 +253,17 @@ def _sample_all(
     rule: SamplingRule,
 ) -> Tensor:
     """Latents of one video per prompt; the noise depends on the seed and the prompt, not on the stage."""
-    import torch
-
     from policy.prompts import num_latent_frames
-    from policy.rollout import sample
+    from policy.rollout import sample_all
 
-    seeds = [derive_seed(config.seed, seed, prompt.key) for prompt in prompts]
-    parts = [
-        sample(
-            model,
-            conditioning.select(slice(i, i + 32)),
-            rule,
-            num_latent_frames=num_latent_frames(model, prompts),
-            seeds=seeds[i : i + 32],
-        ).latents_BCThw
-        for i in range(0, len(prompts), 32)
-    ]
-    return torch.cat(parts)
+    return sample_all(
+        model,
+        conditioning,
+        rule,
+        num_latent_frames=num_latent_frames(model, prompts),
+        seeds=[derive_seed(config.seed, seed, prompt.key) for prompt in prompts],
+        batch_size=config.batch_size,
+    )
 
 
 def _record_constant_velocity(

@@ -18,7 +18,7 @@ import numpy as np
 from phys4d.metrics.physics_iq.folders import OTHER_VIDEOS
 from phys4d.runtime.errors import UserError, one_line
 from phys4d.runtime.threads import limit_threads
-from policy.config import EvaluateConfig
+from policy.inference_config import EvaluateConfig
 from policy.measurements import (
     Table,
     print_published,

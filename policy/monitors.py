@@ -24,6 +24,7 @@ from policy.config import MonitorConfig
 
 RATIOS = ("motion_energy", "edges", "flicker")
 SHARES = ("unique_points", "coverage")
+HELD_OUT = {"held_out_reward", "val_reward"}
 
 
 def pixel_statistics(videos: UInt8[np.ndarray, "videos frames height width 3"]) -> dict[str, float]:
@@ -108,7 +109,7 @@ def alarms(now: Mapping[str, float], baseline: Mapping[str, float], config: Moni
         if name in both:
             least = config.min_share * baseline[name]
             judge(name, now[name] >= least, f"at least {config.min_share:g} times")
-    if {"held_out_reward", "val_reward"} <= both and now["val_reward"] > baseline["val_reward"]:
+    if both >= HELD_OUT and now["val_reward"] > baseline["val_reward"]:
         drop = baseline["held_out_reward"] - now["held_out_reward"]
         limit = config.max_held_out_drop
         judge("held_out_reward", drop <= limit, f"at most {limit:g} below while the trained reward rises")
@@ -141,6 +142,8 @@ class Monitors:
     ) -> None:
         """Compare with iteration 0, or become its record.
 
+        What could not be measured then is compared with the first iteration in which it could.
+
         Args:
             picture: writes what the videos look like to a file; called for an alarm's report.
 
@@ -148,9 +151,18 @@ class Monitors:
             UserError: a threshold is passed; names the report.
         """
         if iteration == 0 or not self.baseline:
-            self.baseline = dict(now)
-            atomic_write_text(self.folder / "monitors.json", json.dumps(self.baseline, indent=1))
+            self._keep(dict(now))
             return
+        late = now.keys() - self.baseline.keys() - {"kl_joint_nats"}
+        if late & HELD_OUT:
+            # The two are compared with each other, so they are of one iteration.
+            late = late | HELD_OUT if now.keys() >= HELD_OUT else late - HELD_OUT
+        if late:
+            names = ", ".join(sorted(late))
+            print(f"monitors: {names} from now on against iteration {iteration}", flush=True)
+            self._keep(self.baseline | {name: now[name] for name in late})
+        if lost := self.baseline.keys() - now.keys():
+            print(f"monitors: no {', '.join(sorted(lost))} at iteration {iteration}", flush=True)
         found = alarms(now, self.baseline, self.config)
         if not found:
             return
@@ -164,6 +176,10 @@ class Monitors:
             f"{first.baseline:.4g}, allowed {first.rule}{more}; look at {report}, then change the reward, or "
             "the thresholds under monitor"
         )
+
+    def _keep(self, baseline: dict[str, float]) -> None:
+        self.baseline = baseline
+        atomic_write_text(self.folder / "monitors.json", json.dumps(baseline, indent=1))
 
     def _write_report(self, iteration: int, now: Mapping[str, float], found: Sequence[Alarm]) -> Path:
         passed = {alarm.name: alarm.rule for alarm in found}

@@ -25,7 +25,7 @@ from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.files import atomic_write_bytes, atomic_write_text
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import PhysicsIqConfig
+from policy.inference_config import PhysicsIqConfig
 
 if TYPE_CHECKING:
     from phys4d.models.backbone import Backbone
@@ -41,12 +41,17 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
     import torch
 
     from phys4d.metrics.physics_iq.videos import num_frames
-    from phys4d.models.protocol import Conditioning, to_model_range, to_uint8
+    from phys4d.models.cache import EncodingCache
+    from phys4d.models.protocol import to_uint8
     from phys4d.runtime.progress import progress
+    from policy.placement import place
+    from policy.prompts import encode
     from policy.rollout import sample, sampling_rule
 
     limit_threads(config.num_threads)
     name, model = _load(config)
+    place(model, None, config.memory)
+    cache = EncodingCache(model, config.memory.cache)
     folder = config.out or config.run / "physics_iq" / name
     jobs = _write_prompts(config, folder / PROMPTS)
     kept, made = num_frames(config.fps), config.num_frames or num_frames(config.fps) + 1
@@ -62,10 +67,8 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
         first = cv2.imread(str(folder / PROMPTS / job["first_frame"]), cv2.IMREAD_COLOR)
         if first is None:
             raise UserError(f"{folder / PROMPTS / job['first_frame']} is gone; remove {folder / PROMPTS}")
-        picture = torch.from_numpy(np.ascontiguousarray(first[None, None, ..., ::-1]))
         with torch.no_grad():
-            latents = model.encode_video(to_model_range(picture)).float()[:, :, 0]
-            conditioning = Conditioning(model.encode_text([job["text"]]), latents)
+            conditioning = encode(cache, [job["text"]], np.ascontiguousarray(first[None, ..., ::-1]))
             made_latents = sample(
                 model,
                 conditioning,
@@ -74,7 +77,7 @@ def generate(config: PhysicsIqConfig) -> list[Path]:
                 seeds=[derive_seed(config.seed, r, job["video_id"])],
                 guidance_scale=config.guidance_scale,
             ).latents_BCThw
-            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].numpy()
+            video = to_uint8(model.decode_video(made_latents).float())[0, :kept].cpu().numpy()
         atomic_write_bytes(path, encode_mp4(video, config.fps))
     return runs
 

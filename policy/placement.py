@@ -1,12 +1,34 @@
-"""Encoders that wait in the host's memory and come to the GPU for a call."""
+"""Where a model is: on the GPU if there is one, its encoders in the host's memory if asked for."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import nn
+
 from phys4d.models.protocol import VideoModel
+from policy.config import MemoryConfig
 
 ENCODERS = ("text_encoder", "vae")
+
+
+def place(
+    model: VideoModel, heads: nn.Module | None, memory: MemoryConfig, device: torch.device | None = None
+) -> torch.device:
+    """Move model and heads; returns where to.
+
+    Args:
+        device: None is the GPU if there is one.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module: Any = model
+    module.to(device)
+    if heads is not None:
+        heads.to(device)
+    if memory.offload:
+        keep_encoders_on_host(model)
+    return device
 
 
 def keep_encoders_on_host(model: VideoModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phys4d.models.cache import EncodingCache
 from phys4d.runtime.errors import UserError
 from phys4d.runtime.files import atomic_write_text
-from policy.algorithms import replay
+from policy.losses import LossStats, clipped_policy_loss
 from policy.prompts import encode_prompts, num_latent_frames
 from policy.rewards import Rewards
-from policy.rollout import Rollouts, sample
+from policy.rollout import Rollouts, replay, sample
 from policy.trainer import Trainer
-from policy.update import ON_POLICY_TOLERANCE
+from policy.update import ON_POLICY_TOLERANCE, largest_gap
 
 NUM_VIDEOS = 2
+CACHE_TOLERANCE = 0.02
+"""Largest difference of a kept encoding, over the largest value: what bfloat16 rounds away."""
 PERTURBATION = 0.02
 """Standard deviation of the adapter's second factors while the gradient is looked at; they start at 0."""
 
@@ -44,7 +46,7 @@ def preflight(trainer: Trainer, folder: Path) -> list[Check]:
     """
     rollouts = _sample(trainer)
     checks = [_hashes(trainer, rollouts), *_replay(trainer, rollouts), *_gradient(trainer, rollouts)]
-    checks.append(_rewards(trainer, rollouts))
+    checks += [_rewards(trainer, rollouts), _monitors(trainer)]
     for check in checks:
         print(f"pre-flight {'ok' if check.passed else 'FAILED'}: {check.name}: {check.found}", flush=True)
     atomic_write_text(
@@ -78,21 +80,40 @@ def _sample(trainer: Trainer) -> Rollouts:
 
 
 def _hashes(trainer: Trainer, rollouts: Rollouts) -> Check:
-    """Encoding a prompt again gives the very same conditioning."""
-    again = encode_prompts(trainer.cache, [trainer.held_out[0]] * NUM_VIDEOS).digests()
-    same = tuple(again) == rollouts.digests
-    return Check("conditioning", same, "same hash twice" if same else "another hash when encoded again")
+    """Encoding a prompt twice gives the very same conditioning, and what sampling saw is that.
+
+    Cached embeddings may have been encoded in a batch of another size, which changes their rounding.
+    """
+    fresh = EncodingCache(trainer.model, None)
+    prompts = [trainer.held_out[0]] * NUM_VIDEOS
+    first, second = encode_prompts(fresh, prompts), encode_prompts(fresh, prompts)
+    if first.digests() != second.digests():
+        return Check("conditioning", False, "another hash when encoded again")
+    seen = rollouts.conditioning
+    pairs = [(seen.text_BLD, first.text_BLD), (seen.first_frame_BChw, first.first_frame_BChw)]
+    gap = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-9)) for a, b in pairs)
+    if not gap <= CACHE_TOLERANCE:
+        return Check("conditioning", False, f"sampling saw one that differs by {gap:.1e} from a new encoding")
+    return Check("conditioning", True, "same hash twice")
 
 
 def _replay(trainer: Trainer, rollouts: Rollouts) -> list[Check]:
-    """An unchanged policy gives the log-probabilities that it sampled with."""
-    gap = 0.0
-    with torch.no_grad():
-        for recorded in rollouts.steps:
+    """An unchanged policy gives the log-probabilities that it sampled with; with autograd and through the
+    loss, as an update takes them, the ratio is 1."""
+    gaps: list[Tensor] = []
+    stats: list[LossStats] = []
+    for recorded in rollouts.steps:
+        with torch.no_grad():
             out = replay(trainer.model, trainer.rule, rollouts, recorded)
-            assert out.log_prob is not None
-            gap = max(gap, float((out.log_prob - recorded.log_prob_B).abs().max()))
-    ratio = math.expm1(gap)
+        assert out.log_prob is not None
+        gaps.append((out.log_prob - recorded.log_prob_B).abs().max())
+        out = replay(trainer.model, trainer.rule, rollouts, recorded)
+        assert out.log_prob is not None
+        advantages = torch.ones_like(recorded.log_prob_B)
+        clip_range = trainer.config.algorithm.clip_range
+        loss = clipped_policy_loss(out.log_prob, recorded.log_prob_B, advantages, clip_range=clip_range)
+        stats.append(loss.stats)
+    gap, ratio = float(torch.stack(gaps).max()), largest_gap(stats)
     return [
         Check("replay", gap <= ON_POLICY_TOLERANCE, f"log-probabilities differ by {gap:.1e}"),
         Check("ratio", ratio <= ON_POLICY_TOLERANCE, f"1 to within {ratio:.1e}"),
@@ -188,6 +209,19 @@ def _rewards(trainer: Trainer, rollouts: Rollouts) -> Check:
     if len(numbers) < len(first) / 2:
         return Check("reward", False, f"no score: {next(x for x in first if isinstance(x, str))}")
     return Check("reward", True, f"the same twice, {numbers[0]:.4g}")
+
+
+def _monitors(trainer: Trainer) -> Check:
+    """A reward that is never trained on needs a second reader of depth and motion."""
+    if not trainer.config.monitor.enabled:
+        return Check("monitors", True, "off, as asked for by monitor.enabled")
+    found = "a held-out reward watches"
+    if trainer.watcher is None:
+        found = (
+            f"no depth estimator in {trainer.config.run / 'estimator'} to read a held-out reward with; train "
+            "it with `make pretrain`, or set --no-monitor.enabled"
+        )
+    return Check("monitors", trainer.watcher is not None, found)
 
 
 def _scored(rewards: Rewards, trainer: Trainer, rollouts: Rollouts, name: str) -> Sequence[float | str]:

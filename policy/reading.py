@@ -28,23 +28,31 @@ class Reader:
         model: VideoModel,
         heads: GeometryHeads | None,
         estimator: DepthEstimator | None,
+        batch_size: int = 32,
     ) -> None:
+        """`batch_size` is of the videos that are decoded, or read by the heads, together."""
+        self.batch_size = batch_size
         self.model = model
         self.heads = heads
         self.estimator = estimator
 
     @torch.no_grad()
-    def decode(self, latents_BCThw: Tensor, batch_size: int = 32) -> Tensor:
+    def decode(self, latents_BCThw: Tensor) -> Tensor:
         """uint8 RGB (B, T, H, W, 3), in the host's memory."""
         return torch.cat(
-            [to_uint8(self.model.decode_video(part).float()) for part in latents_BCThw.split(batch_size)]
-        ).cpu()
+            [
+                to_uint8(self.model.decode_video(part).float()).cpu()
+                for part in latents_BCThw.split(self.batch_size)
+            ]
+        )
 
     def geometry(self, latents_BCThw: Tensor, conditioning: Conditioning) -> Geometry:
         """Depth and motion by the heads where there are any, else by the estimators."""
         if self.heads is not None:
             with self.model.reference():
-                return read_with_heads(self.model, self.heads, latents_BCThw, conditioning)
+                return read_with_heads(
+                    self.model, self.heads, latents_BCThw, conditioning, min(8, self.batch_size)
+                )
         assert self.estimator is not None, "a reader needs heads or an estimator"
         return read_with_estimators(self.estimator, self.decode(latents_BCThw))[0]
 

@@ -43,6 +43,11 @@ class Source:
     function: str = ""
     """package.module:function, called in this process."""
 
+    @property
+    def place(self) -> str:
+        """Where it is, as far as the name does not say."""
+        return self.function or f"{self.name or 'first'}@{self.endpoint or 'endpoint'}"
+
 
 def parse_sources(config: RewardConfig) -> list[Source]:
     """The sources that a configuration names.
@@ -194,6 +199,15 @@ class Rewards:
             reward.close()
         for thread in self._threads:
             thread.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def labels(self) -> list[str]:
+        """One for each source, all different: its name, and where it is if two have the same name."""
+        names = [source.name or "first" for source in self.sources]
+        return [
+            source.place if names.count(name) > 1 else name
+            for source, name in zip(self.sources, names, strict=True)
+        ]
 
     @property
     def weights(self) -> list[float]:

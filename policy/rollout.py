@@ -192,8 +192,8 @@ def sample(
     for i in range(start, rule.schedule.num_steps):
         stochastic = i in window
         if stochastic and rule.storage_dtype is not None:
-            # Replay starts from what was kept.
-            x = x.to(rule.storage_dtype).to(x.dtype)
+            # Replay starts from what was kept, and from the given first frame as it was.
+            x = _given(model, x.to(rule.storage_dtype).to(x.dtype), conditioning)
         out = rule.take(
             model,
             x,
@@ -220,6 +220,29 @@ def sample(
     return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
 
 
+def sample_all(
+    model: VideoModel,
+    conditioning: Conditioning,
+    rule: SamplingRule,
+    *,
+    num_latent_frames: int,
+    seeds: Sequence[int],
+    batch_size: int,
+) -> Float[Tensor, "batch channels frames h w"]:
+    """Latents of many videos by the ODE, `batch_size` in a forward."""
+    parts = [
+        sample(
+            model,
+            conditioning.select(slice(start, start + batch_size)),
+            rule,
+            num_latent_frames=num_latent_frames,
+            seeds=seeds[start : start + batch_size],
+        ).latents_BCThw
+        for start in range(0, len(seeds), batch_size)
+    ]
+    return torch.cat(parts)
+
+
 def _noise(
     model: VideoModel,
     conditioning: Conditioning,
@@ -230,5 +253,23 @@ def _noise(
     first = conditioning.first_frame_BChw
     shape = (first.shape[1], num_latent_frames, *first.shape[2:])
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(first)
+    return _given(model, x, conditioning)
+
+
+def _given(model: VideoModel, x: Tensor, conditioning: Conditioning) -> Tensor:
+    """`x` with the condition where a model holds it in its latents."""
     mask = model.generated_mask(x)
-    return mask * x + (1 - mask) * first.unsqueeze(2)
+    return mask * x + (1 - mask) * conditioning.first_frame_BChw.unsqueeze(2)
+
+
+def replay(model: VideoModel, rule: SamplingRule, rollouts: Rollouts, recorded: RecordedStep) -> StepOut:
+    """Score a recorded step under the model as it now is."""
+    dtype = rollouts.latents_BCThw.dtype
+    return rule.take(
+        model,
+        _given(model, recorded.x_BCThw.to(dtype), rollouts.conditioning),
+        recorded.i,
+        rollouts.conditioning,
+        mode="sde",
+        x_next=recorded.x_next_BCThw.to(dtype),
+    )

@@ -15,7 +15,7 @@ from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.seeding import derive_seed
 from phys4d.runtime.threads import limit_threads
-from policy.config import SampleConfig
+from policy.inference_config import SampleConfig
 
 if TYPE_CHECKING:
     from phys4d.data import Sample
@@ -28,6 +28,7 @@ def generate(config: SampleConfig) -> list[Path]:
     from phys4d.report.videos import Video
     from phys4d.runtime.progress import progress
     from policy.film import panels, write_mp4, write_sheet
+    from policy.placement import place
     from policy.prompts import encode
     from policy.reading import Reader
     from policy.rollout import sample, sampling_rule
@@ -41,6 +42,7 @@ def generate(config: SampleConfig) -> list[Path]:
     if stage not in finished:
         raise UserError(f"{config.run} has no finished {stage}; finished stages: {', '.join(finished)}")
     model, heads = load_stage(config.run, stage, config.memory)
+    place(model, heads, config.memory)
     if heads is None:
         print(f"{stage} has no heads, so its videos have no depth and motion; `make pretrain` trains them")
     simulated = [] if config.text else _read_dataset(config)

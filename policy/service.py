@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ class LocalService:
         self.config = config
         self.endpoint = ""
         self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start it and wait until it has a port; after the first time on that same port.
@@ -58,10 +60,19 @@ class LocalService:
             self.endpoint = ready_file.read_text().strip()
 
     def restart_if_dead(self) -> None:
-        """Start it again if its process has ended."""
-        if self._child is not None and self._child.poll() is not None:
+        """Start it again if its process has ended; of several threads that see it, one does.
+
+        That it does not start, for instance because its port is not free yet, is told and no error: it is
+        asked again while its rewards are waited for.
+        """
+        with self._lock:
+            if self._child is None or self._child.poll() is None:
+                return
             print(f"the reward service ended (exit code {self._child.poll()})", flush=True)
-            self.start()
+            try:
+                self.start()
+            except ConnectionError as error:
+                print(error, flush=True)
 
     def stop(self, grace_s: float = 20.0) -> None:
         """Ask the child to end, then end its process group."""
@@ -74,21 +85,26 @@ class LocalService:
                 self._child.wait()
 
 
-def security(config: RewardConfig) -> dict[str, Any]:
-    """What a client shows and asks for: token and TLS.
+def security(config: RewardConfig, endpoint: str) -> dict[str, Any]:
+    """What a client shows to and asks of an endpoint: its token and TLS; ours are not for other services.
 
     Raises:
         OSError: a file cannot be read.
         ValueError: the token file is empty.
     """
+    ours = endpoint == config.endpoint
+    token_file = config.token_file if ours else config.token_files.get(endpoint)
+    ca_file = config.ca_file if ours else config.ca_files.get(endpoint)
     options: dict[str, Any] = {}
-    if config.token_file is not None:
-        options["token"] = config.token_file.read_text(encoding="utf-8").strip()
+    if token_file is not None:
+        options["token"] = token_file.read_text(encoding="utf-8").strip()
         if not options["token"]:
-            raise ValueError(f"token file {config.token_file} is empty")
-    if config.ca_file is not None:
+            raise ValueError(f"token file {token_file} is empty")
+    if ca_file is not None:
         options["tls"] = ClientTls(
-            ca_file=config.ca_file, cert_file=config.cert_file, key_file=config.key_file
+            ca_file=ca_file,
+            cert_file=config.cert_file if ours else None,
+            key_file=config.key_file if ours else None,
         )
     return options
 
@@ -127,15 +143,13 @@ def connect(
         timeout_s: how long it may take to answer now.
         patience_s: as in `RewardClient`.
     """
-    # Other services have tokens of their own: ours is not for them.
-    shown = security(config) if endpoint == config.endpoint else {}
     client = RewardClient(
         endpoint,
         timeout_s=config.timeout_s,
         max_attempts=config.max_attempts,
         reward=reward,
         patience_s=patience_s,
-        **shown,
+        **security(config, endpoint),
     )
     info = client.wait_ready(timeout_s)
     rewards = ", ".join(f"{reward.name} {reward.version}" for reward in info.rewards)

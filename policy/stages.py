@@ -64,4 +64,6 @@ def load_stage(
     if stage == "stage3":
         load_lora(model.transformer, POLICY, run / "stage3" / "lora")
     heads = {"base": None, "stage1": "stage1"}.get(stage, "stage2")
-    return model, None if heads is None else GeometryHeads.load(run / heads / "heads.safetensors")
+    return model, None if heads is None else GeometryHeads.load(
+        run / heads / "heads.safetensors", model.head_sizes
+    )

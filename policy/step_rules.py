@@ -190,16 +190,13 @@ def step_coefficients(
     return rule(schedule, i, noise_level, std_cap)
 
 
-def longcat_weight(schedule: Schedule, i: int) -> float:
-    """sqrt(s / (1 - s)) / sqrt|dt|: undoes the factor by which a Flow-SDE step hides the velocity.
+def longcat_weight(step: StepCoefficients) -> float:
+    """S / |on_prediction|: undoes the factor by which a step hides the prediction.
 
-    The gradient of that step's log-prob by the velocity is proportional to the inverse: it vanishes at high
-    noise. At s = 1 the next level stands in 1 - s, as in the step itself.
+    The gradient of the step's log-prob by the prediction is noise times the inverse, which vanishes at high
+    noise. Of a Flow-SDE step that is not capped it is sqrt(s / (1 - s)) / sqrt|dt| up to a constant; taken
+    from the coefficients it holds of capped steps and of the other samplers too.
 
     Source: Meituan LongCat Team 2025 (LongCat-Video), on GRPO for flow models.
     """
-    if schedule.family != "flow":
-        raise ValueError(f"step_weight longcat is for flow schedules, got {schedule.name}; use 'none'")
-    s, s_next = schedule.step_levels(i)
-    rest = 1.0 - s_next if s == 1.0 else 1.0 - min(max(s, SIGMA_CLAMP[0]), SIGMA_CLAMP[1])
-    return math.sqrt(s / rest) / math.sqrt(s - s_next)
+    return step.std / abs(step.on_prediction)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "num_iterations",
     "eval_every",
+    "eval_batch_size",
     "checkpoint_every",
     "keep_checkpoints",
     "num_threads",
@@ -35,19 +36,24 @@ MAY_CHANGE = (
     "dry_run",
     "model",
     *(f"hardware.{name}" for name in HardwareConfig.__dataclass_fields__),
-    *(f"monitor.{name}" for name in MonitorConfig.__dataclass_fields__),
+    *(f"monitor.{name}" for name in MonitorConfig.__dataclass_fields__ if name != "num_videos"),
 )
 """Settings that a resumed run may set anew, since they do not change what is learned."""
 
 
 def train(config: TrainConfig) -> Path:
-    """Run stage 3, from the last checkpoint if there is one; returns the stage's folder."""
+    """Run stage 3, from the last checkpoint if there is one; returns the stage's folder.
+
+    Raises:
+        SystemExit: a signal asked to stop; what was learnt is saved.
+    """
     import contextlib
 
     from phys4d.models.lora import save_lora
     from phys4d.runtime.checkpoint import latest, new_checkpoint, step_of
     from phys4d.runtime.progress import progress
     from phys4d.runtime.run import RunFolder
+    from phys4d.runtime.signals import stop_requested, stopped_by
     from policy.monitors import Monitors
     from policy.ranks import Ranks
     from policy.rewards import Rewards
@@ -61,6 +67,7 @@ def train(config: TrainConfig) -> Path:
     parts = load_parts(config, ranks)
     stage = config.run / "stage3"
     with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(stop_requested())
         run = None
         if ranks.is_first:
             run = stack.enter_context(
@@ -96,8 +103,8 @@ def train(config: TrainConfig) -> Path:
             videos = trainer.held_out_videos()
             scalars = trainer.evaluate(videos)
             fault = None
+            seen = trainer.watch(videos) if config.monitor.enabled else {}
             if ranks.is_first and config.monitor.enabled:
-                seen = trainer.watch(videos)
                 scalars |= {f"monitor_{name}": value for name, value in seen.items()}
                 now = seen | {name: scalars[name] for name in ("val_reward",) if name in scalars}
                 if trainer.kl_joint_nats is not None:
@@ -123,14 +130,16 @@ def train(config: TrainConfig) -> Path:
                 scalars |= measure(iteration)
             scalars |= trainer.iterate(iteration)
             done = iteration + 1
-            if run is None:
-                continue
-            run.log(iteration, **scalars)
-            if "reward_mean" in scalars:
-                bar.set_postfix_str(f"reward {scalars['reward_mean']:.3f}", refresh=False)
-            if done % config.checkpoint_every == 0 or done == config.num_iterations:
-                with new_checkpoint(stage / "checkpoints", done, keep=config.keep_checkpoints) as folder:
-                    trainer.save(folder)
+            stopped = int(ranks.largest(asked()))
+            if run is not None:
+                run.log(iteration, **scalars)
+                if "reward_mean" in scalars:
+                    bar.set_postfix_str(f"reward {scalars['reward_mean']:.3f}", refresh=False)
+                if done % config.checkpoint_every == 0 or done == config.num_iterations or stopped:
+                    with new_checkpoint(stage / "checkpoints", done, keep=config.keep_checkpoints) as folder:
+                        trainer.save(folder)
+            if stopped:
+                raise stopped_by(stopped, f"after iteration {done} of stage 3")
         scalars = measure(config.num_iterations)
         if run is not None:
             run.log(config.num_iterations, **scalars)
@@ -168,7 +177,7 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import Ema
     from policy.algorithms import ALGORITHMS
-    from policy.placement import keep_encoders_on_host
+    from policy.placement import place
     from policy.prompts import load_prompts
     from policy.reading import Reader
     from policy.rollout import sampling_rule
@@ -193,15 +202,14 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     model, heads = load_stage(config.run, "stage2", memory)
     parameters = add_lora(model.transformer, POLICY, rank=algorithm.lora_rank, targets=model.lora_targets)
     store_base(model.transformer, memory.base_storage)
-    model.to(ranks.device)
     assert heads is not None, "stage 2 has heads"
-    heads.to(ranks.device)
-    if memory.offload:
-        keep_encoders_on_host(model)
+    place(model, heads, memory, ranks.device)
     # The one that training does not read with watches over the other.
     has_estimator = (config.run / "estimator" / "config.json").is_file()
     estimator = load_depth_estimator(config.run / "estimator") if has_estimator else None
-    by_heads, by_estimator = Reader(model, heads, None), Reader(model, None, estimator)
+    by_heads, by_estimator = (
+        Reader(model, *reads, config.eval_batch_size) for reads in ((heads, None), (None, estimator))
+    )
     trains_on_heads = config.reward.reader == "heads"
     if not trains_on_heads and estimator is None:
         load_depth_estimator(config.run / "estimator")

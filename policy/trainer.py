@@ -6,13 +6,13 @@ import dataclasses
 import math
 import random
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +21,8 @@ from phys4d.models.backbone import Backbone
 from phys4d.models.cache import EncodingCache
 from phys4d.models.reading import to_numpy
 from phys4d.report.videos import Video
-from phys4d.runtime.errors import UserError
 from phys4d.runtime.seeding import derive_seed
 from phys4d.training import Ema
-from phys4d.types import Failure, Outcome
-from policy.advantages import Advantages, compute_advantages
 from policy.algorithms import ALGORITHMS
 from policy.config import TrainConfig
 from policy.film import panels, write_sheet
@@ -33,8 +30,9 @@ from policy.monitors import cloud_statistics, pixel_statistics
 from policy.prompts import Prompt, encode_prompts, load_prompts, num_latent_frames
 from policy.ranks import Ranks
 from policy.reading import Reader
-from policy.rewards import Pending, Rewards, values
-from policy.rollout import Rollouts, SamplingRule, sample
+from policy.rewards import Rewards, values
+from policy.rollout import SamplingRule, sample, sample_all
+from policy.scoring import Sampled, Scoring
 from policy.update import UpdateStats, update_policy
 from policy.windows import window
 
@@ -47,124 +45,6 @@ class OldPolicy(Ema):
         """Keep `decay` of what it was."""
         self.num_updates += 1
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-
-
-@dataclass
-class Sampled:
-    """The rollouts of one iteration on this rank, and their rewards as they come."""
-
-    rollouts: list[Rollouts] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
-    group_ids: list[list[int]] = field(default_factory=list)
-    """Group of each video of a batch, over all ranks."""
-
-
-class Scoring:
-    """Waits for rewards and turns them into advantages, as far as those are asked for."""
-
-    def __init__(self, sampled: Sampled, config: TrainConfig, rewards: Rewards, ranks: Ranks) -> None:
-        self._sampled = sampled
-        self._config = config
-        self._rewards = rewards
-        self._ranks = ranks
-        self.outcomes: list[list[list[Outcome]] | None] = [None] * len(sampled.rollouts)
-        """By batch and source, on this rank."""
-        self._values: list[Tensor | None] = [None] * len(sampled.rollouts)
-        self._advantages: list[Advantages | None] = [None] * len(sampled.rollouts)
-        self.wait_s = 0.0
-        algorithm, reward = config.algorithm, config.reward
-        self._needs_all = (
-            ALGORITHMS[algorithm.name].compares == "batch"
-            or algorithm.std_scope != "group"
-            or reward.aggregation == "normalize_then_sum"
-        )
-
-    def values(self, b: int) -> Tensor:
-        """Rewards of a batch over all ranks, (videos, sources)."""
-        known = self._values[b]
-        if known is None:
-            start = time.monotonic()
-            outcomes = self._sampled.pending[b].result()
-            self.wait_s += time.monotonic() - start
-            self.outcomes[b] = outcomes
-            known = self._values[b] = self._ranks.gather(values(outcomes))
-            self._refuse_failures(b)
-        return known
-
-    def batches(self, chosen: Sequence[int]) -> Iterator[tuple[Rollouts, Advantages]]:
-        """Rollouts of this rank with their advantages, batch by batch, in the order asked for."""
-        for b in chosen:
-            yield self._sampled.rollouts[b], self._of_rank(b)
-
-    def all_advantages(self) -> list[Advantages]:
-        """Of all batches, over all ranks."""
-        return [self.advantages(b) for b in range(len(self._values))]
-
-    def advantages(self, b: int) -> Advantages:
-        """Of one batch over all ranks; what is compared beyond a group waits for all rewards."""
-        known = self._advantages[b]
-        if known is not None:
-            return known
-        if not self._needs_all:
-            known = self._advantages[b] = self._compare(self.values(b), self._sampled.group_ids[b])
-            return known
-        columns = [self.values(i) for i in range(len(self._values))]
-        groups = [group for ids in self._sampled.group_ids for group in ids]
-        whole = self._compare(torch.cat(columns), groups)
-        start = 0
-        for i, column in enumerate(columns):
-            part = slice(start, start + len(column))
-            # Counts are of the whole; they are told once.
-            counts = {} if i == 0 else dict.fromkeys(_COUNTS, 0)
-            self._advantages[i] = dataclasses.replace(
-                whole, values=whole.values[part], trained=whole.trained[part], **counts
-            )
-            start += len(column)
-        known = self._advantages[b]
-        assert known is not None
-        return known
-
-    def _compare(self, rewards: Tensor, groups: Sequence[int]) -> Advantages:
-        algorithm = self._config.algorithm
-        if ALGORITHMS[algorithm.name].compares == "batch":
-            groups = [0] * len(groups)
-        return compute_advantages(
-            rewards,
-            groups,
-            weights=self._rewards.weights,
-            aggregation=self._config.reward.aggregation,
-            scale=algorithm.std_scope,
-            min_spread=algorithm.min_reward_spread,
-            clip=algorithm.advantage_clip,
-        )
-
-    def _of_rank(self, b: int) -> Advantages:
-        whole = self.advantages(b)
-        part = self._ranks.share(len(whole.values))
-        return dataclasses.replace(whole, values=whole.values[part], trained=whole.trained[part])
-
-    def _refuse_failures(self, b: int) -> None:
-        """Stop where more rollouts of the iteration than allowed have no score; all are waited for first."""
-        allowed = self._config.reward.max_failed_fraction
-        known = self._values[b]
-        assert known is not None
-        if known.isnan().any(dim=1).double().mean() <= allowed:
-            return
-        whole = torch.cat([self.values(i) for i in range(len(self._values)) if i != b] + [known])
-        num_failed = int(whole.isnan().any(dim=1).sum())
-        if num_failed <= allowed * len(whole):
-            return
-        mine = [o.result for batch in self.outcomes if batch for column in batch for o in column]
-        failures = self._ranks.gather_lists([f for f in mine if isinstance(f, Failure)])
-        reasons = Counter(f"{f.error_class} {f.reason}" for f in failures).most_common(3)
-        listed = ", ".join(f"{count}x {reason}" for reason, count in reasons)
-        raise UserError(
-            f"{num_failed} of {len(whole)} rollouts have no score ({listed}; first: {failures[0].message}); "
-            "mend the reward service, then run again to resume"
-        )
-
-
-_COUNTS = ("num_invalid", "num_groups", "num_small_groups", "num_flat_groups", "num_clipped")
 
 
 @dataclass
@@ -319,14 +199,15 @@ class Trainer:
         prompts = [self.held_out[i] for i in mine]
         conditioning = encode_prompts(self.cache, prompts)
         with self.ema.applied():
-            videos = sample(
+            latents = sample_all(
                 self.model,
                 conditioning,
                 self.rule,
                 num_latent_frames=num_latent_frames(self.model, prompts),
                 seeds=[derive_seed("eval", i) for i in mine],
+                batch_size=self.config.eval_batch_size,
             )
-        return videos.latents_BCThw, conditioning, prompts
+        return latents, conditioning, prompts
 
     def evaluate(self, videos: tuple[Tensor, Any, Sequence[Prompt]] | None = None) -> dict[str, float]:
         """Mean reward on held-out prompts."""
@@ -350,19 +231,27 @@ class Trainer:
         }
 
     def watch(self, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> dict[str, float]:
-        """What monitors look at, on the first held-out videos of this rank."""
-        chosen = slice(0, self.config.monitor.num_videos)
+        """What monitors look at: means over the first held-out videos, whichever ranks have them."""
+        number = min(self.config.monitor.num_videos, len(self.held_out))
+        mine = len(range(self.ranks.index, number, self.ranks.num))
+        rows = self.ranks.gather_lists(self._watched(videos, slice(0, mine)) if mine else [])
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        means = {name: np.nanmean([row.get(name, math.nan) for row in rows]) for name in names}
+        return {name: float(mean) for name, mean in means.items()}
+
+    def _watched(self, videos: tuple[Tensor, Any, Sequence[Prompt]], chosen: slice) -> list[dict[str, float]]:
+        """Statistics of each video, as far as it has them."""
         latents, conditioning, prompts = videos[0][chosen], videos[1].select(chosen), videos[2][chosen]
         ids = [f"watch/{prompt.key}" for prompt in prompts]
-        seen = pixel_statistics(self.reader.decode(latents).numpy())
+        rows = [pixel_statistics(video[None]) for video in self.reader.decode(latents).numpy()]
         if self.watcher is not None:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
-            rewards = values(self.rewards.score(read)) @ torch.tensor(
-                self.rewards.weights, dtype=torch.float64
-            )
-            if not rewards.isnan().all():
-                seen["held_out_reward"] = float(rewards.nanmean())
-        return seen | cloud_statistics(self.reader.rollouts(latents, conditioning, prompts, ids))
+            weights = torch.tensor(self.rewards.weights, dtype=torch.float64)
+            for row, reward in zip(rows, (values(self.rewards.score(read)) @ weights).tolist(), strict=True):
+                if math.isfinite(reward):
+                    row["held_out_reward"] = reward
+        rollouts = self.reader.rollouts(latents, conditioning, prompts, ids)
+        return [row | cloud_statistics([rollout]) for row, rollout in zip(rows, rollouts, strict=True)]
 
     def write_picture(self, path: Path, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> Path:
         """Frames of the first held-out video, with depth and motion, above what the reference makes of it."""
@@ -392,6 +281,7 @@ class Trainer:
                 "num_ema_updates": self.ema.num_updates,
                 "old": None if self.old is None else self.old.average,
                 "optimiser": self.optimiser.state_dict(),
+                "kl_joint_nats": self.kl_joint_nats,
             },
             folder / "trainer.pt",
         )
@@ -408,6 +298,7 @@ class Trainer:
                     tensor.copy_(value)
         self.ema.num_updates = state["num_ema_updates"]
         self.optimiser.load_state_dict(state["optimiser"])
+        self.kl_joint_nats = state["kl_joint_nats"]
 
 
 def mean_components(components: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -433,10 +324,10 @@ def reward_scalars(rewards: Tensor, sources: Rewards, group_size: int) -> dict[s
         scalars["reward_mean"] = float(valid.mean())
         scalars["reward_group_std"] = float(spread.mean()) if len(spread) else 0.0
     if len(sources.sources) > 1:
-        for source, column in zip(sources.sources, rewards.T, strict=True):
+        for label, column in zip(sources.labels, rewards.T, strict=True):
             mean = float(column.nanmean())
             if math.isfinite(mean):
-                scalars[f"reward_{source.name or 'first'}"] = mean
+                scalars[f"reward_{label}"] = mean
     return scalars
 
 

@@ -95,8 +95,8 @@ def update_policy(
             if with_kl:
                 measured.append(loss_stats)
     ranks = ranks or Ranks.alone()
-    ratio_gap = ranks.largest(max((max(s.ratio_max - 1, 1 - s.ratio_min) for s in stats), default=0.0))
-    if on_policy and ratio_gap > ON_POLICY_TOLERANCE:
+    ratio_gap = ranks.largest(largest_gap(stats))
+    if on_policy and not ratio_gap <= ON_POLICY_TOLERANCE:
         raise RuntimeError(
             f"the importance ratio of an unchanged policy must be 1, got {1 + ratio_gap:.6f}: "
             "replay differs from rollout"
@@ -121,6 +121,12 @@ def update_policy(
         grad_norm=float(grad_norm) if torch.isfinite(grad_norm) else 0.0,
         skipped=skipped,
     )
+
+
+def largest_gap(stats: Iterable[LossStats]) -> float:
+    """Largest |ratio - 1|; NaN where a ratio is."""
+    gaps = [abs(ratio - 1) for s in stats for ratio in (s.ratio_max, s.ratio_min)]
+    return float(torch.tensor([0.0, *gaps], dtype=torch.float64).max())
 
 
 def _gather_gradients(parameters: list[nn.Parameter], ranks: Ranks, *, scale: float) -> None:

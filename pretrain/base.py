@@ -122,7 +122,10 @@ def train(config: BaseConfig) -> Path:
         rgb, captions = with_mirror_images("rgb", rgb), with_mirrored_captions(captions)
     rgb_NTHW3 = torch.from_numpy(rgb)
     model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
-    with StageRun.open(config.run / "base", configs.to_toml(config), ranks=ranks) as run:
+    model.check_size(rgb.shape, config.data)
+    with StageRun.open(
+        config.run / "base", configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+    ) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
         train_denoiser(model, EncodingCache(model, None).videos(rgb_NTHW3), captions, config, run)
         if ranks.is_main:

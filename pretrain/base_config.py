@@ -43,6 +43,8 @@ class BaseConfig:
             num_steps=1000, batch_size=32, learning_rate=4e-3, muon_learning_rate=0.05, bf16=True
         )
     )
+    wandb_project: str = ""
+    """Project of Weights & Biases to log scalars to as well; empty logs to the run's folder only."""
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""

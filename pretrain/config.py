@@ -59,6 +59,8 @@ class StageOneConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""
+    wandb_project: str = ""
+    """Project of Weights & Biases to log scalars to as well; empty logs to the run's folder only."""
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""

@@ -41,8 +41,11 @@ class Lesson:
     run: StageRun
 
 
-def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor, list[str]]:
+def read_training_videos(config: StageOneConfig, truth: Dataset, model: Backbone) -> tuple[Tensor, list[str]]:
     """RGB (N, T, H, W, 3) and captions, from a rendered dataset or a folder of videos of any origin.
+
+    Those of a folder are brought to the shape and frame rate of `truth`. One whose caption is longer than
+    the model reads is skipped like one that cannot be read.
 
     Raises:
         ValueError: there are fewer than `num_videos`, or fewer than a batch among the readable ones.
@@ -62,7 +65,13 @@ def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor
         return rgb, videos.captions()[: config.num_videos]
     num_frames, height, width = truth[0].rgb.shape[:3]
     found = read_videos(
-        config.videos, num_frames=num_frames, height=height, width=width, limit=config.num_videos
+        config.videos,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=truth[0].spec.fps,
+        limit=config.num_videos,
+        check_caption=lambda caption: model.tokenize([caption]),
     )
     if len(found.names) < config.heads.batch_size:
         raise ValueError(
@@ -73,7 +82,7 @@ def read_training_videos(config: StageOneConfig, truth: Dataset) -> tuple[Tensor
 
 
 def random_twin(model: Backbone, seed: int) -> Backbone:
-    """The same model with an untrained transformer, for the baseline column."""
+    """The same model with an untrained transformer as `tiny_model` makes it, for the baseline column."""
     import copy
 
     import torch
@@ -84,6 +93,7 @@ def random_twin(model: Backbone, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random transformer"))
         transformer = type(model.transformer).from_config(model.transformer.config)
+        model.open_gates(transformer)
     dtype = model.transformer.dtype
     twin.transformer = (transformer if dtype == torch.float32 else transformer.to(dtype)).to(
         model.transformer.device
@@ -97,13 +107,10 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
 
     from phys4d.models.cache import EncodingCache
     from phys4d.models.geometry_losses import (
-        align_scale_shift,
         charbonnier,
-        depth_gradient_loss,
         masked_mean,
         off_depth_edges,
-        scale_shift_invariant_depth_loss,
-        with_unit_spread,
+        relative_depth_losses,
     )
     from phys4d.models.heads import MOTION_UNIT
     from phys4d.models.protocol import Conditioning
@@ -129,23 +136,16 @@ def train_heads(model: Backbone, heads: GeometryHeads, lesson: Lesson, *, desc: 
         depth = labels.depth_NTHW[indices].to(device)
         motion = labels.motion_NTHW3[indices].to(device)
         mask = labels.trusted_NTHW[indices].to(device)
-        everywhere = torch.ones_like(depth, dtype=torch.bool)
         # Most pixels are static background, so moving ones count as much as all the others together.
         moving = mask & (motion[..., :2].norm(dim=-1) > 1.0)
         error = charbonnier((read.motion_BTHW3 - motion) / unit)
         motion_loss = masked_mean(error[..., :2].sum(-1), mask) + masked_mean(error[..., :2].sum(-1), moving)
         if has_dz:
             motion_loss = motion_loss + masked_mean(error[..., 2], mask & off_depth_edges(depth[:, :-1]))
-        if labels.kind == "metric":
-            found, gradient = read.depth_BTHW, depth_gradient_loss(read.depth_BTHW.log(), depth.log())
-        else:
-            found = 1.0 / read.depth_BTHW
-            depth = with_unit_spread(depth)
-            scale, shift = align_scale_shift(found, depth, everywhere)
-            gradient = depth_gradient_loss(scale * found + shift, depth)
+        depth_loss, gradient_loss = relative_depth_losses(read.depth_BTHW, depth, labels.kind)
         return {
-            "depth": scale_shift_invariant_depth_loss(found, depth, everywhere),
-            "depth_gradient": config.gradient_weight * gradient,
+            "depth": depth_loss,
+            "depth_gradient": config.gradient_weight * gradient_loss,
             "motion": config.motion_weight * motion_loss,
         }
 
@@ -213,7 +213,9 @@ def train(config: StageOneConfig) -> Path:
         gradient_checkpointing=config.memory.gradient_checkpointing,
     ).to(ranks.device)
     held_out = HeldOut.of(measured)
-    rgb, captions = read_training_videos(config, truth)
+    model.check_size(held_out.rgb.shape, config.held_out or config.truth)
+    rgb, captions = read_training_videos(config, truth, model)
+    model.check_size(rgb.shape, config.videos)
     flow = load_flow_estimator(config.flow, config.flow_weights, str(ranks.device))
     twin = random_twin(model, config.seed) if config.baseline else None
     for frozen in (model, twin):
@@ -221,7 +223,9 @@ def train(config: StageOneConfig) -> Path:
             ranks.shard_frozen(frozen.transformer, frozen.blocks)
     stage = config.run / "stage1"
     path = stage / "heads.safetensors"
-    with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
+    with StageRun.open(
+        stage, configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+    ) as run:
         estimator = depth_estimator(config, truth, run)
         if ranks.is_main:
             with atomic_directory(config.run / "estimator", replace=True) as folder:

@@ -50,7 +50,7 @@ class StageTwoConfig:
     """l_m, in head units (4 px, 0.1 m)."""
     warp_weight: float = 1.0
     """l_w, metres; 0 trains without the warp loss."""
-    warp_masks: tuple[WarpMask, ...] = ("visible", "edges")
+    warp_masks: tuple[WarpMask, ...] = ("visible", "edges", "inside")
     """What M leaves out: points that are not seen again (in the image and not occluded, by the simulator),
     depth edges at t, depth edges at t + 1, predictions that leave the image."""
     change_weight: float = 2.0
@@ -65,6 +65,8 @@ class StageTwoConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""
+    wandb_project: str = ""
+    """Project of Weights & Biases to log scalars to as well; empty logs to the run's folder only."""
     seed: int = 0
     num_threads: int = 2
     """CPU threads of torch."""
@@ -73,6 +75,10 @@ class StageTwoConfig:
         for name in ("depth_weight", "motion_weight", "warp_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.memory.dtype == "float16":
+            raise ValueError(
+                "memory.dtype float16 would lose small gradients, since losses are not scaled; use bfloat16"
+            )
         part = self.optimiser.batch_size // self.optimiser.micro_batches
         if not 0 < round(self.diffusion_share * part) < part:
             raise ValueError(

@@ -72,7 +72,7 @@ def train(config: StageTwoConfig) -> Path:
     from phys4d.data import open_dataset
     from phys4d.metrics.held_out import HeldOut
     from phys4d.models.cache import EncodingCache
-    from phys4d.models.diffusion_loss import diffusion_loss, velocity_error
+    from phys4d.models.diffusion_loss import held_out_diffusion_loss, velocity_error
     from phys4d.models.geometry_losses import charbonnier, masked_mean, warp_consistency_loss, warp_mask
     from phys4d.models.heads import MOTION_UNIT, GeometryHeads
     from phys4d.models.lora import add_lora, save_lora, store_base
@@ -96,7 +96,10 @@ def train(config: StageTwoConfig) -> Path:
         dtype=config.memory.dtype,
         gradient_checkpointing=config.memory.gradient_checkpointing,
     ).to(device)
-    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors").to(device)
+    model.check_size(held_out.rgb.shape, config.held_out or config.data)
+    for path, dataset in zip((config.data, *config.more_data), datasets, strict=True):
+        model.check_size(dataset[0].rgb.shape, path)
+    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors", model.head_sizes).to(device)
     heads = heads.with_motion_channels(config.motion_channels)
     targets = targets_in_blocks(model, config.lora_layers)
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=targets)
@@ -109,7 +112,9 @@ def train(config: StageTwoConfig) -> Path:
     store_base(model.transformer, config.memory.base_storage)
     ranks.shard_frozen(model.transformer, model.blocks)
     stage = config.run / "stage2"
-    with StageRun.open(stage, configs.to_toml(config), ranks=ranks) as run:
+    with StageRun.open(
+        stage, configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+    ) as run:
         cache = EncodingCache(model, config.memory.cache)
         truth = _Truth.of(cache, datasets, mirror=config.mirror)
         unit = torch.tensor(MOTION_UNIT, device=device)
@@ -145,10 +150,7 @@ def train(config: StageTwoConfig) -> Path:
             mean_depth_error = masked_mean(depth_error, there) if truth.has_gaps else depth_error.mean()
             error = charbonnier((read.motion_BTHW3 - motion) / unit)
             motion_error = error[..., :num_channels].sum(-1)
-            carried = read.motion_BTHW3
-            if num_channels == 2:
-                carried = torch.cat([carried[..., :2], torch.zeros_like(carried[..., 2:])], -1)
-            masked = warp_mask(
+            seen_again = warp_mask(
                 config.warp_masks, depth, motion, truth.visible[indices].to(device), read.motion_BTHW3
             )
             return {
@@ -156,7 +158,8 @@ def train(config: StageTwoConfig) -> Path:
                 "depth": config.depth_weight
                 * (mean_depth_error + masked_mean(depth_error, on_object & there)),
                 "motion": config.motion_weight * (motion_error.mean() + masked_mean(motion_error, moving)),
-                "warp": config.warp_weight * warp_consistency_loss(read.depth_BTHW, carried, masked),
+                "warp": config.warp_weight
+                * warp_consistency_loss(read.depth_BTHW, read.carried_BTHW3, seen_again),
             }
 
         held_latents = cache.videos(torch.from_numpy(held_out.rgb)).to(device)
@@ -174,7 +177,7 @@ def train(config: StageTwoConfig) -> Path:
             fixed = torch.Generator().manual_seed(0)
             sigma = model.noising.training_levels(len(held_latents), config.shift, fixed).to(device)
             noise = torch.randn(held_latents.shape, generator=fixed).to(device)
-            diffusion = diffusion_loss(model, held_latents, held, sigma, noise).item()
+            diffusion = held_out_diffusion_loss(model, held_latents, held, sigma, noise)
             return {**errors, "warp_l1_m": warp, "diffusion": diffusion}
 
         fit(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__ as program
-from benchmarks import compare, page, profile, pytorch3d_cpu
+from benchmarks import compare, page, policy_table, profile, pytorch3d_cpu
 from benchmarks.chamfer_gpu import GpuBenchConfig
 from benchmarks.distinct_rewards import STEP, DistinctPending
 from benchmarks.registry import (
@@ -287,3 +287,22 @@ def test_tuning_a_gpu_writes_its_name_and_the_fastest_tile(tmp_path: Path) -> No
 def test_a_median_of_two_is_refused() -> None:
     with pytest.raises(ValueError, match="repeats must be at least 3 for a median, got 2"):
         GpuBenchConfig(repeats=2)
+
+
+def test_the_policy_table_pairs_seeds_and_knows_which_way_is_better() -> None:
+    """Errors 3, 5 against 2, 3: ahead by 1 and 2, mean 1.5, s.e. .5; of a score 10, 20 against 13, 21."""
+    chamfer, score = ("heads", "4D Chamfer"), ("rgb", "share of physical variance")
+    seeds = [
+        {("stage2", *chamfer): a, ("stage3", *chamfer): b, ("stage2", *score): c, ("stage3", *score): d}
+        for a, b, c, d in ((3.0, 2.0, 10.0, 13.0), (5.0, 3.0, 20.0, 21.0))
+    ]
+    rows = {(row["metric"], row["stage"]): row for row in policy_table.summary(seeds)}
+    before = rows["4D Chamfer m", "stage 2"]
+    assert (before["mean"], before["ahead"]) == (4.0, 1.5)
+    assert before["standard_errors"] == pytest.approx(3.0)
+    assert before["std"] == pytest.approx(2**0.5)
+    assert rows["Physics-IQ style %", "stage 2"]["standard_errors"] == pytest.approx(2.0)
+    assert len(rows) == 4, "what was not measured has no row"
+    assert policy_table.summary(seeds[:1])[0]["standard_errors"] is None
+    shown = policy_table.text("tiny-wan", policy_table.summary(seeds), 2).splitlines()
+    assert shown[3].split() == ["4D", "Chamfer", "m", "stage", "2", "4.0000", "1.4142", "+1.5000", "+3.0"]

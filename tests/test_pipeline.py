@@ -26,8 +26,9 @@ from phys4d.models.registry import TINY
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError
 from phys4d.runtime.metrics import read_metrics
-from policy.config import EvaluateConfig, RewardConfig, SampleConfig, TrainConfig
+from policy.config import RewardConfig, TrainConfig
 from policy.external import evaluate_videos
+from policy.inference_config import EvaluateConfig, SampleConfig
 from policy.physics_iq import encode_mp4
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
@@ -110,67 +111,107 @@ def test_all_stages_log_held_out_errors(trained: Path) -> None:
         assert validated[0] == 0 and len(validated) == 2
 
 
-def test_stage_3_runs_and_resumes_bit_for_bit(trained: Path, endpoint: str) -> None:
-    """T17: four iterations are the same as two, a stop, and two more."""
+@pytest.fixture(scope="module")
+def whole(trained: Path, endpoint: str) -> str:
+    """Flags of a run of stage 3 that was never interrupted, six iterations long."""
+    flags = f"{copy_run(trained, 'whole')} --reward.endpoint {endpoint} {STAGE3}"
+    program("policy.train", f"{flags} --num-iterations 6", trained)
+    return flags
+
+
+def trainer(flags: str, folder: Path) -> "subprocess.Popen[str]":
+    """Stage 3 as a process that can be stopped; it prints what it does."""
+    command = [sys.executable, "-m", "policy.train", *flags.split(), "--num-threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def wait_for(child: "subprocess.Popen[str]", text: str) -> None:
+    """Until a process has printed something."""
+    seen = []
+    assert child.stdout is not None
+    for line in child.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"ended without {text!r}: {''.join(seen)[-3000:]}")
+
+
+def wait_for_step(child: "subprocess.Popen[str]", checkpoints: Path, step: int) -> None:
+    deadline = time.monotonic() + 180
+    while not (checkpoints / f"step-{step:06d}").is_dir():
+        assert child.poll() is None and time.monotonic() < deadline, f"no checkpoint of step {step}"
+        time.sleep(0.02)
+
+
+def last_step(checkpoints: Path) -> int:
+    return max(int(folder.name.removeprefix("step-")) for folder in checkpoints.glob("step-??????"))
+
+
+def service_of(pid: int) -> int:
+    """The reward service that a process has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (found,) = (c for c in children if b"reward_service" in Path(f"/proc/{c}/cmdline").read_bytes())
+    return int(found)
+
+
+def test_stage_3_goes_on_bit_for_bit_after_sigterm_sigkill_and_the_death_of_its_service(
+    trained: Path, endpoint: str, whole: str
+) -> None:
+    """T17: six iterations are the same however they were interrupted, and whichever service scored them."""
+    flags = f"{copy_run(trained, 'parts')} {STAGE3} --reward.num-replicas 1"
     service = f"--reward.endpoint {endpoint}"
-    whole, parts = copy_run(trained, "whole"), copy_run(trained, "parts")
-    program("policy.train", f"{whole} {service} {STAGE3} --num-iterations 4", trained)
-    program("policy.train", f"{parts} {service} {STAGE3} --num-iterations 2", trained)
-    again = program("policy.train", f"{parts} {service} {STAGE3} --num-iterations 4", trained)
-    assert "resuming after iteration 2" in again.stdout
+    checkpoints = trained / "runs/parts/stage3/checkpoints"
+    asked = trainer(f"{flags} {service} --num-iterations 500", trained)
+    wait_for_step(asked, checkpoints, 1)
+    asked.send_signal(signal.SIGTERM)
+    said, _ = asked.communicate(timeout=120)
+    first = last_step(checkpoints)
+    assert asked.returncode == 128 + signal.SIGTERM, said
+    assert f"stopped by SIGTERM after iteration {first} of stage 3" in said
 
-    checkpoint = "stage3/checkpoints/step-000004/trainer.pt"
-    first, second = (torch.load(trained / "runs" / r / checkpoint) for r in ("whole", "parts"))
+    killed = trainer(f"{flags} {service} --num-iterations 500", trained)
+    wait_for_step(killed, checkpoints, first + 1)
+    # Stopped, it keeps its folder and does no more until it is killed.
+    killed.send_signal(signal.SIGSTOP)
+    second = program("policy.train", f"{flags} {service} --num-iterations 6", trained, check=False)
+    assert second.returncode == 2 and "is in use by another run (process" in second.stderr
+    killed.kill()
+    killed.communicate(timeout=60)
+    second_step = last_step(checkpoints)
+    assert second_step < 6, "too late to go on; the machine was busy"
+
+    # The last part starts a service of its own, which is killed as soon as it is needed.
+    served = trainer(f"{flags} --num-iterations 6", trained)
+    wait_for(served, f"resuming after iteration {second_step}")
+    wait_for(served, "pre-flight ok: reward")
+    os.kill(service_of(served.pid), signal.SIGKILL)
+    said, _ = served.communicate(timeout=300)
+    assert served.returncode == 0, said[-3000:]
+    assert "the reward service ended (exit code -9)" in said and "is back" in said
+
+    checkpoint = "stage3/checkpoints/step-000006/trainer.pt"
+    one, other = (torch.load(trained / "runs" / r / checkpoint) for r in ("whole", "parts"))
     for name in ("parameters", "average"):
-        assert all(torch.equal(a, b) for a, b in zip(first[name], second[name], strict=True)), name
-    moved = [not torch.equal(a, torch.zeros_like(a)) for a in first["parameters"]]
+        assert all(torch.equal(a, b) for a, b in zip(one[name], other[name], strict=True)), name
+    moved = [not torch.equal(a, torch.zeros_like(a)) for a in one["parameters"]]
     assert all(moved), "some adapter matrices never moved"
-
     rows = read_metrics(trained / "runs/parts/stage3/metrics.jsonl")
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in rows] == list(range(7))
     assert all(0 < row["reward_mean"] <= 1 and row["failed_fraction"] == 0 for row in rows[:-1])
+    assert rows[-2]["reward_outages"] >= 1
     assert (trained / "runs/parts/stage3/lora/pytorch_lora_weights.safetensors").is_file()
 
 
-def test_a_trainer_killed_in_an_iteration_resumes_from_its_last_checkpoint(
-    trained: Path, endpoint: str
-) -> None:
-    run = copy_run(trained, "killed")
-    flags = f"{run} --reward.endpoint {endpoint} {STAGE3} --num-threads 1"
-    command = [sys.executable, "-m", "policy.train", *flags.split()]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    child = subprocess.Popen(
-        [*command, "--num-iterations", "500"],
-        cwd=trained,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    checkpoints = trained / "runs/killed/stage3/checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-000002")):
-        assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.05)
-    second = program("policy.train", f"{flags[:-16]} --num-iterations 1", trained, check=False)
-    assert second.returncode == 2 and "is in use by another run (process" in second.stderr
-    child.kill()
-    child.wait()
-    last = max(int(folder.name.removeprefix("step-")) for folder in checkpoints.glob("step-??????"))
-    done = program("policy.train", f"{flags[:-16]} --num-iterations {last + 2}", trained)
-    assert f"resuming after iteration {last}" in done.stdout
-    steps = [row["step"] for row in read_metrics(trained / "runs/killed/stage3/metrics.jsonl")]
-    assert steps == list(range(last + 3))
-    fewer = program("policy.train", f"{flags[:-16]} --num-iterations {last}", trained, check=False)
-    assert fewer.returncode == 2 and f"already has {last + 2}" in fewer.stderr
-
-
-def test_a_changed_setting_is_refused_at_resume(trained: Path, endpoint: str) -> None:
-    run = copy_run(trained, "changed")
-    flags = f"{run} --reward.endpoint {endpoint} {STAGE3} --num-iterations 1"
-    program("policy.train", flags, trained)
-    done = program("policy.train", f"{flags} --algorithm.clip-range 0.01", trained, check=False)
-    assert done.returncode == 2
-    assert "algorithm.clip_range: 0.001 -> 0.01" in done.stderr
+def test_a_changed_setting_and_fewer_iterations_are_refused_at_resume(trained: Path, whole: str) -> None:
+    changed = f"{whole} --num-iterations 6 --algorithm.clip-range 0.01"
+    for flags, message in (
+        (changed, "algorithm.clip_range: 0.001 -> 0.01"),
+        (f"{whole} --num-iterations 5", "already has 6"),
+    ):
+        done = program("policy.train", flags, trained, check=False)
+        assert done.returncode == 2 and message in done.stderr
 
 
 def test_no_reward_service_is_one_line_and_an_exit_code(trained: Path) -> None:
@@ -217,16 +258,16 @@ def test_external_videos_are_scored_and_a_damaged_one_is_left_out_by_name(
     assert rows["estimator", "4D Chamfer"]["num_scenes"] == 3
 
 
-def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, endpoint: str) -> None:
-    run = copy_run(trained, "whole-evaluated")
-    service = f"--reward.endpoint {endpoint}"
-    program("policy.train", f"{run} {service} {STAGE3} --num-iterations 2", trained)
+def test_evaluation_measures_every_stage_and_the_report_shows_it(
+    trained: Path, endpoint: str, whole: str
+) -> None:
+    run, service = "--run runs/whole", f"--reward.endpoint {endpoint}"
     small = "--num-scenes 5 --num-seeds 2 --num-steps 3"
     picked = program("policy.best_of_n", f"{run} {service} {small}", trained)
-    # 2 x 4 videos of about 9.7 calls pay for one more candidate of 4 calls for each of 10 videos.
-    assert "best of 2 candidates" in picked.stdout
+    # 6 x 4 videos of about 9.7 calls pay for 5 more candidates of 4 calls for each of 10 videos.
+    assert "best of 6 candidates" in picked.stdout
     program("policy.evaluate", f"{run} {service} {small} --num-report-scenes 2", trained)
-    results = json.loads((trained / "runs/whole-evaluated/evaluation/results.json").read_text())
+    results = json.loads((trained / "runs/whole/evaluation/results.json").read_text())
     rows = {(r["stage"], r["reader"], r["metric"]): r for r in results["rows"]}
     for stage in ("base", "stage1", "stage2", "stage3"):
         assert len(rows[stage, "rgb", "trajectory error"]["seeds"]) == 2
@@ -238,12 +279,12 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(trained: Path, 
     assert rows["simulator", "rgb", "trajectory error"]["mean"] == 0.0
     assert rows["simulator", "heads", "flow EPE"]["mean"] == 0.0
     assert rows["stage3", "heads", "track error"]["mean"] > rows["simulator", "heads", "track error"]["mean"]
-    evaluation = trained / "runs/whole-evaluated/evaluation"
+    evaluation = trained / "runs/whole/evaluation"
     assert all((evaluation / scene["clouds"]).is_file() for scene in results["scenes"])
     assert len(results["failures"]) == 4 and results["failures"][0]["stage"] == "stage3"
     assert list((evaluation / "tb").glob("events.out.*"))
     program("phys4d.report", f"{run}", trained)
-    page = (trained / "runs/whole-evaluated/report/index.html").read_text()
+    page = (trained / "runs/whole/report/index.html").read_text()
     assert page.count('class="cloud"') == 2
     assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
 

@@ -1,13 +1,17 @@
 """Every preset of the registry is known to every program, and to make."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from benchmarks.stages import TableConfig
+from phys4d.models.load_config import LoadConfig
 from phys4d.models.registry import FULL, TINY, published
 from phys4d.runtime import config as configs
-from policy.config import BestOfNConfig, EvaluateConfig, SampleConfig, TrainConfig
+from policy.config import TrainConfig
+from policy.inference_config import BestOfNConfig, EvaluateConfig, SampleConfig
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig
@@ -49,11 +53,15 @@ def test_the_settings_of_a_preset_belong_together(preset: str) -> None:
     assert folders == {Path(f"data/{preset}/rigid" if preset in FULL else "data/rigid")}
 
 
-def make(*words: str) -> str:
-    """What make would run in a fresh clone, nothing is run."""
-    done = subprocess.run(
+def run_make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["make", "-n", "-B", "VENV=no-such-environment", *words], cwd=ROOT, capture_output=True, text=True
     )
+
+
+def make(*words: str) -> str:
+    """What make would run in a fresh clone, nothing is run."""
+    done = run_make(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -80,3 +88,41 @@ def test_make_passes_a_preset_to_every_program(preset: str) -> None:
         assert base < commands.index("phys4d.scenes.render"), (
             "missing weights are told before hours of rendering"
         )
+
+
+def test_make_refuses_an_unknown_preset_before_anything_is_rendered() -> None:
+    done = run_make("rl-train", "PRESET=wan2.2-5B")
+    assert done.returncode != 0 and done.stdout == ""
+    assert "unknown PRESET wan2.2-5B; known: " in done.stderr
+    assert all(f" {preset}" in done.stderr for preset in [*TINY, *FULL])
+
+
+def test_the_benchmark_of_tiny_models_measures_the_preset_that_was_named() -> None:
+    assert "--only" not in make("bench-models")
+    assert "benchmarks.tiny_models --only tiny-cogvideox" in make("bench-models", "PRESET=tiny-cogvideox")
+
+
+def test_commands_of_the_docs_are_understood() -> None:
+    """Flags exist, and settings fit together."""
+    programs = {
+        "pretrain.train": lambda args: configs.load_preset(
+            StageOneConfig, ROOT / "pretrain/presets/stage1", default="tiny-wan", args=args
+        ),
+        "sft.train": lambda args: configs.load_preset(
+            StageTwoConfig, ROOT / "sft/presets", default="tiny-wan", args=args
+        ),
+        "benchmarks.stages": lambda args: configs.load(TableConfig, args=args),
+    }
+    found = 0
+    for line in (ROOT / "docs/training.md").read_text().splitlines():
+        words = shlex.split(line, comments=True) if " -m " in line and "`" not in line else []
+        program = next((word for word in words if word in programs), None)
+        if program is not None:
+            programs[program](words[words.index(program) + 1 :])
+            found += 1
+    assert found >= 6
+
+
+def test_stage_2_refuses_to_train_in_half_precision_without_loss_scaling() -> None:
+    with pytest.raises(ValueError, match="float16 would lose small gradients.* use bfloat16"):
+        StageTwoConfig(memory=LoadConfig(dtype="float16"))

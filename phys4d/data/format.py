@@ -52,10 +52,15 @@ MORE_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "tracks": ("float32", ("T", "P", 3)),
     "tracks_visible": ("bool", ("T", "P")),
     "tracks_object": ("uint8", ("P",)),
-    # (frame, instance id, instance id, x, y, z, normal x, y, z, normal force in N), world.
+    # (frame, instance id, instance id, x, y, z, normal x, y, z, normal force in N), world; of what MuJoCo
+    # simulates alone: material points, and balls among them, have none.
     "contacts": ("float32", ("C", 10)),
     # Centres in metres, world; radius; object from 0.
     "particles": ("float32", ("T", "N", 3)),
+    # m/s, world; temperature in K, and the share that has melted, in scenes of heat.
+    "particles_velocity": ("float32", ("T", "N", 3)),
+    "particles_temperature": ("float32", ("T", "N")),
+    "particles_melted": ("float32", ("T", "N")),
     "particles_radius": ("float32", ("N",)),
     "particles_object": ("uint8", ("N",)),
     # Meshes of what bends: vertices in metres, world; triangles; object of each triangle from 0.
@@ -64,10 +69,10 @@ MORE_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "faces_object": ("uint8", ("F",)),
     # Scalars at cell centres; metadata `fields` says unit, origin and spacing.
     "temperature": ("float32", ("T", "X", "Y", "Z")),
-    "density": ("float32", ("T", "X2", "Y2", "Z2")),
-    # The scene again with physics changed by about 1 %.
+    # The scene again with physics changed by about 1 %; metadata `spec_take2` is its specification.
     "rgb_take2": ("uint8", ("T", "H", "W", 3)),
     "object_ids_take2": ("uint8", ("T", "H", "W")),
+    "position_take2": ("float64", ("T", "O", 3)),
 }
 NAN_ALLOWED = ("depth", "tracks")
 """A pixel without a surface has no depth, a point behind the camera no place in the image."""

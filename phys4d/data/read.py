@@ -25,6 +25,9 @@ from phys4d.runtime.files import sha256
 from phys4d.runtime.progress import progress
 from phys4d.types import Camera, SceneSpec
 
+STACKED_AXES = {"T", "T-1", "H", "W", 3}
+"""Axes that all samples of a split have alike."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
@@ -48,6 +51,8 @@ class Sample:
     """Those of `format.MORE_ARRAYS` that the sample has, by name: normals, tracks, particles and so on."""
     fields: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of each field in `more` its unit, origin_m and spacing_m."""
+    spec_take2: SceneSpec | None = None
+    """Of the second take."""
 
     @property
     def category_ids(self) -> UInt8[np.ndarray, "frames height width"]:
@@ -82,6 +87,7 @@ class Dataset:
             engine=metadata["engine"],
             more={name: array for name, array in arrays.items() if name in MORE_ARRAYS},
             fields=metadata.get("fields", {}),
+            spec_take2=SceneSpec(**metadata["spec_take2"]) if "spec_take2" in metadata else None,
             **{name: arrays[name] for name in ARRAYS},
         )
 
@@ -99,8 +105,8 @@ class Dataset:
 
     def stack(self, name: str) -> np.ndarray:
         """One array of all samples, e.g. `rgb` as uint8 (N, T, H, W, 3); needs equal shapes."""
-        if name not in ARRAYS or "O" in ARRAYS[name][1]:
-            known = [known for known, (_, axes) in ARRAYS.items() if "O" not in axes]
+        known = [n for n, (_, axes) in {**ARRAYS, **MORE_ARRAYS}.items() if set(axes) <= STACKED_AXES]
+        if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise ValueError(f"no array {name!r} to stack; {hint}")
@@ -125,7 +131,12 @@ class Dataset:
         try:
             with np.load(io.BytesIO(self._read(key, "npz"))) as arrays:
                 return {name: arrays[name] for name in (arrays.files if names is None else names)}
-        except (zipfile.BadZipFile, KeyError) as error:
+        except KeyError as error:
+            raise ValueError(
+                f"sample {key} in {self.folder} has no array {error}; "
+                "--annotations full and --second-take make more"
+            ) from None
+        except zipfile.BadZipFile as error:
             raise ValueError(f"sample {key} in {self.folder} is broken: {error}") from None
 
     def _read(self, key: str, ending: str) -> bytes:
@@ -154,16 +165,37 @@ def open_dataset(path: Path | str, split: str) -> Dataset:
             f"dataset {folder} {what} (no {INDEX_NAME}); "
             f"make it with: {_command(path, split)} --num-samples N"
         )
+    return Dataset(folder, load_index(index_path))
+
+
+def load_index(path: Path) -> dict[str, Any]:
+    """A split's index.
+
+    Raises:
+        ValueError: it is damaged, or of another format.
+    """
     try:
-        index = json.loads(index_path.read_text())
+        index = json.loads(path.read_text())
         version = index["format_version"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        whole = version != FORMAT_VERSION or (
+            isinstance(index["settings"], dict)
+            and all(
+                isinstance(shard["name"], str)
+                and isinstance(shard["sha256"], str)
+                and all(isinstance(key, str) for key in shard["keys"])
+                for shard in index["shards"]
+            )
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        index, whole, version = {}, False, None
+    if not whole:
+        command = _command(path.parent.parent, path.parent.name)
         raise ValueError(
-            f"{index_path} is no dataset index; delete {folder} and run {_command(path, split)}"
-        ) from None
+            f"{path} is no dataset index; delete it and run {command} with the same flags as before"
+        )
     if version != FORMAT_VERSION:
-        raise ValueError(f"{index_path} is of format {version}, this program reads {FORMAT_VERSION}")
-    return Dataset(folder, index)
+        raise ValueError(f"{path} is of format {version}, this program reads {FORMAT_VERSION}")
+    return index
 
 
 def _open_shard(path: Path, digest: str) -> dict[str, tuple[int, int]]:

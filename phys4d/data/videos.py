@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +38,26 @@ def is_dataset(folder: Path, split: str = "train") -> bool:
 
 
 def read_videos(
-    folder: Path, *, num_frames: int, height: int, width: int, limit: int | None = None
+    folder: Path,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float | None = None,
+    limit: int | None = None,
+    check_caption: Callable[[str], object] = str,
 ) -> Videos:
     """Read the first `num_frames` frames of every video of a folder, cut about the centre and averaged down.
 
     Entries are files ending in .mp4, .webm, .mov, .mkv or .avi, and folders of .png or .jpg frames, which are
-    taken in the order of their names. A video that cannot be read, or is too short or too small, is named on
-    stderr, skipped and counted.
+    taken in the order of the numbers in their names. A video that cannot be read, or is too short, too small
+    or too slow, is named on stderr, skipped and counted.
 
     Args:
+        fps: frames per second to take of a file, by its average rate; None takes every frame. A folder of
+            frames has no rate, so they are taken as they are.
         limit: stop after so many good videos.
+        check_caption: raises ValueError for a caption that cannot be used; its video is skipped.
 
     Raises:
         FileNotFoundError: no folder, or nothing in it that could be a video.
@@ -62,13 +74,16 @@ def read_videos(
         raise FileNotFoundError(
             f"{folder} holds no dataset, no {'/'.join(VIDEO_ENDINGS)} and no folder of frames"
         )
-    videos, names, skipped = [], [], {}
+    videos, names, captions, skipped = [], [], [], {}
     for path in progress(entries, desc="reading videos", unit="video"):
         if limit is not None and len(videos) == limit:
             break
         try:
-            videos.append(_clip(_frames(path), num_frames, height, width))
+            caption = _caption(path)
+            check_caption(caption)
+            videos.append(_clip(_frames(path, fps), num_frames, height, width))
             names.append(path.name)
+            captions.append(caption)
         except ValueError as error:
             skipped[path.name] = str(error)
             print(f"warning: skipping {path}: {error}", file=sys.stderr)
@@ -79,22 +94,22 @@ def read_videos(
             f"{count}x {reason}" for reason, count in Counter(skipped.values()).most_common(3)
         )
         raise ValueError(f"none of the {len(entries)} videos in {folder} can be used: {reasons}")
-    captions = [_caption(folder / name) for name in names]
     return Videos(rgb=np.stack(videos), captions=captions, names=names, skipped=skipped)
 
 
-def _frames(path: Path) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def _frames(path: Path, fps: float | None) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Frames one after the other. Raises ValueError where they cannot be decoded."""
     if path.is_dir():
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in FRAME_ENDINGS)
-        for file in files:
+        files = [file for file in path.iterdir() if file.suffix.lower() in FRAME_ENDINGS]
+        for file in sorted(files, key=_number_by_number):
             try:
                 with Image.open(file) as image:
-                    yield np.asarray(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError) as error:
+                    frame = np.asarray(image.convert("RGB"))
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise ValueError(f"frame {file.name} cannot be read ({type(error).__name__})") from None
+            yield frame
         return
     import av
 
@@ -102,10 +117,33 @@ def _frames(path: Path) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ValueError("there is no video in it")
-            for frame in container.decode(container.streams.video[0]):
-                yield frame.to_ndarray(format="rgb24")
+            stream = container.streams.video[0]
+            step = _frames_per_frame(stream.average_rate or stream.guessed_rate, fps)
+            wanted = 0.0
+            for number, frame in enumerate(container.decode(stream)):
+                if number == round(wanted):
+                    yield frame.to_ndarray(format="rgb24")
+                    wanted += step
     except av.FFmpegError as error:
         raise ValueError(f"it cannot be decoded ({(error.strerror or str(error)).lower()})") from None
+
+
+def _frames_per_frame(rate: Fraction | None, fps: float | None) -> float:
+    """How many frames of a file at `rate` there are for each one at `fps`, 1 at least.
+
+    Raises:
+        ValueError: there is less than one, beyond a tenth. Frames shown twice would teach that nothing moves.
+    """
+    if fps is None or not rate:
+        return 1.0
+    if rate < 0.9 * fps:
+        raise ValueError(f"it has {float(rate):.4g} frames per second, must have {fps:.4g} or more")
+    return max(1.0, float(rate) / fps)
+
+
+def _number_by_number(path: Path) -> list[str | int]:
+    """A key that sorts 10.png after 9.png."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def _clip(
@@ -131,4 +169,7 @@ def _clip(
 
 def _caption(video: Path) -> str:
     path = video.with_suffix(".txt")
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except UnicodeDecodeError:
+        raise ValueError(f"its caption {path.name} is no UTF-8 text") from None

@@ -21,52 +21,62 @@ from phys4d.data.format import (
 )
 from phys4d.runtime.files import atomic_write_bytes, atomic_write_text, sha256
 
+Members = list[tuple[str, bytes]]
+"""Names and contents of the files of a sample."""
+
+
+def pack(key: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Members:
+    """The files of a sample; a broken one is refused.
+
+    Raises:
+        ValueError: an array or a metadata field is missing or malformed.
+    """
+    missing = sorted(set(METADATA) - {"key"} - set(metadata))
+    if missing:
+        raise ValueError(f"sample {key} lacks metadata {missing}")
+    check_arrays(key, arrays, len(metadata["objects"]))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    text = json.dumps({"key": key, **metadata}, sort_keys=True, allow_nan=False)
+    return [(f"{key}.json", text.encode()), (f"{key}.npz", buffer.getvalue())]
+
 
 class ShardWriter:
     """Collects samples and writes them as one shard."""
 
     def __init__(self, folder: Path, index: int) -> None:
         self.path = folder / shard_name(index)
-        self._members: list[tuple[str, bytes]] = []
+        self._members: Members = []
         self.keys: list[str] = []
 
     def add(self, key: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-        """Add a sample; a broken one is refused.
+        """`pack` a sample and add it."""
+        self.add_packed(key, pack(key, arrays, metadata))
+
+    def add_packed(self, key: str, members: Members) -> None:
+        """Add the files of a sample.
 
         Raises:
-            ValueError: an array or a metadata field is missing or malformed, or the key is taken.
+            ValueError: the key is taken.
         """
-        missing = sorted(set(METADATA) - {"key"} - set(metadata))
-        if missing:
-            raise ValueError(f"sample {key} lacks metadata {missing}")
         if key in self.keys:
             raise ValueError(f"sample {key} is already in {self.path.name}")
-        check_arrays(key, arrays, len(metadata["objects"]))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        text = json.dumps({"key": key, **metadata}, sort_keys=True, allow_nan=False)
-        self._members += [(f"{key}.json", text.encode()), (f"{key}.npz", buffer.getvalue())]
+        self._members += members
         self.keys.append(key)
 
-    def to_bytes(self) -> bytes:
-        """The shard as a tar file; the same samples make the same bytes."""
+    def close(self) -> dict[str, Any]:
+        """Write the shard, whole or not at all; returns its note for the index: name, SHA-256 and keys.
+
+        The same samples make the same bytes.
+        """
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, data in self._members:
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-        return buffer.getvalue()
-
-    def close(self) -> dict[str, Any]:
-        """Write the shard; returns its note for the index: name, SHA-256 and keys."""
-        return write_shard(self.path, self.to_bytes(), self.keys)
-
-
-def write_shard(path: Path, data: bytes, keys: Sequence[str]) -> dict[str, Any]:
-    """Write the bytes of a shard, whole or not at all; returns its note for the index."""
-    atomic_write_bytes(path, data)
-    return {"name": path.name, "sha256": sha256(path), "keys": list(keys)}
+        atomic_write_bytes(self.path, buffer.getvalue())
+        return {"name": self.path.name, "sha256": sha256(self.path), "keys": self.keys}
 
 
 def write_index(folder: Path, shards: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:

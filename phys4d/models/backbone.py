@@ -67,7 +67,8 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
         self.tokenizer: Any = tokenizer
         self.latent_format = latent_format(vae)
         depth = self.tap_depth
-        self.taps = tuple(max(0, round(depth * part) - 1) for part in (1 / 3, 2 / 3, 1.0))
+        # Three, or as many as there are places.
+        self.taps = tuple(sorted({max(0, round(depth * part) - 1) for part in (1 / 3, 2 / 3, 1.0)}))
         self.register_buffer("latents_mean", torch.tensor(self.latent_format.mean).view(1, -1, 1, 1, 1))
         self.register_buffer("latents_std", torch.tensor(self.latent_format.std).view(1, -1, 1, 1, 1))
 
@@ -158,6 +159,13 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
         frames = (num_frames - 1) // every + 1
         return self.latent_format.channels, frames, height // stride, width // stride
 
+    def check_size(self, shape: Sequence[int], source: Path) -> None:
+        """Refuse RGB of `source`, of shape (..., frames, height, width, 3), that does not fit the strides."""
+        try:
+            self.latent_shape(*shape[-4:-1])
+        except ValueError as error:
+            raise ValueError(f"the videos of {source} do not fit the model: {error}") from None
+
     def frames_of_latents(self, num_latent_frames: int) -> list[range]:
         return self.latent_format.frames_of_latents(num_latent_frames)
 
@@ -172,6 +180,11 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
         mask = self.generated_mask(latents_BCThw)
         first_BC1hw = conditioning.first_frame_BChw.unsqueeze(2).to(latents_BCThw.dtype)
         return mask * latents_BCThw + (1 - mask) * first_BC1hw
+
+    @staticmethod
+    def open_gates(transformer: Any) -> None:
+        """Give an untrained transformer gates that let its blocks through, where its class draws them near
+        zero for weights to be loaded."""
 
     def published_shift(self, num_frames: int, height: int, width: int) -> float:
         """Shift of noise levels towards 1 that the model was published with for a size; 1 is none."""
@@ -193,6 +206,7 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
     def reference(self) -> Iterator[None]:
         # `disable_adapters` of diffusers looks up peft's version each time, 9 % of an iteration of stage 3.
         layers = [module for module in self.transformer.modules() if isinstance(module, BaseTunerLayer)]
+        trained = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -200,6 +214,9 @@ class Backbone(nn.Module, ABC, Generic[Transformer]):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+            # peft lets every adapter train that it switches on.
+            for parameter, was_trained in trained:
+                parameter.requires_grad_(was_trained)
 
     # Files
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +22,25 @@ def diffusion_loss(
     target = model.noising.velocity(latents_BCThw, noise, level)
     mask = model.generated_mask(latents_BCThw)
     return velocity_error(prediction.velocity_BCThw, target, latents_BCThw, mask, change_weight)
+
+
+@torch.no_grad()
+def held_out_diffusion_loss(
+    model: VideoModel,
+    latents_BCThw: Tensor,
+    conditioning: Conditioning,
+    level: Float[Tensor, " batch"],
+    noise: Tensor,
+    batch_size: int = 8,
+) -> float:
+    """`diffusion_loss` of many videos, some at a time."""
+    total = 0.0
+    for start in range(0, len(latents_BCThw), batch_size):
+        part = slice(start, start + batch_size)
+        latents = latents_BCThw[part]
+        loss = diffusion_loss(model, latents, conditioning.select(part), level[part], noise[part])
+        total += loss.item() * len(latents)
+    return total / len(latents_BCThw)
 
 
 def velocity_error(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -87,7 +88,12 @@ class PublishedDepth:
 
     @property
     def id(self) -> str:
-        return f"{type(self.model).__name__} of {self.source} sha256:{weights_digest(self.model)}"
+        settings = [_lasting(self.model.config.to_dict()), _lasting(self.processor.to_dict())]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return (
+            f"{type(self.model).__name__} of {self.source} sha256:{weights_digest(self.model)} "
+            f"settings sha256:{digest}"
+        )
 
     @torch.no_grad()
     def __call__(self, rgb_NHW3: Tensor, batch_size: int = 8) -> Tensor:
@@ -107,6 +113,16 @@ class PublishedDepth:
     def save(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
+
+
+def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what only says where, by what and in which type they were read; parts likewise."""
+    passing = ("transformers_version", "dtype", "torch_dtype")
+    return {
+        str(name): _lasting(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if not str(name).startswith("_") and name not in passing
+    }
 
 
 def weights_digest(model: nn.Module) -> str:

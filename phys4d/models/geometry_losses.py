@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WarpMask = Literal["visible", "edges", "arrival_edges", "inside"]
+LEAST_SCALE = 0.01
+"""Of predicted depth in `align_scale_shift`; where it holds, the gradient still tells far from near."""
 
 
 def align_scale_shift(
@@ -21,7 +23,8 @@ def align_scale_shift(
 ) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
     """Least-squares scale and shift per video that carry `depth` to `target` on valid pixels.
 
-    One pair per video, never per frame: a fit per frame would hide drift.
+    One pair per video, never per frame: a fit per frame would hide drift. The scale is `LEAST_SCALE` at
+    least: a free one would make depth turned inside out as good as depth.
     Source: Ranftl et al., Towards Robust Monocular Depth Estimation (MiDaS), 2020, eq. 4.
     """
     weight = valid_BTHW.to(depth_BTHW.dtype).flatten(1)
@@ -30,6 +33,7 @@ def align_scale_shift(
     mean_x, mean_y = (weight * x).sum(1) / total, (weight * y).sum(1) / total
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
     scale = (weight * dx * dy).sum(1) / (weight * dx * dx).sum(1).clamp(min=1e-6)
+    scale = scale.clamp(min=LEAST_SCALE)
     shift = mean_y - scale * mean_x
     return scale.view(-1, 1, 1, 1), shift.view(-1, 1, 1, 1)
 
@@ -61,6 +65,23 @@ def depth_gradient_loss(depth_BTHW: Tensor, target_BTHW: Tensor, num_scales: int
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         difference = F.avg_pool2d(difference, 2)
     return total / num_scales
+
+
+def relative_depth_losses(
+    depth_BTHW: Tensor, label_BTHW: Tensor, kind: Literal["metric", "inverse"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Stage 1's losses on depth and its gradients, for labels in metres or of inverse depth.
+
+    Up to one positive scale and one shift per video.
+    """
+    everywhere = torch.ones_like(label_BTHW, dtype=torch.bool)
+    if kind == "metric":
+        gradient = depth_gradient_loss(depth_BTHW.log(), label_BTHW.log())
+        return scale_shift_invariant_depth_loss(depth_BTHW, label_BTHW, everywhere), gradient
+    inverse, label = 1.0 / depth_BTHW, with_unit_spread(label_BTHW)
+    scale, shift = align_scale_shift(inverse, label, everywhere)
+    aligned = scale * inverse + shift
+    return (aligned - label).abs().mean(), depth_gradient_loss(aligned, label)
 
 
 def charbonnier(difference: Tensor, epsilon: float = 0.1) -> Tensor:

@@ -1,7 +1,8 @@
 """Depth and motion heads that read a video diffusion transformer's features.
 
-A small dense-prediction decoder: three tapped blocks are normalised, modulated by the noise level, and
-fused coarse to fine with convolutions over space and over neighbouring frames.
+A small dense-prediction decoder: three tapped blocks are normalised, modulated by the noise level, projected
+and summed, convolved over space and neighbouring frames, and enlarged step by step. All taps are fused at the
+resolution of the tokens, where DPT reassembles each at a resolution of its own.
 Source: Ranftl et al., Vision Transformers for Dense Prediction, 2021, section 3; noise-level modulation
 as in Perez et al., FiLM, 2018.
 """
@@ -9,6 +10,7 @@ as in Perez et al., FiLM, 2018.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phys4d.models.geometry_losses import arrived_depth
+from phys4d.models.loading import check_safetensors
 from phys4d.runtime.files import atomic_write_bytes
 
 MEDIAN_DEPTH_M = 3.0
@@ -35,6 +38,13 @@ class Geometry:
     """z-depth in metres after stage 2; up to one scale per video after stage 1."""
     motion_BTHW3: Float[Tensor, "batch frames-1 height width 3"]
     """(du px, dv px, dz m) from frame t to t + 1; of 2-channel heads dz follows from depth and (du, dv)."""
+    has_dz: bool = True
+    """Whether dz was predicted."""
+
+    @property
+    def carried_BTHW3(self) -> Float[Tensor, "batch frames-1 height width 3"]:
+        """Motion as the warp loss takes it: a dz that follows from depth would make it 0 by construction."""
+        return self.motion_BTHW3 * torch.tensor([1, 1, int(self.has_dz)], device=self.motion_BTHW3.device)
 
 
 class GeometryHeads(nn.Module):
@@ -117,12 +127,13 @@ class GeometryHeads(nn.Module):
             x = block(x)
         x = F.pixel_shuffle(self.to_output(F.silu(x)), 2).unflatten(0, (batch, frames)).float()
         depth = MEDIAN_DEPTH_M * torch.exp(x[:, :, 0].clamp(-3, 3))
-        unit = torch.tensor(MOTION_UNIT[: self.config["motion_channels"]], device=x.device)
+        has_dz = self.config["motion_channels"] == 3
+        unit = torch.tensor(MOTION_UNIT if has_dz else MOTION_UNIT[:2], device=x.device)
         motion = x[:, :-1, 1:].movedim(2, -1) * unit
-        if self.config["motion_channels"] == 2:
+        if not has_dz:
             change = arrived_depth(depth.detach(), motion.detach()) - depth[:, :-1].detach()
             motion = torch.cat([motion, change.unsqueeze(-1)], -1)
-        return Geometry(depth, motion)
+        return Geometry(depth, motion, has_dz)
 
     @torch.no_grad()
     def with_motion_channels(self, motion_channels: int) -> GeometryHeads:
@@ -161,12 +172,29 @@ class GeometryHeads(nn.Module):
         atomic_write_bytes(path, to_safetensors(self.state_dict(), metadata=sizes))
 
     @classmethod
-    def load(cls, path: Path) -> GeometryHeads:
-        """Read what `save` wrote. Raises FileNotFoundError that says which stage makes it."""
+    def load(cls, path: Path, model_sizes: Mapping[str, int] | None = None) -> GeometryHeads:
+        """Read what `save` wrote.
+
+        Args:
+            model_sizes: `head_sizes` of the model whose features they are to read; None does not compare.
+
+        Raises:
+            FileNotFoundError: there are none; says which stage makes them.
+            ValueError: the file is damaged, or the heads belong to another model.
+        """
         if not path.is_file():
             raise FileNotFoundError(f"no heads at {path}; train them with `make pretrain`")
+        check_safetensors(path)
         with safe_open(path, "pt") as file:
-            sizes = {name: int(value) for name, value in file.metadata().items()}
+            sizes = {name: int(value) for name, value in (file.metadata() or {}).items()}
+            if "width" not in sizes:
+                raise ValueError(f"{path} holds no heads of this project; train them with `make pretrain`")
+            for name, needed in (model_sizes or {}).items():
+                if sizes.get(name) != needed:
+                    raise ValueError(
+                        f"{path} holds heads of another model: their {name} is {sizes.get(name)}, the "
+                        f"model's {needed}; train them with `make pretrain`"
+                    )
             heads = cls(**sizes)
             heads.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return heads.eval()

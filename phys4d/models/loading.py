@@ -170,7 +170,12 @@ def check_safetensors(path: Path) -> None:
             raise ValueError(
                 f"{path} is no safetensors file: its header is no JSON; download it again"
             ) from error
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ValueError(
+            f"{path} is no safetensors file: its header does not say where weights lie; download it again"
+        ) from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise ValueError(f"{path} is cut short: {size} of {expected} bytes; download it again")

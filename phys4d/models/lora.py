@@ -108,11 +108,17 @@ def _check_fits(transformer: ModelMixin, path: Path) -> None:
     with safe_open(path, "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     layers = dict(transformer.named_modules())
+    foreign = next((name for name in shapes if not name.startswith(_PREFIX)), None)
+    if foreign is not None:
+        raise ValueError(
+            f"{path} is in another key format: {foreign} does not start with {_PREFIX!r}, as "
+            "`save_lora_weights` of diffusers writes it; load it into a stock pipeline and save it from there"
+        )
     for name, shape in shapes.items():
         layer, _, factor = name.removesuffix(".weight").removeprefix(_PREFIX).rpartition(".")
         module = layers.get(layer)
         module = getattr(module, "base_layer", module)
-        if not name.startswith(_PREFIX) or not isinstance(module, nn.Linear):
+        if not isinstance(module, nn.Linear):
             raise ValueError(
                 f"{path} does not fit this transformer, it is an adapter of another backbone: {kind} has no "
                 f"linear layer {layer or name!r}"

@@ -1,6 +1,6 @@
 """Pseudo-labels: depth and motion of videos by estimators, computed once and kept on disk.
 
-    CACHE/<digest of both estimators' ids>/estimators.json          the ids
+    CACHE/<digest of both estimators' ids>/estimators.json          the ids and `LABELS_VERSION`
                                            <SHA-256 of a video>.safetensors   depth, flow, trusted
 
 A label is found by the video's content and the estimators' ids and versions, so another version's labels are
@@ -27,6 +27,9 @@ from phys4d.models.flow_estimators import FlowEstimator, checked_flows
 from phys4d.models.geometry_losses import arrived_depth
 from phys4d.runtime.files import atomic_write_text
 from phys4d.runtime.progress import progress
+
+LABELS_VERSION = 1
+"""Of what is made of the estimators' results here and in `checked_flow`; raise it when that changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +115,7 @@ def _estimate(depth: DepthEstimator, flow: FlowEstimator, rgb_BTHW3: Tensor) -> 
 
 
 def _folder(cache: Path, depth_id: str, flow_id: str) -> Path:
-    ids = {"depth": depth_id, "flow": flow_id}
+    ids = {"depth": depth_id, "flow": flow_id, "labels": LABELS_VERSION}
     folder = cache / hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
     path = folder / "estimators.json"
     if path.is_file():

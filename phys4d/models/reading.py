@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from phys4d.models.estimators import DepthEstimator
 from phys4d.models.flow_estimators import CheckedFlow, DisFlow, FlowEstimator, checked_flows
@@ -44,13 +45,19 @@ def read_with_heads(
             return heads(prediction.features, sigma)
 
     chosen = [slice(start, start + batch_size) for start in range(0, len(latents_BCThw), batch_size)]
-    return join(beside(read, chosen, latents_BCThw.device.type))
+    # A block that is gathered for one call cannot serve another beside it.
+    kind = "shards" if isinstance(model.transformer, FSDPModule) else latents_BCThw.device.type
+    return join(beside(read, chosen, kind))
 
 
 def join(parts: Iterable[Geometry]) -> Geometry:
     """Concatenate batches."""
     parts = list(parts)
-    return Geometry(torch.cat([p.depth_BTHW for p in parts]), torch.cat([p.motion_BTHW3 for p in parts]))
+    return Geometry(
+        torch.cat([p.depth_BTHW for p in parts]),
+        torch.cat([p.motion_BTHW3 for p in parts]),
+        all(p.has_dz for p in parts),
+    )
 
 
 def read_with_estimators(
@@ -81,7 +88,7 @@ def read_with_flow(
     flow = flow or DisFlow()
     flows = checked_flows(flow, list(rgb_BTHW3.numpy()))
     uv = torch.from_numpy(np.stack([forward for forward, _, _ in flows]))
-    return Geometry(depth, with_depth_change(depth, uv)), flows
+    return Geometry(depth, with_depth_change(depth, uv), has_dz=False), flows
 
 
 def held_out_warp_l1(
@@ -92,7 +99,7 @@ def held_out_warp_l1(
     """The warp loss in metres where, by the simulator, a point is seen again and off depth edges."""
     depth = torch.from_numpy(true_depth)
     mask = torch.from_numpy(visible) & off_depth_edges(depth[:, :-1])
-    return warp_consistency_loss(read.depth_BTHW.cpu(), read.motion_BTHW3.cpu(), mask).item()
+    return warp_consistency_loss(read.depth_BTHW.cpu(), read.carried_BTHW3.cpu(), mask).item()
 
 
 def to_numpy(geometry: Geometry) -> tuple[Float32[np.ndarray, ...], Float32[np.ndarray, ...]]:

@@ -109,6 +109,12 @@ class WanModel(Backbone[WanTransformer3DModel]):
         grids = tuple(tap.unflatten(1, (frames, rows, columns)) for tap in taps)
         return Prediction(velocity.float(), grids)
 
+    @staticmethod
+    def open_gates(transformer: WanTransformer3DModel) -> None:
+        for block in transformer.blocks:
+            # Of attention and feed-forward.
+            cast(nn.Parameter, block.scale_shift_table).data[:, [2, 5]] = 0.5
+
     def scheduler(self) -> Any:
         return FlowMatchEulerDiscreteScheduler(shift=self.shift)
 
@@ -155,9 +161,7 @@ def tiny_wan(captions: Sequence[str], *, width: int = 128, num_layers: int = 6) 
         ffn_dim=4 * width,
         num_layers=num_layers,
     )
-    for block in transformer.blocks:
-        # Gates of attention and feed-forward; diffusers draws them near zero, for weights to be loaded.
-        cast(nn.Parameter, block.scale_shift_table).data[:, [2, 5]] = 0.5
+    WanModel.open_gates(transformer)
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
     return WanModel(transformer, PatchAutoencoder(), text_encoder, tokenizer)

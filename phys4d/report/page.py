@@ -27,12 +27,13 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         The file written.
     """
     out = out or run_folder / "report" / "index.html"
-    atomic_write_text(out, page(read_run(run_folder)))
+    gallery = (out.parent / "scenes" / "index.html").is_file()
+    atomic_write_text(out, page(read_run(run_folder), gallery=gallery))
     return out
 
 
-def page(run: Run) -> str:
-    """The whole document."""
+def page(run: Run, *, gallery: bool = False) -> str:
+    """The whole document, with a link to the gallery of `make preview` if it is there."""
     own = resources.files("phys4d.report")
     style, script, viewer = (
         own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "viewer.js")
@@ -74,7 +75,8 @@ def page(run: Run) -> str:
 </header>
 <nav><div><a href="#results">Results</a><a href="#videos">Videos</a><a href="#clouds">Point clouds</a>
 <a href="#monitors">Monitors</a><a href="#training">Training</a>
-<a href="#provenance">Configuration and provenance</a></div></nav>
+<a href="#provenance">Configuration and provenance</a>
+{'<a href="scenes/index.html">Simulated scenes</a>' if gallery else ""}</div></nav>
 <main>
 <section id="results">
 <h2>Held-out results</h2>

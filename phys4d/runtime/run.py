@@ -22,6 +22,7 @@ from typing import Any, Self
 from phys4d.runtime.errors import UserError
 from phys4d.runtime.files import atomic_write_text
 from phys4d.runtime.metrics import MetricsFile, read_metrics
+from phys4d.runtime.wandb_log import WandbLog
 
 __all__ = ["RunFolder", "provenance", "read_metrics"]
 
@@ -49,6 +50,7 @@ class RunFolder:
         self._lock = lock
         self._metrics = MetricsFile(path / "metrics.jsonl")
         self._tensorboard: Any = None
+        self._wandb: WandbLog | None = None
         earlier = read_metrics(path / "metrics.jsonl")
         self._start = time.monotonic() - max((row.get("elapsed_s", 0.0) for row in earlier), default=0.0)
 
@@ -61,6 +63,7 @@ class RunFolder:
         resume: bool = False,
         restart: bool = False,
         may_change: Collection[str] = (),
+        wandb_project: str = "",
     ) -> "RunFolder":
         """Take the folder and write `config.toml` and `provenance.json`.
 
@@ -71,6 +74,7 @@ class RunFolder:
             restart: begin anew in a folder that already holds a run, whose metrics are forgotten. For stages
                 that are repeated whole after an interruption.
             may_change: dotted keys that a resumed run may set anew, e.g. `num_iterations`.
+            wandb_project: of Weights & Biases to log to as well; empty logs to files only.
 
         Raises:
             UserError: another process holds the folder, it holds a run and `resume` is false, or it holds a
@@ -88,6 +92,8 @@ class RunFolder:
             atomic_write_text(old, config_toml)
             _write_provenance(path / "provenance.json")
             run = cls(path, lock)
+            if wandb_project:
+                run._wandb = WandbLog(wandb_project, path, tomllib.loads(config_toml), new=not resume)
             if restart:
                 run.rewind(-1)
             return run
@@ -108,6 +114,8 @@ class RunFolder:
         if writer is not None:
             for key, value in scalars.items():
                 writer.add_scalar(key, float(value), int(step))
+        if self._wandb is not None:
+            self._wandb.log(int(step), {key: float(value) for key, value in scalars.items()})
 
     def rewind(self, step: int) -> None:
         """Forget metrics after `step`, which a run resumed from that step writes anew."""
@@ -126,6 +134,8 @@ class RunFolder:
         self._metrics.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.close()
         os.close(self._lock)
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float16, Float32, Float64, Int64, UInt8
 
 from phys4d.geometry.camera import project, transform
 from phys4d.scenes.model import BuiltScene
@@ -18,15 +18,15 @@ DEPTH_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Annotations:
-    """Truth at the pixel centres of every frame."""
+    """Truth at the pixel centres of every frame, as data sets hold it; computed in float64."""
 
-    depth: Float64[np.ndarray, "frames height width"]
+    depth: Float32[np.ndarray, "frames height width"]
     """z-depth in metres; NaN where there is no surface."""
     object_ids: UInt8[np.ndarray, "frames height width"]
     """0 is fixed, o is the scene's o-th object."""
-    normal: Float64[np.ndarray, "frames height width 3"]
+    normal: Float16[np.ndarray, "frames height width 3"]
     """Unit normal of the surface in the camera frame, towards the camera; 0 where there is no surface."""
-    motion: Float64[np.ndarray, "frames-1 height width 3"]
+    motion: Float32[np.ndarray, "frames-1 height width 3"]
     """(du px, dv px, dz m) that carries the point seen at frame t to frame t + 1; 0 where fixed."""
     visible: Bool[np.ndarray, "frames-1 height width"]
     """Whether the point seen at t is in the image and not occluded at t + 1."""
@@ -53,9 +53,9 @@ def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annot
     num_frames = len(trajectory.times_s)
     rays = pixel_rays(camera)
     shape = (num_frames, camera.height, camera.width)
-    depth, ids = np.empty(shape), np.zeros(shape, np.uint8)
-    normal = np.empty((*shape, 3))
-    motion = np.zeros((num_frames - 1, *shape[1:], 3))
+    depth, ids = np.empty(shape, np.float32), np.zeros(shape, np.uint8)
+    normal = np.empty((*shape, 3), np.float16)
+    motion = np.zeros((num_frames - 1, *shape[1:], 3), np.float32)
     visible = np.zeros(motion.shape[:3], bool)
     for frame in range(num_frames):
         hits = cast(scene, trajectory, frame, camera, rays.reshape(-1, 3))
@@ -70,7 +70,7 @@ def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annot
         landed = project(moved, camera)
         motion[frame, rows, columns, 0] = landed[:, 0] - (columns + 0.5)
         motion[frame, rows, columns, 1] = landed[:, 1] - (rows + 0.5)
-        motion[frame, rows, columns, 2] = moved[:, 2] - depth[frame, rows, columns]
+        motion[frame, rows, columns, 2] = moved[:, 2] - mine.distance
         visible[frame, rows, columns] = _seen(scene, trajectory, frame + 1, camera, moved, mine.object_ids)
     # Fixed surfaces stay in place in a static camera: seen again unless an object comes before them.
     visible |= (ids[:-1] == 0) & (ids[1:] == 0) & np.isfinite(depth[:-1])

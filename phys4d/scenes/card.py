@@ -1,10 +1,10 @@
 """The data set's card: DIR/README.md, written anew whenever a split is finished."""
 
-import json
+import sys
 from pathlib import Path
-from typing import Any
 
 from phys4d.data.format import ARRAYS, INDEX_NAME, MORE_ARRAYS
+from phys4d.data.read import load_index
 from phys4d.runtime.files import atomic_write_text
 
 CARD = """# {title}
@@ -17,8 +17,9 @@ it names.
 |---|---|---|---|---|---|---|---|
 {splits}
 
-Sample i of a split has the seed `seed_start + i`; splits share no scenes if their seeds do not overlap. A
-`held-out` split has families that `seen` splits never show.
+Sample i of a split has the seed `seed_start + i`, or that plus a multiple of 2^32 where all its draws are
+degenerate; splits share no scenes if their seeds do not overlap. A `held-out` split has families that `seen`
+splits never show.
 
 ## Files
 
@@ -29,6 +30,9 @@ objects; `basic` annotations are the first {num_basic} arrays.
 | Array | Type | Shape |
 |---|---|---|
 {arrays}
+
+Arrays are NumPy's, exact to the last bit, because motion and depth are measured against each other: a video
+codec would blur both. Contacts are those that MuJoCo computes; liquids, sand and balls in them have none.
 
 World: metres, z up. Camera: OpenCV. Depth is z-depth; motion is (du px, dv px, dz m) to the next frame; pixel
 centres lie at half integers. Instance 0 is what does not move.
@@ -42,23 +46,13 @@ with one light that casts shadows. Licence: Apache-2.0, as the program that make
 
 
 def write_card(folder: Path) -> None:
-    """Describe all finished splits of a data set."""
+    """Describe all finished splits of a data set; a damaged one is left out with a warning."""
     splits = []
     for path in sorted(folder.glob(f"*/{INDEX_NAME}")):
-        index: dict[str, Any] = json.loads(path.read_text())
-        s = index["settings"]
-        families = ", ".join(s["families"])
-        cells = [
-            path.parent.name,
-            index["num_samples"],
-            f"{s['width']} x {s['height']}",
-            f"{s['num_frames']} at {s['fps']:g} fps",
-            s["physics"],
-            s["look"],
-            families,
-            s["engine"],
-        ]
-        splits.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        try:
+            splits.append(_row(path))
+        except (ValueError, KeyError, TypeError) as error:
+            print(f"{folder / 'README.md'} leaves out {path.parent.name}: {error}", file=sys.stderr)
     arrays = [
         f"| {name} | {dtype} | {' x '.join(str(axis) for axis in axes)} |"
         for name, (dtype, axes) in {**ARRAYS, **MORE_ARRAYS}.items()
@@ -67,3 +61,20 @@ def write_card(folder: Path) -> None:
         title=folder.name, splits="\n".join(splits), arrays="\n".join(arrays), num_basic=len(ARRAYS)
     )
     atomic_write_text(folder / "README.md", text)
+
+
+def _row(path: Path) -> str:
+    """A split's line of the table."""
+    index = load_index(path)
+    s = index["settings"]
+    cells = [
+        path.parent.name,
+        index["num_samples"],
+        f"{s['width']} x {s['height']}",
+        f"{s['num_frames']} at {s['fps']:g} fps",
+        s["physics"],
+        s["look"],
+        ", ".join(s["families"]),
+        s["engine"],
+    ]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -34,6 +34,8 @@ class Drawn:
     """What does not: `drawing.backdrop(rng, friction)` and more `drawing.block`s."""
     words: str
     """Middle part of the caption: the facts that decide the outcome, ` . ` between sentences."""
+    surface: str | None = None
+    """Of `drawing.SURFACES`, where it is not the one whose friction was given."""
     more: dict[str, Any] = field(default_factory=dict)
     """Further parameters of the scene, JSON only; `camera` and `light` replace the drawn ones."""
 
@@ -60,7 +62,7 @@ class Category:
     redraw: Callable[[Rng, dict[str, Any]], None] | None = None
     """Mixed physics in another way than `redraw_physics`."""
     timestep_s: float = 0.002
-    """Integrator step."""
+    """Integrator step at most: drawn scenes have a whole number of equal steps between frames."""
     min_travel_m: float = 0.2
     """A scene in which no material point gets as far from its start is refused: nothing moves."""
     max_speed_m_s: float = 15.0

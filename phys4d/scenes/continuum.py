@@ -286,8 +286,13 @@ def record(
     points: Any,
     advance: Callable[[int, tuple[float, float, float]], None],
     colors: Callable[[], np.ndarray] | None = None,
+    scalars: Mapping[str, Callable[[], np.ndarray]] | None = None,
 ) -> Trajectory:
-    """Take the steps of each frame with `advance`, check the invariants and gather what moved."""
+    """Take the steps of each frame with `advance`, check the invariants and gather what moved.
+
+    Args:
+        colors, scalars: of the particles, asked for at each frame; see `Particles`.
+    """
     from phys4d.scenes.solvers.mpm import LeftGrid
 
     spec, setup = scene.spec, scene.setup
@@ -297,7 +302,7 @@ def record(
     position = np.empty((len(steps), len(points.position_m), 3))
     speed = np.empty_like(position)
     qpos, qvel = np.empty((len(steps), scene.model.nq)), np.empty((len(steps), scene.model.nv))
-    rgb = []
+    rgb, kept = [], {name: [] for name in scalars or {}}
     start = _energy(points, gravity)
     slack = 0.03 * float(points.mass_kg.sum() + sum(b.mass_kg for b in points.balls)) * -gravity[2]
     slack *= points.tank.size_m[2]
@@ -312,6 +317,8 @@ def record(
         position[frame], speed[frame] = points.position_m, points.velocity_m_s
         if colors is not None:
             rgb.append(colors())
+        for name, values in (scalars or {}).items():
+            kept[name].append(values().copy())
         for ball in range(num_balls):
             turn = points.ball_quaternion_wxyz[ball]
             matrix = np.empty(9)
@@ -328,8 +335,10 @@ def record(
     particles = Particles(
         object_index=owner.astype(np.int64),
         position_m=position,
+        velocity_m_s=speed,
         radius_m=radius,
         rgb=np.asarray(rgb, np.float32) if rgb else None,
+        scalars={name: np.asarray(values) for name, values in kept.items()},
     )
     return Trajectory(**{**trajectory.__dict__, "particles": particles})
 

@@ -216,6 +216,21 @@ def camera(rng: Rng) -> Entry:
     }
 
 
+def widen(rng: Rng, parameters: Entry) -> None:
+    """Vary a scene more: field of view with the distance that keeps the size of what the camera looks at,
+    friction by 20 % and restitution by 0.05 about what the caption's words stand for."""
+    view = parameters["camera"]
+    fov, target = rng.uniform(30.0, 60.0), np.array(view["target_m"])
+    closer = math.tan(math.radians(view["fov_deg"]) / 2) / math.tan(math.radians(fov) / 2)
+    view["position_m"] = (target + closer * (np.array(view["position_m"]) - target)).tolist()
+    view["fov_deg"] = fov
+    for table, name in ((parameters, "object_friction"), *((f, "friction") for f in parameters["fixtures"])):
+        table[name] *= rng.uniform(0.8, 1.2)
+    for entry in parameters["objects"]:
+        if "restitution" in entry:
+            entry["restitution"] = max(0.05, entry["restitution"] + rng.uniform(-0.05, 0.05))
+
+
 def light(rng: Rng) -> Entry:
     """A distant light from above and before the scene, with ambient light."""
     direction = np.array([rng.uniform(-0.7, 0.7), rng.uniform(0.2, 0.7), -1.0])

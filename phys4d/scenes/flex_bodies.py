@@ -302,6 +302,9 @@ def _anchors(
 ) -> dict[int, flex.Anchor]:
     """Points held for good or tied to a rigid object; points to be released get a constraint instead."""
     where = f"objects[{index}]"
+    for name in ("held", "tied"):
+        if not isinstance(values.get(name, []), list):
+            raise ValueError(f"{where}.{name} must be a list, got {values[name]!r}")
     held = [int(n) for n in values.get("held", [])]
     if any(not 0 <= n < len(points) for n in held):
         raise ValueError(f"{where}.held must be point indices below {len(points)}, got {held}")
@@ -315,7 +318,7 @@ def _anchors(
         held = []
     anchors = {point: flex.Anchor(body="world", position_m=points[point]) for point in held}
     for pair in values.get("tied", []):
-        point, other = (int(n) for n in pair)
+        point, other = (int(n) for n in vector({"tied": pair}, where, "tied", 2))
         if not 0 <= point < len(points) or not 0 <= other < len(objects):
             raise ValueError(f"{where}.tied must be pairs of a point and an object, got {pair}")
         body = objects[other]

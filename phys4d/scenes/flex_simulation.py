@@ -81,17 +81,12 @@ def simulate(scene: BuiltScene) -> Trajectory:
         raise UnstableSimulation(str(error)) from error
     lines = {index: rope_points(scene, trajectory, index) for index in setup.ropes}
     _check(scene, trajectory, lines)
-    position, velocity = trajectory.position_m.copy(), trajectory.velocity.copy()
     tubes = []
     for index, points in lines.items():
         vertices, faces = meshes.tube_around(points, setup.ropes[index])
         tubes.append(Mesh(object_index=index, vertices_m=vertices, faces=faces))
-        position[:, index] = points.mean(axis=1)
-        velocity[:, index, :3] = np.gradient(position[:, index], trajectory.times_s, axis=0)
     return replace(
         trajectory,
-        position_m=position,
-        velocity=velocity,
         meshes=tuple(sorted((*trajectory.meshes, *tubes), key=lambda mesh: mesh.object_index)),
     )
 

@@ -54,14 +54,20 @@ def _open_floor(rng: Rng) -> Entry:
     return {"origin_m": [-size[0] / 2, -size[1] / 2, 0.0], "size_m": size, "cell_m": cell}
 
 
+def _ground(friction: float) -> tuple[float, str | None]:
+    """Friction under free sand and the word for it: on ice it would run off the domain."""
+    return (friction, None) if friction > 0.1 else (drawing.SURFACES["normal"], "normal")
+
+
 def collapse(rng: Rng, friction: float) -> Drawn:
     """A block of sand, a mould taken away, collapses on the open floor."""
-    tank = _open_floor(rng)
+    tank, (friction, surface) = _open_floor(rng), _ground(friction)
     half = [rng.uniform(0.13, 0.2), rng.uniform(0.13, 0.2), rng.uniform(0.18, 0.36)]
     sand = _grains(rng, "box", half, [rng.uniform(-0.25, 0.25), rng.uniform(-0.1, 0.1), half[2]])
     return Drawn(
         objects=[sand],
-        fixtures=drawing.backdrop(rng, max(friction, 0.2)),
+        fixtures=drawing.backdrop(rng, friction),
+        surface=surface,
         words=f"block of {_words(sand)} {2 * half[2]:.2f} m high released",
         more={"tank": tank},
     )
@@ -69,7 +75,7 @@ def collapse(rng: Rng, friction: float) -> Drawn:
 
 def pile(rng: Rng, friction: float) -> Drawn:
     """Sand is poured from above onto the floor and makes a pile."""
-    tank = _open_floor(rng)
+    tank, (friction, surface) = _open_floor(rng), _ground(friction)
     half = [rng.uniform(0.09, 0.13), rng.uniform(0.09, 0.13), rng.uniform(0.3, 0.45)]
     lift = rng.uniform(0.05, 1.25 - 2 * half[2])
     down = drawing.speed(rng, 0.0, 1.0)
@@ -82,7 +88,8 @@ def pile(rng: Rng, friction: float) -> Drawn:
     )
     return Drawn(
         objects=[sand],
-        fixtures=drawing.backdrop(rng, max(friction, 0.2)),
+        fixtures=drawing.backdrop(rng, friction),
+        surface=surface,
         words=f"stream of {_words(sand)} {drawing.words_of_velocity([0.0, 0.0, -down])} from {lift:.2f} m "
         "makes a pile",
         more={"tank": tank},
@@ -99,7 +106,8 @@ def _box(rng: Rng, friction: float, high: float) -> tuple[Entry, list[Entry]]:
 
 def hourglass(rng: Rng, friction: float) -> Drawn:
     """Sand runs through a neck from the upper chamber into the lower one."""
-    tank, fixtures = _box(rng, 0.3, 1.26)
+    friction = drawing.SURFACES["normal"]
+    tank, fixtures = _box(rng, friction, 1.26)
     width, depth = tank["size_m"][:2]
     x = tank["origin_m"][0] + width / 2
     gap, slope, bottom = rng.uniform(0.18, 0.26), rng.uniform(1.0, 1.6), rng.uniform(0.35, 0.5)
@@ -109,7 +117,11 @@ def hourglass(rng: Rng, friction: float) -> Drawn:
     )
     return Drawn(
         objects=[sand],
-        fixtures=[*fixtures, *continuum_drawing.hopper(rng, [x, 0.0, bottom], width, depth, gap, slope, 0.3)],
+        fixtures=[
+            *fixtures,
+            *continuum_drawing.hopper(rng, [x, 0.0, bottom], width, depth, gap, slope, friction),
+        ],
+        surface="normal",
         words=f"{_words(sand)} runs through a neck of {gap:.2f} m into the chamber below",
         more={"tank": tank},
     )

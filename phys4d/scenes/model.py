@@ -32,6 +32,8 @@ MAX_STEPS = 100_000
 MAX_WORK = 500_000_000
 """Particles, cells or nodes times steps at most in a scene: about two minutes of one core."""
 
+WORDS = ("shape", "form", "joint", "gas", "texture", "pattern", "name", "material")
+"""What entries of objects and fixtures say in words."""
 SIZE_LENGTH = {"sphere": 1, "capsule": 2, "cylinder": 2, "ellipsoid": 3, "box": 3, "plane": 3}
 GEOM_TYPE = {shape: getattr(mujoco.mjtGeom, f"mjGEOM_{shape.upper()}") for shape in SIZE_LENGTH}
 
@@ -144,6 +146,10 @@ def new_stage(spec: SceneSpec) -> mujoco.MjSpec:
             f"a scene must take at most {MAX_STEPS} steps, got {spec.num_frames} frames at {spec.fps} fps "
             f"with timestep_s {spec.timestep_s}"
         )
+    if not 1 / spec.fps > 0.999 * spec.timestep_s:
+        raise ValueError(
+            f"a step must not be longer than a frame, got timestep_s {spec.timestep_s} at {spec.fps} fps"
+        )
     parameters = spec.parameters
     entries(parameters, "objects", MAX_OBJECTS)
     entries(parameters, "fixtures", MAX_FIXTURES)
@@ -213,7 +219,7 @@ def add_geom(
 def look_of(values: Mapping[str, Any], where: str, *, shine: float) -> Look:
     """The look that an object's or fixture's `rgb`, `texture` or `pattern` and `texture_repeat` describe."""
     red, green, blue = vector(values, where, "rgb", 3)
-    across, along = values.get("texture_repeat", (1.0, 1.0))
+    across, along = vector(values, where, "texture_repeat", 2) if "texture_repeat" in values else (1.0, 1.0)
     name = values.get("texture", values.get("pattern", "plain"))
     return Look(rgb=(red, green, blue), texture=name, repeat=(across, along), shine=shine)
 
@@ -296,8 +302,12 @@ def entries(parameters: Mapping[str, Any], name: str, most: int) -> list[Mapping
     values = parameters.get(name)
     if not isinstance(values, list) or not 1 <= len(values) <= most:
         raise ValueError(f"parameters.{name} must be a list of 1 to {most} entries")
-    if not all(isinstance(entry, Mapping) for entry in values):
-        raise ValueError(f"parameters.{name} must hold tables")
+    for index, entry in enumerate(values):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"parameters.{name} must hold tables, got {entry!r}")
+        for word in WORDS:
+            if not isinstance(entry.get(word, ""), str):
+                raise ValueError(f"{name}[{index}].{word} must be a word, got {entry[word]!r}")
     return values
 
 

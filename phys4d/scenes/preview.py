@@ -33,10 +33,17 @@ class PreviewConfig:
     """Folder for `CATEGORY.png`, `CATEGORY.txt` (its captions from top to bottom) and `index.html`."""
     scenes: RenderConfig = field(
         default_factory=lambda: RenderConfig(
-            category="all", annotations="full", num_samples=1, width=96, height=96, points_per_object=24
+            category="all",
+            annotations="full",
+            num_samples=1,
+            num_frames=25,
+            width=96,
+            height=96,
+            points_per_object=24,
         )
     )
-    """As of `phys4d.scenes.render`; `scenes.num_samples` scenes of each family are shown."""
+    """As of `phys4d.scenes.render`; `scenes.num_samples` scenes of each family are shown, of 2 s each: smoke
+    and melting wax begin slowly."""
     scale: int = 2
     """Picture pixels per video pixel."""
 

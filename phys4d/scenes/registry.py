@@ -1,6 +1,7 @@
 """Which scenes there are, and how one is drawn from a seed."""
 
 import difflib
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Literal
@@ -45,11 +46,19 @@ CATEGORIES: dict[str, Category] = {
 }
 """In a fixed order: a category's place is part of its seeds, so new ones come last."""
 MAX_ATTEMPTS = 200
+MAX_UNBUILT = 20
+"""Draws of a seed that may be refused by `build` before that is an error."""
 MAX_TAKES = 5
 PROBE_PIXELS = 64
 MIN_PIXELS = 20
 """An object must show at least this many pixels of a 64 x 64 image in frame 0."""
 MIN_FRACTION_IN_VIEW = 0.75
+VIEW_S = 1.5
+"""An object must be in view for this long; in longer videos it may roll away."""
+
+
+class NoAcceptableDraw(ValueError):
+    """Every draw of a seed is degenerate."""
 
 
 def category_of(name: str) -> Category:
@@ -104,10 +113,12 @@ def sample_spec(
         physics: `true` is g = 9.81 with the friction and restitution that the caption's words stand for.
             `mixed` redraws gravity (0.5 to 1.5 times), friction and restitution and keeps the caption: what
             looks alike then moves differently.
-        look: `plain` leaves textures and patterns away, so that a tiny model has less to copy.
+        look: `plain` leaves textures, patterns and the variety of `drawing.widen` away, so that a tiny model
+            has less to copy.
 
     Raises:
-        ValueError: unknown category or family, or no acceptable draw in 200 attempts.
+        ValueError: unknown category or family, or scenes that `build` refuses, too long ones say.
+        NoAcceptableDraw: all of 200 draws are degenerate; take another seed.
     """
     return sample_scene(category, family, seed, num_frames=num_frames, fps=fps, physics=physics, look=look)[
         0
@@ -141,14 +152,24 @@ def sample_scene(
             physics=physics,
             look=look,
         )
-        scene = build(spec)
+        try:
+            scene = build(spec)
+        except ValueError as error:
+            reasons["not built"] += 1
+            if reasons["not built"] == MAX_UNBUILT:
+                raise ValueError(f"{family} seed {seed} cannot be built: {error}") from error
+            continue
         reason, trajectory = examine(scene)
         if trajectory is not None and reason is None:
             if rejected is not None:
                 rejected.update(reasons)
             return scene, trajectory
         reasons[str(reason)] += 1
-    raise ValueError(f"{family} seed {seed}: no acceptable draw in {MAX_ATTEMPTS} attempts: {dict(reasons)}")
+    if rejected is not None:
+        rejected.update(reasons)
+    raise NoAcceptableDraw(
+        f"{family} seed {seed}: no acceptable draw in {MAX_ATTEMPTS} attempts: {dict(reasons)}"
+    )
 
 
 def examine(scene: BuiltScene) -> tuple[str | None, Trajectory | None]:
@@ -158,17 +179,18 @@ def examine(scene: BuiltScene) -> tuple[str | None, Trajectory | None]:
         return "overlap at start", None
     try:
         trajectory = category.simulate(scene)
-    except UnstableSimulation:
-        return "unstable", None
-    if np.abs(trajectory.velocity[..., :3]).max() > category.max_speed_m_s:
+    except UnstableSimulation as error:
+        return error.reason, None
+    if not np.abs(trajectory.velocity[..., :3]).max() <= category.max_speed_m_s:
         return "too fast", None
     bodies = [trajectory.material_points(index) for index in range(len(scene.objects))]
     travel = max(np.linalg.norm(points - points[:1], axis=-1).max() for points in bodies)
     if travel < category.min_travel_m and not category.still:
         return "nothing moves", trajectory
     camera = scene.camera(PROBE_PIXELS, PROBE_PIXELS)
+    shown = trajectory.times_s <= VIEW_S
     for points in bodies:
-        uvz = project(camera_from_world(points, camera), camera)
+        uvz = project(camera_from_world(points[shown], camera), camera)
         inside = (uvz[..., :2] > 0).all(-1) & (uvz[..., 0] < camera.width) & (uvz[..., 1] < camera.height)
         inside &= uvz[..., 2] > 0.5
         if inside.mean() < MIN_FRACTION_IN_VIEW or not inside[0].mean() > 0.9:
@@ -183,21 +205,20 @@ def second_take(scene: BuiltScene) -> tuple[BuiltScene, Trajectory]:
     """The scene again, its physics changed by about 1 %: how far repeated takes of one event lie apart.
 
     Raises:
-        UnstableSimulation: the changed scene is, five times.
+        UnstableSimulation: five times the changed scene is, or cannot be built.
     """
-    spec = scene.spec
+    spec, problem = scene.spec, ""
     for attempt in range(MAX_TAKES):
         parameters = SceneSpec.from_json(spec.to_json()).parameters
         perturb(
             np.random.default_rng([spec.seed, attempt, 2]), parameters, CATEGORIES[spec.category].physical
         )
-        again = build(replace(spec, parameters=parameters))
         try:
+            again = build(replace(spec, parameters=parameters))
             return again, simulate(again)
-        except UnstableSimulation:
-            if attempt + 1 == MAX_TAKES:
-                raise
-    raise AssertionError("unreachable")
+        except ValueError as error:
+            problem = str(error)
+    raise UnstableSimulation(f"{spec.family} seed {spec.seed} has no second take: {problem}")
 
 
 def draw_spec(
@@ -217,6 +238,7 @@ def draw_spec(
     rng = np.random.default_rng([seed, index, attempt, *([place] if place else [])])
     surface = str(rng.choice(list(drawing.SURFACES)))
     drawn = kind.families[family](rng, drawing.SURFACES[surface])
+    surface = drawn.surface or surface
     parameters = {
         "caption": f"{family} : {drawn.words} . {surface} floor",
         "physics": physics,
@@ -230,6 +252,8 @@ def draw_spec(
         "light": drawing.light(rng),
         **drawn.more,
     }
+    if look == "textured":
+        drawing.widen(rng, parameters)
     if physics == "mixed":
         # Drawn last, so that the first frame is distributed as under true physics.
         if kind.redraw is not None:
@@ -248,7 +272,8 @@ def draw_spec(
         parameters=parameters,
         num_frames=num_frames,
         fps=fps,
-        timestep_s=kind.timestep_s,
+        # A whole number of equal steps between frames; what is beyond rounding makes one step more.
+        timestep_s=1 / fps / math.ceil(1 / fps / kind.timestep_s - 1e-9),
         engine=kind.engine(),
     )
 

@@ -1,8 +1,9 @@
 """Render a dataset of annotated videos: `python -m phys4d.scenes.render --out data/rigid --split train`.
 
 Resumable: finished shards are kept, so the same command continues where it was stopped. The split's index is
-written last. Sample i of a split has the seed `seed_start + i` and the family i modulo their number. With
-`--ray-address` a Ray cluster renders, on whose nodes phys4d is installed; the files are written here.
+written last. Sample i of a split has the seed `seed_start + i` (plus 2^32, once or more, where that yields no
+scene) and the family i modulo their number. With `--ray-address` a Ray cluster renders, on whose nodes phys4d
+is installed; the files are written here.
 """
 
 import errno
@@ -10,10 +11,14 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +27,24 @@ from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.files import atomic_write_text
 from phys4d.runtime.progress import progress
 from phys4d.runtime.threads import limit_threads
+from phys4d.scenes.memory import available_bytes, check_memory, video_bytes
 from phys4d.scenes.render_config import RenderConfig, family_names, settings_of
 
 SETTINGS_NAME = "settings.json"
 
 
-def render_shard(config: RenderConfig, names: list[str], index: int) -> tuple[Any, Counter[str]]:
-    """Render one shard; returns its writer and the reasons of refused draws."""
-    from phys4d.data.write import ShardWriter
+Packed = tuple[Any, Counter[str]]
+"""The files of a sample, and the reasons of refused draws."""
+
+
+def render_packed(config: RenderConfig, names: list[str], number: int) -> Packed:
+    """Render sample `number` and pack it."""
+    from phys4d.data.write import pack
     from phys4d.scenes.sample import render_sample
 
-    writer = ShardWriter(config.folder, index)
     rejected: Counter[str] = Counter()
-    for number in _numbers(config, index):
-        sample = render_sample(config, names, number, rejected)
-        writer.add(f"{number:06d}", sample["arrays"], sample["metadata"])
-    return writer, rejected
-
-
-def _write_shard(config: RenderConfig, names: list[str], index: int) -> tuple[dict[str, Any], Counter[str]]:
-    """Render and write one shard; returns its note for the index."""
-    writer, rejected = render_shard(config, names, index)
-    return writer.close(), rejected
+    sample = render_sample(config, names, number, rejected)
+    return pack(f"{number:06d}", sample["arrays"], sample["metadata"]), rejected
 
 
 def _samples_per_shard(config: RenderConfig) -> int:
@@ -63,18 +64,19 @@ def render_split(config: RenderConfig) -> None:
     """Render what is missing of a split, then write its index.
 
     Raises:
-        UserError: the disk is full, or the split was begun with other settings.
+        UserError: the disk is full, memory is short, or the split was begun with other settings.
     """
     from phys4d.data.format import INDEX_NAME
-    from phys4d.data.write import write_index
+    from phys4d.data.write import ShardWriter, write_index
     from phys4d.scenes.card import write_card
 
     names = family_names(config)
     settings = settings_of(config, names)
+    workers = _num_workers(config)
     _claim_folder(config.folder, settings)
     num_shards = -(-config.num_samples // _samples_per_shard(config))
     notes = _finished_shards(config, num_shards)
-    missing = [shard for shard in range(num_shards) if shard not in notes]
+    missing: dict[int, dict[int, Any]] = {shard: {} for shard in range(num_shards) if shard not in notes}
     rejected: Counter[str] = Counter()
     done = sum(len(note["keys"]) for note in notes.values())
     if missing:
@@ -83,11 +85,19 @@ def render_split(config: RenderConfig) -> None:
         bar.update(done)
         bar.unpause()
         render = _on_ray if config.ray_address else _on_this_machine
+        numbers = [number for shard in missing for number in _numbers(config, shard)]
         try:
-            for shard, (note, reasons) in render(config, names, missing):
-                notes[shard] = note
+            for number, (members, reasons) in render(config, names, numbers, workers):
                 rejected.update(reasons)
-                bar.update(len(note["keys"]))
+                bar.update(1)
+                shard = number // _samples_per_shard(config)
+                missing[shard][number] = members
+                if len(missing[shard]) < len(_numbers(config, shard)):
+                    continue
+                writer = ShardWriter(config.folder, shard)
+                for each, packed in sorted(missing.pop(shard).items()):
+                    writer.add_packed(f"{each:06d}", packed)
+                notes[shard] = writer.close()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -107,20 +117,41 @@ def render_split(config: RenderConfig) -> None:
     )
 
 
+def _num_workers(config: RenderConfig) -> int:
+    """Processes: as asked for, or one per core as far as memory goes; 0 leaves it to a Ray cluster.
+
+    Raises:
+        UserError: there is too little memory, or no cluster.
+    """
+    if config.ray_address:
+        _reach(config.ray_address)
+        return config.workers
+    available, most = available_bytes(), min(config.workers or 2**31, config.num_samples)
+    if not config.workers:
+        most = min(most, len(os.sched_getaffinity(0)))
+        if available is not None:
+            most = max(1, min(most, available // video_bytes(config)))
+    check_memory(config, most, available)
+    return most
+
+
 def _finished_shards(config: RenderConfig, num_shards: int) -> dict[int, dict[str, Any]]:
     """Notes of the shards that are there, whole, and as the index has them if there is one."""
     from phys4d.data.format import INDEX_NAME, shard_name
+    from phys4d.data.read import load_index
     from phys4d.data.write import inspect_shard
 
     path = config.folder / INDEX_NAME
     known: dict[str, str] = {}
     if path.is_file():
         try:
-            known = {shard["name"]: shard["sha256"] for shard in json.loads(path.read_text())["shards"]}
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+            known = {shard["name"]: shard["sha256"] for shard in load_index(path)["shards"]}
+        except ValueError:
             print(f"{path} is no dataset index; it is written anew", file=sys.stderr)
-    notes = {}
-    for shard in range(num_shards):
+    notes, shards = {}, range(num_shards)
+    if any(config.folder.glob("shard-*.tar")):
+        shards = progress(shards, desc=f"checking {config.split}", unit="shard")
+    for shard in shards:
         name = shard_name(shard)
         note = inspect_shard(config.folder / name)
         if note is None or note["sha256"] != known.get(name, note["sha256"]):
@@ -131,54 +162,75 @@ def _finished_shards(config: RenderConfig, num_shards: int) -> dict[int, dict[st
     return notes
 
 
-def _on_this_machine(config: RenderConfig, names: list[str], shards: list[int]) -> Any:
-    """Yield (shard, result) as they finish in local processes."""
-    workers = min(config.workers or len(os.sched_getaffinity(0)), len(shards))
-    if workers == 1:
-        for shard in shards:
-            yield shard, _write_shard(config, names, shard)
+def _on_this_machine(
+    config: RenderConfig, names: list[str], numbers: list[int], workers: int
+) -> Iterator[tuple[int, Packed]]:
+    """Yield (number, result) as they finish in local processes."""
+    if min(workers, len(numbers)) == 1:
+        for number in numbers:
+            yield number, render_packed(config, names, number)
         return
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=limit_threads, initargs=(1,)
     )
+    waiting, pending = iter(numbers), {}
     try:
-        pending = {pool.submit(_write_shard, config, names, shard): shard for shard in shards}
-        while pending:
+        while True:
+            # Few at once, so that few results wait to be written.
+            for number in islice(waiting, 2 * workers - len(pending)):
+                pending[pool.submit(render_packed, config, names, number)] = number
+            if not pending:
+                return
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield pending.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {workers} processes was killed, most likely for want of memory; give fewer --workers; "
+            "what is there is kept"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _on_ray(config: RenderConfig, names: list[str], shards: list[int]) -> Any:
-    """Yield (shard, result) as they finish on a Ray cluster; nodes need no common file system."""
+def _on_ray(
+    config: RenderConfig, names: list[str], numbers: list[int], workers: int
+) -> Iterator[tuple[int, Packed]]:
+    """Yield (number, result) as they finish on a Ray cluster; nodes need no common file system."""
     import ray
 
-    from phys4d.data.format import shard_name
-    from phys4d.data.write import write_shard
-
     @ray.remote(num_cpus=1, max_retries=3)
-    def render(index: int) -> tuple[bytes, list[str], Counter[str]]:
+    def render(number: int) -> Packed:
         limit_threads(1)
-        writer, rejected = render_shard(config, names, index)
-        return writer.to_bytes(), writer.keys, rejected
+        return render_packed(config, names, number)
 
     ray.init(address=config.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        # As many shards at once as keep every core busy, so that the object store holds few results.
-        limit = config.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting, pending = list(reversed(shards)), {}
-        while waiting or pending:
-            while waiting and len(pending) < limit:
-                shard = waiting.pop()
-                pending[render.remote(shard)] = shard
+        # As many at once as keep every core busy, so that the object store holds few results.
+        limit = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting, pending = iter(numbers), {}
+        while True:
+            for number in islice(waiting, limit - len(pending)):
+                pending[render.remote(number)] = number
+            if not pending:
+                return
             (finished,), _ = ray.wait(list(pending), num_returns=1)
-            data, keys, rejected = ray.get(finished)
-            shard = pending.pop(finished)
-            yield shard, (write_shard(config.folder / shard_name(shard), data, keys), rejected)
+            yield pending.pop(finished), ray.get(finished)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Refuse an address `host:port` where nobody listens: Ray itself tries for a minute and says much."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address in ("auto", "local"):
+        return
+    if not host or not port.isdigit():
+        raise UserError(f"ray_address must be host:port, ray://host:port, auto or local, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}; start one with: ray start") from error
 
 
 def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
@@ -186,7 +238,10 @@ def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS_NAME
     if path.is_file():
         # A setting that is younger than the split had its default.
-        before = {**asdict(RenderConfig()), **json.loads(path.read_text())}
+        try:
+            before = {**asdict(RenderConfig()), **json.loads(path.read_text())}
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+            raise UserError(f"{path} is damaged; remove {folder} and run the same command again") from None
         different = [k for k in settings if before.get(k) != settings[k]]
         if different:
             raise UserError(

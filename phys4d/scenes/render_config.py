@@ -1,6 +1,7 @@
 """What to render: sizes, families, physics, annotations. Read without loading a simulator."""
 
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ class RenderConfig:
     family_split: Literal["all", "seen", "held-out"] = "all"
     """`held-out` families are those that training on `seen` ones never meets."""
     look: Literal["textured", "plain"] = "textured"
-    """`plain` leaves textures and patterns away, for tiny models."""
+    """`plain`, for tiny models, has no textures and patterns, and varies focal length and materials less."""
     physics: Literal["true", "mixed"] = "true"
     """`mixed` redraws gravity, friction and restitution per video and does not tell in the caption."""
     seed_start: int = 0
@@ -49,19 +50,9 @@ class RenderConfig:
     """Ray cluster to render on, `host:port` or `auto`; empty renders here."""
 
     def __post_init__(self) -> None:
-        for name, least in {"num_samples": 1, "width": 16, "height": 16, "num_frames": 2}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 1 <= self.supersampling <= 8:
-            raise ValueError(f"supersampling must be in 1 to 8, got {self.supersampling}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be 0 (one per core) or more, got {self.workers}")
-        if self.seed_start < 0:
-            raise ValueError(f"seed_start must not be negative, got {self.seed_start}")
-        if self.fps <= 0:
-            raise ValueError(f"fps must be positive, got {self.fps}")
-        if not 1 <= self.points_per_object <= 4096:
-            raise ValueError(f"points_per_object must be in 1 to 4096, got {self.points_per_object}")
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be in {low} to {high}, got {getattr(self, name)}")
         if not self.split or "/" in self.split or self.split.startswith("."):
             raise ValueError(f"split must be a plain folder name, got {self.split!r}")
 
@@ -71,21 +62,36 @@ class RenderConfig:
         return self.out / self.split
 
 
+RANGES = {
+    "num_samples": (1, 10**8),
+    "width": (16, 7680),
+    "height": (16, 7680),
+    "num_frames": (2, 10_000),
+    "fps": (0.1, 1000),
+    "supersampling": (1, 8),
+    "seed_start": (0, 2**62),
+    "points_per_object": (1, 4096),
+    "workers": (0, 1024),
+}
 NOT_SETTINGS = ("out", "num_samples", "workers", "families", "ray_address")
 """What may differ between runs that fill the same split."""
 
 
 def family_names(config: RenderConfig) -> list[str]:
-    """The families to draw from, each known; `category/family` where there are several categories."""
+    """The families to draw from, each known; `category/family` where there are several categories.
+
+    Categories take turns, so that the first samples of a split show each.
+    """
     from phys4d.scenes.registry import CATEGORIES, category_of, check_family
 
-    categories = [name.strip() for name in config.category.split(",") if name.strip()]
-    if categories == ["all"]:
+    categories = _names(config.category)
+    if "all" in categories:
         categories = list(CATEGORIES)
     if not categories:
         raise ValueError(f"category must name one at least, got {config.category!r}")
-    asked = [name.strip() for name in config.families.split(",") if name.strip()]
-    pairs = [(each, family) for each in categories for family in category_of(each).families]
+    asked = _names(config.families)
+    turns = zip_longest(*([(each, family) for family in category_of(each).families] for each in categories))
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
     if asked:
         pairs = [tuple(name.split("/", 1)) if "/" in name else (categories[0], name) for name in asked]
         if len(categories) > 1 and any("/" not in name for name in asked):
@@ -108,6 +114,11 @@ def family_names(config: RenderConfig) -> list[str]:
     if len(categories) == 1:
         return [family for _, family in pairs]
     return [f"{category}/{family}" for category, family in pairs]
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between them, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def settings_of(config: RenderConfig, names: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Making a render context takes far longer than drawing with it. So there is one generic model, the rig, with
 one world per frame of the video: a scene is drawn by putting arrays of its geoms, particles and meshes in the
-place of the rig's, and a whole video is one launch.
+place of the rig's, and a whole video is one launch, or a few where it is large.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from phys4d.scenes.trajectory import Trajectory
 
 NUM_LOOKS = MAX_OBJECTS + MAX_FIXTURES
 TEXTURE_SIZE = 128
+RAYS_PER_LAUNCH = 1 << 24
+"""At most, from two frames on: about 300 MB of pictures."""
 LAYER_M = 1e-4
 """Half the distance between the two sides of a mesh."""
 SHADOW_LIGHT_FRACTION = 0.35
@@ -83,16 +85,19 @@ class RgbRenderer:
         self._warp, self._mjw = warp, mujoco_warp
         self.width, self.height, self.num_frames = width, height, num_frames
         self.supersampling = supersampling
+        most = max(1, RAYS_PER_LAUNCH // (width * height * supersampling**2))
+        # Launches of equal size.
+        self._num_worlds = -(-num_frames // -(-num_frames // most))
         self._texture_index = {name: index for index, name in enumerate(textures())}
         rig = _rig()
         state = mujoco.MjData(rig)
         mujoco.mj_forward(rig, state)
         with warp.ScopedDevice("cpu"):
             self._model = mujoco_warp.put_model(rig)
-            self._data = mujoco_warp.put_data(rig, state, nworld=num_frames)
+            self._data = mujoco_warp.put_data(rig, state, nworld=self._num_worlds)
             self._context = mujoco_warp.create_render_context(
                 rig,
-                nworld=num_frames,
+                nworld=self._num_worlds,
                 cam_res=(width * supersampling, height * supersampling),
                 render_rgb=True,
                 render_depth=True,
@@ -109,21 +114,34 @@ class RgbRenderer:
             raise ValueError(
                 f"this renderer draws {self.num_frames} frames, got a trajectory of {len(trajectory.times_s)}"
             )
+        if self._num_worlds == self.num_frames:
+            return self._launch(scene, trajectory)
+        video = np.empty((self.num_frames, self.height, self.width, 3), np.uint8)
+        for start in range(0, self.num_frames, self._num_worlds):
+            # The last launch may have fewer frames than worlds: it draws the last frame again.
+            frames = np.minimum(np.arange(start, start + self._num_worlds), self.num_frames - 1)
+            video[frames] = self._launch(scene, trajectory.at(frames))
+        return video
+
+    def _launch(
+        self, scene: BuiltScene, trajectory: Trajectory
+    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Draw as many frames as there are worlds."""
         self._set_shapes(scene, trajectory)
         self._set_camera_and_light(scene)
         with self._warp.ScopedDevice("cpu"):
             self._rebuild_bvh()
             self._mjw.render(self._model, self._data, self._context)
         n = self.supersampling
-        packed = self._context.rgb_data.numpy().reshape(self.num_frames, self.height, n, self.width, n)
+        packed = self._context.rgb_data.numpy().reshape(self._num_worlds, self.height, n, self.width, n)
         channels = [((packed >> shift) & 255).sum(axis=(2, 4), dtype=np.uint32) for shift in (16, 8, 0)]
         return ((np.stack(channels, axis=-1) + n * n // 2) // (n * n)).astype(np.uint8)
 
     def depth(self) -> Float32[np.ndarray, "frames rows columns"]:
-        """z-depth at the rays of the last video drawn, in metres; 0 where a ray met nothing."""
+        """z-depth at the rays of the last launch, in metres; 0 where a ray met nothing."""
         n = self.supersampling
         return (
-            self._context.depth_data.numpy().reshape(self.num_frames, self.height * n, self.width * n).copy()
+            self._context.depth_data.numpy().reshape(self._num_worlds, self.height * n, self.width * n).copy()
         )
 
     def _set_shapes(self, scene: BuiltScene, trajectory: Trajectory) -> None:
@@ -135,7 +153,7 @@ class RgbRenderer:
         num = len(geoms) + num_particles + num_meshes
         balls = slice(len(geoms), len(geoms) + num_particles)
         skins = slice(len(geoms) + num_particles, num)
-        frames = self.num_frames
+        frames = self._num_worlds
         kind, size = np.full(num, int(GEOM_TYPE["sphere"])), np.zeros((num, 3))
         position, rotation = (
             np.zeros((frames, num, 3)),
@@ -210,7 +228,7 @@ class RgbRenderer:
         ]
         starts = np.cumsum([0, *(len(faces) for faces in layers)])
         num_normals = 0
-        for frame in range(self.num_frames):
+        for frame in range(self._num_worlds):
             for mesh, faces, start in zip(trajectory.meshes, layers, starts, strict=False):
                 points = mesh.vertices_m[frame]
                 outward = vertex_normals(points, mesh.faces)
@@ -247,7 +265,7 @@ class RgbRenderer:
         context.bvh_id = context.bvh.id
         wp.launch(
             compute_bvh_group_roots,
-            dim=self.num_frames,
+            dim=self._num_worlds,
             inputs=[context.bvh_id],
             outputs=[context.group_root],
         )

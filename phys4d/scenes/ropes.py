@@ -172,5 +172,7 @@ CATEGORY = Category(
         "object_friction": (0.02, 1.0),
         "mass_kg": (0.1, 10.0),
     },
+    # At 2 ms a heavy load stretches a rope by 10 %, at 1 ms by 0.2 %.
+    timestep_s=0.001,
     held_out=("wreck",),
 )

@@ -8,12 +8,17 @@ import numpy as np
 
 from phys4d.scenes.annotations import annotate, contacts, track_points
 from phys4d.scenes.model import BuiltScene
-from phys4d.scenes.rays import merged_meshes
-from phys4d.scenes.registry import sample_scene, second_take
+from phys4d.scenes.rays import merged_meshes, raycast
+from phys4d.scenes.registry import NoAcceptableDraw, sample_scene, second_take
 from phys4d.scenes.render_config import RenderConfig, split_name
 from phys4d.scenes.rgb import RgbRenderer
-from phys4d.scenes.trajectory import Trajectory
+from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import Camera
+
+SEED_STRIDE = 2**32
+MAX_SEEDS = 8
+"""A sample whose seed yields no scene takes seed + 2^32, seed + 2 x 2^32 and so on, up to here."""
+Take = tuple[BuiltScene, Trajectory]
 
 _RENDERERS: dict[tuple[int, int, int, int], RgbRenderer] = {}
 
@@ -22,24 +27,47 @@ def render_sample(
     config: RenderConfig, names: list[str], number: int, rejected: Counter[str]
 ) -> dict[str, Any]:
     """Draw, simulate, annotate and render sample `number`; returns its arrays and metadata."""
-    category, family = split_name(config, names[number % len(names)])
-    scene, trajectory = sample_scene(
-        category,
-        family,
-        config.seed_start + number,
-        num_frames=config.num_frames,
-        fps=config.fps,
-        physics=config.physics,
-        look=config.look,
-        rejected=rejected,
-    )
+    (scene, trajectory), take = draw(config, names, number, rejected)
     arrays, metadata = film(config, scene, trajectory)
-    if config.second_take:
-        scene, trajectory = second_take(scene)
+    if take is not None:
+        scene, trajectory = take
         camera = scene.camera(config.width, config.height)
         arrays["rgb_take2"] = _renderer(config).render(scene, trajectory)
-        arrays["object_ids_take2"] = annotate(scene, trajectory, camera).object_ids
+        arrays["object_ids_take2"] = np.stack(
+            [raycast(scene, trajectory, frame, camera)[1] for frame in range(config.num_frames)]
+        )
+        arrays["position_take2"] = trajectory.position_m
+        metadata["spec_take2"] = json.loads(scene.spec.to_json())
     return {"arrays": arrays, "metadata": metadata}
+
+
+def draw(
+    config: RenderConfig, names: list[str], number: int, rejected: Counter[str]
+) -> tuple[Take, Take | None]:
+    """The scene of sample `number` and its second take, if asked for.
+
+    Raises:
+        ValueError: none of `MAX_SEEDS` seeds yields a scene.
+    """
+    category, family = split_name(config, names[number % len(names)])
+    problem = ""
+    for turn in range(MAX_SEEDS):
+        try:
+            first = sample_scene(
+                category,
+                family,
+                config.seed_start + number + turn * SEED_STRIDE,
+                num_frames=config.num_frames,
+                fps=config.fps,
+                physics=config.physics,
+                look=config.look,
+                rejected=rejected,
+            )
+            return first, second_take(first[0]) if config.second_take else None
+        except (NoAcceptableDraw, UnstableSimulation) as error:
+            rejected["whole seed"] += 1
+            problem = str(error)
+    raise ValueError(f"sample {number}: none of {MAX_SEEDS} seeds yields a scene; the last: {problem}")
 
 
 def film(
@@ -50,8 +78,8 @@ def film(
     truth = annotate(scene, trajectory, camera)
     arrays = {
         "rgb": _renderer(config).render(scene, trajectory),
-        "depth": truth.depth.astype(np.float32),
-        "motion": truth.motion.astype(np.float32),
+        "depth": truth.depth,
+        "motion": truth.motion,
         "object_ids": truth.object_ids,
         "visible": truth.visible,
         "position": trajectory.position_m,
@@ -75,7 +103,7 @@ def film(
         "engine": scene.spec.engine,
     }
     if config.annotations == "full":
-        arrays["normal"] = truth.normal.astype(np.float16)
+        arrays["normal"] = truth.normal
         more, fields = _full_annotations(scene, trajectory, camera, config.points_per_object)
         arrays.update(more)
         metadata["fields"] = fields
@@ -106,6 +134,9 @@ def _full_annotations(
     }
     if trajectory.particles is not None:
         arrays["particles"] = trajectory.particles.position_m.astype(np.float32)
+        arrays["particles_velocity"] = trajectory.particles.velocity_m_s.astype(np.float32)
+        for name, values in trajectory.particles.scalars.items():
+            arrays[f"particles_{name}"] = values.astype(np.float32)
         arrays["particles_radius"] = trajectory.particles.radius_m.astype(np.float32)
         arrays["particles_object"] = trajectory.particles.object_index.astype(np.uint8)
     if trajectory.meshes:

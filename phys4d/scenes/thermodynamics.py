@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.scenes import continuum, continuum_drawing, drawing, heat_scenes
+from phys4d.scenes import continuum, continuum_drawing, drawing, gas_scenes, heat_scenes
 from phys4d.scenes.category import MIXED_GRAVITY, Category, Drawn
 from phys4d.scenes.drawing import Entry, Rng
+from phys4d.scenes.heat_scenes import KELVIN
 from phys4d.scenes.model import BuiltScene, limit_work, num_steps, number
 from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import SceneSpec
@@ -77,8 +78,7 @@ def melt(rng: Rng, friction: float) -> Drawn:
         rng, material, half, [rng.uniform(-0.2, 0.2), 0.0, half[2]], melting - rng.uniform(0.5, 3.0)
     )
     block["name"] = f"{material} block"
-    plate_c = melting + rng.uniform(40, 120)
-    air_c = melting + rng.uniform(20, 60)
+    plate_c, air_c = melting + rng.uniform(40, 120), melting + rng.uniform(20, 60)
     plate, air = rng.uniform(500, 2000), rng.uniform(300, 900)
     # A quarter of a metre of melt per second of video where air and plate work.
     rate = 0.5 * (plate * (plate_c - melting) + air * (air_c - melting)) / (block["density_kg_m3"] * latent)
@@ -211,8 +211,7 @@ def plume(rng: Rng, friction: float) -> Drawn:
     shape = [int(rng.integers(18, 23)), int(rng.integers(14, 18)), int(rng.integers(20, 25))]
     size = [n * cell for n in shape]
     low = [-size[0] / 2, -size[1] / 2, 0.0]
-    warm = rng.random() < 0.7
-    radius = rng.uniform(0.14, 0.22)
+    warm, radius = rng.random() < 0.7, rng.uniform(0.14, 0.22)
     height = rng.uniform(0.05, 0.3) if warm else rng.uniform(0.7, size[2] - 0.3)
     place = [rng.uniform(-0.25, 0.25), rng.uniform(-0.1, 0.1), radius + height]
     warmth = rng.uniform(20, 35) * (1 if warm else -1)
@@ -248,7 +247,7 @@ def piston(rng: Rng, friction: float) -> Drawn:
     height, x = rng.uniform(0.25, 0.5), rng.uniform(-0.15, 0.15)
     mass, start = rng.uniform(10, 80), rng.uniform(10, 30)
     area = 4 * half[0] * half[1]
-    pressure = heat_scenes.AIR_PA + mass * 9.81 / area
+    pressure = gas_scenes.AIR_PA + mass * 9.81 / area
     # Rise of about 0.2 to 0.6 m per second: dh/dt = P (g - 1) / (g p A) at constant pressure.
     power = rng.uniform(0.25, 0.6) * 1.4 / 0.4 * pressure * area
     color = drawing.colors(rng, 1)[0]
@@ -303,7 +302,7 @@ def build(spec: SceneSpec) -> BuiltScene:
     if kind == "air":
         return heat_scenes.build_air(spec)
     if kind == "gas":
-        return heat_scenes.build_piston(spec)
+        return gas_scenes.build_piston(spec)
     raise ValueError(f"parameters.kind must be melt, solid, air or gas, got {kind!r}")
 
 
@@ -336,7 +335,7 @@ def simulate(scene: BuiltScene) -> Trajectory:
         return simulate_melt(scene)
     if kind == "solid":
         return heat_scenes.simulate_solid(scene)
-    return heat_scenes.simulate_air(scene) if kind == "air" else heat_scenes.simulate_piston(scene)
+    return heat_scenes.simulate_air(scene) if kind == "air" else gas_scenes.simulate_piston(scene)
 
 
 def simulate_melt(scene: BuiltScene) -> Trajectory:
@@ -368,19 +367,28 @@ def simulate_melt(scene: BuiltScene) -> Trajectory:
         return (1 - share) * solid + share * (0.5 * solid + 0.5 * melt_rgb)
 
     trajectory = continuum.record(
-        scene, points, lambda steps, gravity: melting.advance(steps, gravity_m_s2=gravity), colors
+        scene,
+        points,
+        lambda steps, gravity: melting.advance(steps, gravity_m_s2=gravity),
+        colors,
+        {"temperature": lambda: melting.temperature_c + KELVIN, "melted": lambda: points.liquid_share},
     )
-    gained = melting.energy_j - start_j
-    if abs(gained - melting.received_j) > 1e-6 * (abs(start_j) + abs(gained)):
-        raise UnstableSimulation(f"heat of {gained:.6g} J came from {melting.received_j:.6g} J")
+    gained, received = melting.energy_j - start_j, melting.received_j
+    if abs(gained - received) > 1e-6 * (abs(start_j) + abs(gained)):
+        raise UnstableSimulation(f"heat of {gained:.6g} J came from {received:.6g} J", reason="heat not kept")
     if abs(melting.melted_kg - start_kg) < 0.002 * points.mass_kg.sum():
-        raise UnstableSimulation("nothing melts")
+        raise UnstableSimulation("nothing melts", reason="nothing melts")
     return trajectory
+
+
+def engine() -> str:
+    """Names and versions of the solvers; results are bitwise the same within all of them."""
+    return f"{continuum.engine()}, {heat_scenes.SOLVERS}, {gas_scenes.SOLVERS}"
 
 
 CATEGORY = Category(
     name="thermodynamics",
-    engine=continuum.engine,
+    engine=engine,
     families={"melt": melt, "bath": bath, "bar": bar, "plate": plate, "plume": plume, "piston": piston},
     build=build,
     simulate=simulate,

@@ -3,7 +3,8 @@
 The renderer, the annotations and the reward read nothing else of a simulation. Metres, world frame.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -11,6 +12,14 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 class UnstableSimulation(ValueError):
     """The integrator warned, a state is not finite, or a category's own invariant is broken."""
+
+    def __init__(self, message: str, *, reason: str = "unstable") -> None:
+        """
+        Args:
+            reason: what a refused draw is counted as.
+        """
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +44,10 @@ class Particles:
     """Radius at which the sphere is drawn and hit by rays."""
     rgb: Float32[np.ndarray, "frames particles 3"] | None = None
     """Colours in [0, 1] where they vary, by temperature say; None takes the object's."""
+    velocity_m_s: Float64[np.ndarray, "frames particles 3"]
+    """World."""
+    scalars: Mapping[str, Float64[np.ndarray, "frames particles"]] = field(default_factory=dict)
+    """`temperature` in K and `melted`, the share that is liquid, where the scene has them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,9 +55,9 @@ class Field:
     """A scalar on a regular grid of cells; it is not drawn."""
 
     name: str
-    """What it is: `temperature` or `density`."""
+    """What it is: `temperature`."""
     unit: str
-    """`K` or `kg/m3`; `1` for a fraction."""
+    """`K`."""
     values: Float32[np.ndarray, "frames x y z"]
     """At the cell centres."""
     origin_m: tuple[float, float, float]
@@ -78,6 +91,22 @@ class Trajectory:
     fields: tuple[Field, ...] = ()
     geom_rgb: Float32[np.ndarray, "frames geoms 3"] | None = None
     """Colours of the model's geoms where they vary, by temperature say; None takes their looks."""
+
+    def at(self, frames: Int64[np.ndarray, " chosen"]) -> "Trajectory":
+        """Some of the frames, in the order given; one may come twice."""
+        values = {name: v[frames] for name, v in self.__dict__.items() if isinstance(v, np.ndarray)}
+        grains = self.particles
+        if grains is not None:
+            grains = replace(
+                grains,
+                position_m=grains.position_m[frames],
+                velocity_m_s=grains.velocity_m_s[frames],
+                rgb=None if grains.rgb is None else grains.rgb[frames],
+                scalars={name: v[frames] for name, v in grains.scalars.items()},
+            )
+        meshes = tuple(replace(mesh, vertices_m=mesh.vertices_m[frames]) for mesh in self.meshes)
+        fields = tuple(replace(each, values=each.values[frames]) for each in self.fields)
+        return replace(self, particles=grains, meshes=meshes, fields=fields, **values)
 
     def material_points(self, object_index: int) -> Float64[np.ndarray, "frames points 3"]:
         """Points that tell where an object is: its vertices, its particles, or the origin of a rigid body."""

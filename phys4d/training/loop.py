@@ -196,11 +196,19 @@ def fit(
             pieces = [
                 (step, number, piece) for number, piece in enumerate(indices.chunk(config.micro_batches))
             ]
-            results = beside(differentiate, ranks.deal(pieces), kind)
-            for position, parameter in enumerate(trained):
-                found = [gradients[position] for _, gradients in results]
-                parameter.grad = _sum([gradient for gradient in found if gradient is not None])
-            scalars = {name: sum((parts[name] for parts, _ in results), 0.0) for name in results[0][0]}
+            mine = ranks.deal(pieces)
+            for parameter in trained:
+                parameter.grad = None
+            # Where parts run one after the other, no part's gradients wait for the others'.
+            results = beside(differentiate, mine, kind) if kind == "cpu" else map(differentiate, mine)
+            scalars: dict[str, float] = {}
+            for parts, gradients in results:
+                scalars = {name: scalars.get(name, 0.0) + value for name, value in parts.items()}
+                for parameter, gradient in zip(trained, gradients, strict=True):
+                    if parameter.grad is None or gradient is None:
+                        parameter.grad = parameter.grad if gradient is None else gradient
+                    else:
+                        parameter.grad.add_(gradient)
             stopped = _add_up(ranks, trained, scalars, stop())
             grad_norm = torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             if torch.isfinite(grad_norm):
@@ -250,14 +258,6 @@ def _add_up(ranks: Ranks, trained: Sequence[nn.Parameter], scalars: dict[str, fl
             parameter.grad = None
     scalars |= dict(zip(scalars, numbers[len(trained) :].tolist(), strict=True))
     return ranks.highest(stop)
-
-
-def _sum(gradients: list[Tensor]) -> Tensor | None:
-    """Their sum, in the first one's place; None for a parameter that no part used."""
-    total = gradients[0] if gradients else None
-    for gradient in gradients[1:]:
-        total = gradient if total is None else total.add_(gradient)
-    return total
 
 
 def _optimisers(

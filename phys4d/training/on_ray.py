@@ -10,6 +10,7 @@ from typing import Any
 
 from phys4d.runtime.cluster import ClusterConfig
 from phys4d.runtime.errors import UserError
+from phys4d.training.ranks import PATIENCE
 
 
 def train_on_ray(train: Callable[[Any], object], config: Any, cluster: ClusterConfig) -> None:
@@ -48,7 +49,7 @@ def train_on_ray(train: Callable[[Any], object], config: Any, cluster: ClusterCo
     backend = "nccl" if cluster.gpus_per_worker else "gloo"
     trainer = TorchTrainer(
         worker,
-        torch_config=TorchConfig(backend=backend),
+        torch_config=TorchConfig(backend=backend, timeout_s=int(PATIENCE.total_seconds())),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.gpus_per_worker > 0,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for one another: the first one labels many videos while the others wait."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Ranks:
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but torch sees no GPU here; take --device cpu")
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
         return cls(state.process_index, state.num_processes, torch.device(state.device or "cpu"))
 
     @property

@@ -27,6 +27,7 @@ TRAININGS = ("autoencoder", "denoiser", "estimator", "heads", "optimiser")
 MAY_CHANGE = {
     "num_threads",
     "device",
+    "wandb_project",
     "cluster.ray_address",
     "cluster.num_workers",
     "cluster.gpus_per_worker",
@@ -46,7 +47,9 @@ class StageRun:
         self._cost_s = 0.0
 
     @classmethod
-    def open(cls, path: Path, config_toml: str, *, ranks: Ranks | None = None) -> StageRun:
+    def open(
+        cls, path: Path, config_toml: str, *, ranks: Ranks | None = None, wandb_project: str = ""
+    ) -> StageRun:
         """Take the folder: go on with a stage that was interrupted, else begin anew.
 
         Only the main process holds the folder; the others' `log` and `save` do nothing.
@@ -65,7 +68,12 @@ class StageRun:
             ]
             going_on = bool(marks)
             folder = RunFolder.open(
-                path, config_toml, resume=going_on, restart=not going_on, may_change=MAY_CHANGE
+                path,
+                config_toml,
+                resume=going_on,
+                restart=not going_on,
+                may_change=MAY_CHANGE,
+                wandb_project=wandb_project,
             )
             if going_on:
                 folder.rewind_to(max(marks))

@@ -17,7 +17,7 @@ from policy.losses import guarded_log_ratio, negative_aware_terms
 from policy.rollout import RecordedStep, Rollouts, SamplingRule, sample
 from policy.samplers import gaussian_log_prob, step
 from policy.schedules import cogvideox_schedule, flow_schedule
-from policy.step_rules import longcat_weight
+from policy.step_rules import STD_CAP, longcat_weight, step_coefficients
 from policy.update import update_policy
 
 CAPTIONS = ["a red ball falls from rest", "a blue box slides left at 1.25"]
@@ -59,22 +59,27 @@ def test_the_plain_ratio_is_biased_below_one_and_the_guarded_one_is_not() -> Non
     assert guarded.mean().item() / std == pytest.approx(0.0, abs=0.05)
 
 
-def test_longcat_weights_make_every_flow_sde_step_move_the_velocity_alike() -> None:
-    """|d log p / d v| w = (1 + eta^2 / 2) / eta |eps| / D at every step: no step's gradient vanishes."""
-    schedule, eta, noise = flow_schedule(8, shift=3.0), 0.7, draw(1, 1, 20)
+@pytest.mark.parametrize("std_cap", [None, STD_CAP])
+def test_longcat_weights_make_every_step_move_the_velocity_alike(std_cap: float | None) -> None:
+    """|d log p / d v| w = |eps| / D at every step, capped or not: no step's gradient vanishes.
+
+    Of Flow-SDE steps without a cap the weights have the ratios of LongCat's sqrt(s / (1 - s)) / sqrt|dt|.
+    """
+    schedule, noise, published = flow_schedule(8, shift=3.0), draw(1, 1, 20), []
     for i in range(1, 7):
         velocity = draw(2, 1, 20).requires_grad_()
         x = draw(3, 1, 20)
-        arguments = {"schedule": schedule, "sampler": "flow_sde", "noise_level": eta, "std_cap": None}
+        arguments = {"schedule": schedule, "sampler": "flow_sde", "noise_level": 0.7, "std_cap": std_cap}
         drawn = step(x, velocity, i, x_next=x, **arguments)
-        x_next = drawn.mean.detach() + drawn.std * noise
-        out = step(x, velocity, i, x_next=x_next, **arguments)
+        out = step(x, velocity, i, x_next=drawn.mean.detach() + drawn.std * noise, **arguments)
         assert out.log_prob is not None
-        (gradient,) = torch.autograd.grad(out.log_prob.sum() * longcat_weight(schedule, i), velocity)
-        expected = -(1 + eta**2 / 2) / eta * noise / 20
-        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
-    with pytest.raises(ValueError, match="step_weight longcat is for flow schedules"):
-        longcat_weight(cogvideox_schedule(8, snr_shift_scale=1.0), 1)
+        weight = longcat_weight(step_coefficients(i, **arguments))
+        (gradient,) = torch.autograd.grad(out.log_prob.sum() * weight, velocity)
+        torch.testing.assert_close(gradient, -noise / 20, rtol=1e-9, atol=1e-12)
+        s, s_next = schedule.step_levels(i)
+        published.append(math.sqrt(s / (1 - s) / (s - s_next)) / weight)
+    alike = max(published) / min(published) - 1 < 1e-9
+    assert alike == (std_cap is None), "the cap binds at this schedule's first steps"
 
 
 @pytest.mark.parametrize("strength", [0.1, 1.0])
@@ -237,7 +242,7 @@ def test_longcat_weights_scale_the_gradient_of_their_step(model: WanModel) -> No
     rollouts = roll(model, window=(1,))
     plain = gradients(model, [(rollouts, advantages())])
     weighted = gradients(model, [(rollouts, advantages())], step_weight="longcat")
-    factor = longcat_weight(RULE.schedule, 1)
+    factor = longcat_weight(RULE.coefficients(1))
     for a, b in zip(plain, weighted, strict=True):
         torch.testing.assert_close(b, factor * a, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 

@@ -65,7 +65,10 @@ def test_a_file_that_cannot_be_checked_is_refused_in_one_line(
         ("unknown", '{"heun_3": {"S": 1.0}}', "unknown case 'heun_3'"),
         ("outside", '{"cog_50": {"S": 1.0}}', "position must be in [0, 50)"),
         ("field", '{"cog_1": {"entropy": 1.0}}', "records 'entropy'"),
-        ("empty", '{"about": {}}', "no case"),
+        ("empty", '{"about": "nothing"}', "no case"),
+        ("empty case", '{"cog_1": {}}', "case cog_1 records nothing"),
+        ("null", '{"cog_1": {"S": null}}', "S of case cog_1 must be numbers, got None"),
+        ("text", '{"cog_1": {"lp": ["1"]}}', "lp of case cog_1 must be numbers"),
         ("broken", "{", "Expecting property name"),
         ("list", "[]", "must be an object"),
     ):

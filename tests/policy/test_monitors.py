@@ -91,6 +91,22 @@ def test_a_held_out_reward_that_falls_alarms_only_while_the_trained_one_rises() 
     assert not names({"held_out_reward": 0.45, "val_reward": 0.7}, before)
 
 
+def test_what_iteration_0_lacked_is_watched_from_the_first_iteration_that_has_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reward service was away at iteration 0; the two rewards that are compared are of one iteration."""
+    monitors = Monitors(MonitorConfig(), tmp_path)
+    monitors.check(0, {"luminance": 0.5, "held_out_reward": 0.9})
+    monitors.check(5, {"luminance": 0.5, "val_reward": 0.3})
+    monitors.check(10, {"luminance": 0.5, "val_reward": 0.5, "held_out_reward": 0.5})
+    said = capsys.readouterr().out
+    assert "no held_out_reward at iteration 5" in said
+    assert "held_out_reward, val_reward from now on against iteration 10" in said
+    resumed = Monitors(MonitorConfig(), tmp_path)
+    with pytest.raises(UserError, match=r"held_out_reward is 0\.3, at iteration 0 0\.5"):
+        resumed.check(15, {"luminance": 0.5, "val_reward": 0.7, "held_out_reward": 0.3})
+
+
 def test_a_policy_far_from_the_reference_alarms() -> None:
     assert names({"kl_joint_nats": 101.0}, {}) == {"kl_joint_nats"}
     assert not names({"kl_joint_nats": 99.0}, {})

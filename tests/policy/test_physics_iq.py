@@ -12,7 +12,7 @@ from phys4d.metrics.physics_iq.prompts import COLUMNS
 from phys4d.metrics.physics_iq.videos import inspect_clip, read_frames
 from phys4d.models.registry import FULL, TINY, load_model, meta_model, tiny_model
 from phys4d.runtime.config import load
-from policy.config import PhysicsIqConfig
+from policy.inference_config import PhysicsIqConfig
 from policy.physics_iq import generate
 
 PRESETS = Path(__file__).parents[2] / "policy" / "presets" / "physics_iq"

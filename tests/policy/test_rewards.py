@@ -19,7 +19,7 @@ from policy.advantages import compute_advantages
 from policy.config import AlgorithmConfig, RewardConfig, TrainConfig
 from policy.ranks import Ranks
 from policy.rewards import Pending, Rewards, Source, parse_sources, values
-from policy.trainer import Sampled, Scoring
+from policy.scoring import Sampled, Scoring
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +89,10 @@ def test_sources_are_rewards_of_the_run_of_other_services_and_functions() -> Non
         Source("smooth", 0.5, endpoint="host:9001"),
         Source("bright", -0.1, function="mine.rewards:bright"),
     ]
+    twice = RewardConfig(sources={"smooth": 1, "smooth@host:9001": 1, "mine:smooth": 1, "mine:bright": 1})
+    rewards = Rewards.__new__(Rewards)
+    rewards.sources = parse_sources(twice)
+    assert rewards.labels == ["smooth@endpoint", "smooth@host:9001", "mine:smooth", "bright"]
     for sources, message in (
         ({"a b": 1.0}, "a reward is NAME, NAME@HOST:PORT or package.module:function, got 'a b'"),
         ({"a": 0.0}, "the weight of reward 'a' must be finite and not 0"),

@@ -16,7 +16,7 @@ from phys4d.models.wan import tiny_wan
 from phys4d.runtime.errors import UserError
 from phys4d.training import Ema
 from phys4d.types import Camera, SceneSpec
-from policy.config import AlgorithmConfig, RewardConfig, RolloutConfig, TrainConfig
+from policy.config import AlgorithmConfig, MemoryConfig, RewardConfig, RolloutConfig, TrainConfig
 from policy.monitors import pixel_statistics
 from policy.preflight import note_skipped, preflight
 from policy.prompts import load_prompts
@@ -92,6 +92,7 @@ def make_trainer(config: TrainConfig = CONFIG, reward: str = "brightness") -> Tr
         optimiser=torch.optim.AdamW(parameters, config.algorithm.learning_rate),
         ema=Ema(parameters, 0.9),
         ranks=Ranks.alone(),
+        watcher=Reader(model, heads, None),
         old=OldPolicy(parameters, 0.0) if config.algorithm.name == "diffusion_nft" else None,
     )
 
@@ -123,6 +124,7 @@ def test_every_algorithm_learns_and_resumes_bit_for_bit(config: TrainConfig, tmp
     rows.append(whole.iterate(2))
     resumed = make_trainer(config)
     resumed.restore(tmp_path)
+    assert resumed.kl_joint_nats == rows[1]["kl_joint_nats"], "the alarm on it needs no iteration of its own"
     again = resumed.iterate(2)
     timings = {"sample_s", "wait_s", "update_s", "iteration_s"}
     assert {k: v for k, v in again.items() if k not in timings} == {
@@ -157,7 +159,8 @@ def test_a_sound_run_passes_the_look_before_it_and_is_left_as_it_was(tmp_path: P
     trainer = make_trainer()
     before, state = [p.detach().clone() for p in trainer.parameters], torch.get_rng_state()
     checks = preflight(trainer, tmp_path)
-    assert [c.name for c in checks] == ["conditioning", "replay", "ratio", "gradient", "memory", "reward"]
+    names = ["conditioning", "replay", "ratio", "gradient", "memory", "reward", "monitors"]
+    assert [c.name for c in checks] == names
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
     assert json.loads((tmp_path / "preflight.json").read_text())["checks"][3]["passed"]
@@ -179,6 +182,27 @@ def test_each_fault_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.
     rollout = replace(CONFIG.rollout, group_size=3_000_000)
     with pytest.raises(UserError, match="memory: .* MiB beside weights .* MiB free.*--skip-preflight"):
         preflight(make_trainer(replace(CONFIG, rollout=rollout)), tmp_path)
+
+    trainer = make_trainer(replace(CONFIG, memory=MemoryConfig(cache=tmp_path / "cache")))
+    encode_text = trainer.model.encode_text
+    monkeypatch.setattr(
+        trainer.model, "encode_text", lambda texts: (e := encode_text(texts)) + 1e-6 * torch.randn_like(e)
+    )
+    with pytest.raises(UserError, match="conditioning: another hash when encoded again"):
+        preflight(trainer, tmp_path)
+    monkeypatch.setattr(trainer.model, "encode_text", lambda texts: -encode_text(texts))
+    with pytest.raises(UserError, match="conditioning: sampling saw one that differs"):
+        preflight(trainer, tmp_path)
+
+    trainer = make_trainer()
+    trainer.watcher = None
+    with pytest.raises(UserError, match="monitors: no depth estimator in .*estimator to read a held-out"):
+        preflight(trainer, tmp_path)
+
+    trainer = make_trainer()
+    trainer.parameters[1].data.fill_(torch.nan)
+    with pytest.raises(UserError, match="replay: log-probabilities differ by nan; ratio: 1 to within nan"):
+        preflight(trainer, tmp_path)
 
     trainer = make_trainer()
     predict, seen = trainer.model.predict, [0.0]

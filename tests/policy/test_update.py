@@ -10,7 +10,7 @@ from phys4d.models.protocol import Conditioning
 from phys4d.models.wan import WanModel, tiny_wan
 from policy.advantages import Advantages, compute_advantages
 from policy.config import AlgorithmConfig
-from policy.rollout import Rollouts, SamplingRule, sample
+from policy.rollout import Rollouts, SamplingRule, replay, sample
 from policy.schedules import flow_schedule
 from policy.update import update_policy
 
@@ -106,8 +106,11 @@ def test_a_changed_policy_has_ratios_off_one_and_is_caught_when_it_claims_to_be_
     rollouts = roll(model)
     perturb(parameters)
     assert update(model, parameters, rollouts, on_policy=False).ratio_max > 1e-4
-    with pytest.raises(RuntimeError, match="ratio of an unchanged policy must be 1"):
-        update(model, parameters, rollouts)
+    for broken in (False, True):
+        if broken:
+            parameters[0].data.fill_(torch.nan)
+        with pytest.raises(RuntimeError, match="ratio of an unchanged policy must be 1"):
+            update(model, parameters, rollouts)
 
 
 def test_changed_conditioning_is_caught_by_its_hash(policy: tuple) -> None:
@@ -155,11 +158,12 @@ def test_the_kl_is_zero_at_the_reference_and_positive_off_it(policy: tuple) -> N
     assert update(model, parameters, roll(model)).kl > 0.0
 
 
-def test_without_a_comparable_group_the_weights_stay(policy: tuple) -> None:
+def test_without_a_comparable_group_the_weights_stay(policy: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     model, parameters = policy
     perturb(parameters)
     rollouts, before = roll(model), [p.detach().clone() for p in parameters]
     flat = compute_advantages(torch.full((8,), 0.5).double(), [i // 4 for i in range(8)])
+    monkeypatch.setattr(model, "predict", lambda *_, **__: pytest.fail("nothing is trained, so no replay"))
     stats = update_policy(
         model,
         RULE,
@@ -173,10 +177,23 @@ def test_without_a_comparable_group_the_weights_stay(policy: tuple) -> None:
     assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
 
 
-def test_the_first_frame_is_the_condition_throughout(policy: tuple) -> None:
+@pytest.mark.parametrize("storage", [None, torch.bfloat16])
+def test_the_first_frame_is_the_condition_throughout(policy: tuple, storage: torch.dtype | None) -> None:
+    """Also where the window is kept in half precision, and of what replay puts into the model."""
     model, _ = policy
-    rollouts = roll(model)
-    assert torch.equal(rollouts.latents_BCThw[:, :, 0], rollouts.conditioning.first_frame_BChw)
+    rule, first = dataclasses.replace(RULE, storage_dtype=storage), conditioning(model).first_frame_BChw
+    seen, predict = [], model.predict
+
+    def watched(latents: torch.Tensor, *args):
+        seen.append(torch.equal(latents[:, :, 0], first))
+        return predict(latents, *args)
+
+    model.predict = watched
+    rollouts = sample(model, conditioning(model), rule, num_latent_frames=3, window=(1, 2), seeds=range(8))
+    out = replay(model, rule, rollouts, rollouts.steps[0])
+    assert torch.equal(out.log_prob, rollouts.steps[0].log_prob_B)
+    assert len(seen) == 7 and all(seen)
+    assert torch.equal(rollouts.latents_BCThw[:, :, 0], first)
 
 
 def test_a_window_that_holds_the_last_step_is_refused(policy: tuple) -> None:

@@ -123,6 +123,12 @@ class OpenSoraModel(Backbone[STDiT3]):
         )
         return Prediction(-output.sample[:, :channels], output.features)
 
+    @staticmethod
+    def open_gates(transformer: STDiT3) -> None:
+        for block in transformer.blocks:
+            # Of attention and feed-forward.
+            cast(nn.Parameter, block.scale_shift_table).data[[2, 5]] = 0.5
+
     # Files
 
     def scheduler(self) -> Any:
@@ -186,9 +192,7 @@ def tiny_open_sora(captions: Sequence[str], *, width: int = 128, num_layers: int
         input_sq_size=64,
         pred_sigma=False,
     )
-    for block in transformer.blocks:
-        # Gates of attention and feed-forward; the published class draws them near zero.
-        cast(nn.Parameter, block.scale_shift_table).data[[2, 5]] = 0.5
+    OpenSoraModel.open_gates(transformer)
     nn.init.zeros_(transformer.final_layer.linear.weight)
     nn.init.zeros_(transformer.final_layer.linear.bias)
     return OpenSoraModel(transformer, vae, text_encoder, tokenizer)

@@ -165,6 +165,17 @@ def drift(points: np.ndarray, u: np.ndarray, v: np.ndarray, w: np.ndarray, dt: f
         points[p, 2] = min(max(points[p, 2] + dt * c, 0.0), nz * dx)
 
 
+@compiled
+def velocities_at(
+    points: np.ndarray, u: np.ndarray, v: np.ndarray, w: np.ndarray, dx: float, out: np.ndarray
+) -> None:
+    """Velocity of the air at points in metres."""
+    for p in range(len(points)):
+        out[p, 0], out[p, 1], out[p, 2] = velocity_at(
+            u, v, w, points[p, 0] / dx, points[p, 1] / dx, points[p, 2] / dx
+        )
+
+
 @dataclass(kw_only=True, eq=False)
 class HotAir:
     """Air in a box whose lower corner is the origin."""
@@ -210,6 +221,12 @@ class HotAir:
     def fastest_m_s(self) -> float:
         """Largest velocity component."""
         return float(max(np.abs(f).max() for f in (self.u, self.v, self.w)))
+
+    def tracer_velocity_m_s(self) -> Float64[np.ndarray, "tracers 3"]:
+        """Velocity of the air where the tracers are."""
+        out = np.empty_like(self.tracers_m)
+        velocities_at(self.tracers_m, self.u, self.v, self.w, self.cell_m, out)
+        return out
 
     def divergence(self) -> Float64[np.ndarray, "nx ny nz"]:
         """Outflow of each cell per volume, 1/s."""

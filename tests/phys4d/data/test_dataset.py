@@ -123,8 +123,12 @@ def test_an_index_of_another_format_is_refused(folder: Path) -> None:
         open_dataset(folder, "train")
 
 
-def test_an_index_that_is_no_json_is_refused(folder: Path) -> None:
-    (folder / "train" / "index.json").write_text("{")
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "null", '{"format_version": 1}', '{"format_version": 1, "settings": {}, "shards": [1]}'],
+)
+def test_a_damaged_index_is_refused(folder: Path, text: str) -> None:
+    (folder / "train" / "index.json").write_text(text)
     with pytest.raises(ValueError, match="is no dataset index"):
         open_dataset(folder, "train")
 

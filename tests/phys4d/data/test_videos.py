@@ -17,9 +17,9 @@ def frame(number: int, height: int = 48, width: int = 96) -> np.ndarray:
     return image
 
 
-def write_video(path: Path, num_frames: int, codec: str = "mpeg4", **size: int) -> None:
+def write_video(path: Path, num_frames: int, codec: str = "mpeg4", rate: int = 12, **size: int) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=12)
+        stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height = size.get("width", 96), size.get("height", 48)
         stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
         for number in range(num_frames):
@@ -62,3 +62,42 @@ def test_a_folder_without_a_usable_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"none of the 1 videos in .* can be used: 1x it cannot be decoded"):
         read_videos(tmp_path, num_frames=4, height=24, width=24)
+
+
+def test_videos_are_taken_at_one_frame_rate(tmp_path: Path) -> None:
+    """A video shown too fast or too slow would have its motion learnt wrong."""
+    write_video(tmp_path / "30.mp4", 10, rate=30)
+    write_video(tmp_path / "slow.mp4", 10, rate=8)
+    write_video(tmp_path / "twelve.mp4", 10)
+    found = read_videos(tmp_path, num_frames=4, height=24, width=24, fps=12.0)
+    assert found.names == ["30.mp4", "twelve.mp4"]
+    # Every 2.5th frame, and every one.
+    for video, numbers in zip(found.rgb, ([0, 2, 5, 8], [0, 1, 2, 3]), strict=True):
+        assert np.abs(video[:, 12, 20, 0].astype(int) - 20 * np.array(numbers)).max() < 12
+    assert found.skipped == {"slow.mp4": "it has 8 frames per second, must have 12 or more"}
+
+
+def test_one_bad_video_of_a_user_does_not_end_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("caption", "good", "huge", "long"):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            image = frame(number, 480, 960) if name == "huge" else frame(number)
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "caption.txt").write_bytes(b"\xff\xfe caption")
+    (tmp_path / "long.txt").write_text("a ball " * 90)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 48)
+
+    def short(caption: str) -> None:
+        if len(caption) > 100:
+            raise ValueError("its caption is too long")
+
+    found = read_videos(tmp_path, num_frames=12, height=24, width=24, check_caption=short)
+    assert found.names == ["good"]
+    assert found.skipped == {
+        "caption": "its caption caption.txt is no UTF-8 text",
+        "huge": "frame 0.png cannot be read (DecompressionBombError)",
+        "long": "its caption is too long",
+    }
+    assert np.abs(found.rgb[0, :, 12, 20, 0].astype(int) - 20 * np.arange(12)).max() < 3

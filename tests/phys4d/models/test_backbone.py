@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from phys4d.models.backbone import Backbone
-from phys4d.models.diffusion_loss import diffusion_loss
+from phys4d.models.diffusion_loss import diffusion_loss, held_out_diffusion_loss
 from phys4d.models.protocol import Conditioning, to_model_range, to_uint8
 from phys4d.models.registry import TINY, backbone_class, load_model, tiny_model
 from policy.rollout import sample, sampling_rule
@@ -49,7 +49,10 @@ def test_a_tiny_model_has_about_two_million_parameters_and_predicts_nothing_at_f
     assert 1.5e6 < sum(p.numel() for p in model.transformer.parameters()) < 2.6e6
     x, eps = torch.randn(2, 8, 16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     cond = Conditioning(model.encode_text(CAPTIONS * 4), x[:, :, 0])
-    loss = diffusion_loss(model, x, cond, torch.linspace(0.1, 1.0, 8), eps)
+    level = torch.linspace(0.1, 1.0, 8)
+    loss = diffusion_loss(model, x, cond, level, eps)
+    in_parts = held_out_diffusion_loss(model, x, cond, level, eps, batch_size=3)
+    assert in_parts == pytest.approx(loss.item(), rel=1e-5)
     assert loss.item() == pytest.approx(2.0 if model.noising.family == "flow" else 1.0, rel=0.03)
 
 
@@ -63,6 +66,9 @@ def test_latents_of_a_video_have_the_promised_shape_and_sizes_that_do_not_fit_ar
     assert model.decode_video(latents).shape == video.shape
     with pytest.raises(ValueError, match="width must be a multiple of 16, got 70; use 64"):
         model.latent_shape(9, 64, 70)
+    refused = "the videos of data/mine do not fit the model: height must be a multiple of 16, got 41; use 48"
+    with pytest.raises(ValueError, match=refused):
+        model.check_size((7, 9, 41, 64, 3), Path("data/mine"))
     with pytest.raises(ValueError, match="a prompt has 61 tokens, the model reads at most 24"):
         model.encode_text(["ball " * 60])
 
@@ -108,6 +114,8 @@ def test_features_are_the_tapped_blocks_on_the_token_grid(model: Backbone) -> No
         not torch.equal(a, b) for a, b in zip(prediction.features, prediction.features[1:], strict=False)
     )
     assert model.predict(noise(), 0.5, cond).features == ()
+    shallow = tiny_model("tiny-wan", CAPTIONS, width=32, num_layers=2)
+    assert shallow.taps == (0, 1) and shallow.head_sizes["num_taps"] == 2
 
 
 @torch.no_grad()

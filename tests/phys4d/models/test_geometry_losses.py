@@ -1,5 +1,8 @@
 """Losses with known values."""
 
+from typing import Literal
+
+import pytest
 import torch
 
 from phys4d.models.geometry_losses import (
@@ -8,12 +11,14 @@ from phys4d.models.geometry_losses import (
     charbonnier,
     depth_gradient_loss,
     off_depth_edges,
+    relative_depth_losses,
     sample_at,
     scale_shift_invariant_depth_loss,
     warp_consistency_loss,
     warp_mask,
     with_unit_spread,
 )
+from phys4d.models.heads import GeometryHeads
 from phys4d.scenes.annotations import annotate
 from phys4d.scenes.registry import sample_scene
 
@@ -148,3 +153,22 @@ def test_relative_depth_of_unit_spread_forgets_its_scale_and_shift() -> None:
     found = with_unit_spread(7.0 * inverse - 3.0)
     torch.testing.assert_close(found, with_unit_spread(inverse), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.abs().mean((1, 2, 3)), torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["inverse", "metric"])
+def test_heads_learn_far_from_near_and_not_the_contrary(kind: Literal["inverse", "metric"]) -> None:
+    """Labels that the features tell of; a free scale per video would leave the sign to chance."""
+    for seed in range(6):
+        torch.manual_seed(seed)
+        heads = GeometryHeads(8, num_taps=1, upsampling=2, channels=16)
+        optimiser = torch.optim.Adam(heads.parameters(), 4e-3)
+        label = torch.rand(4, 1, 4, 4)
+        features = torch.cat([4 * label.unsqueeze(-1) - 2, torch.randn(4, 1, 4, 4, 7)], -1)
+        label = 1 + label.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        for _ in range(20):
+            depth = heads((features,), 0.1).depth_BTHW
+            optimiser.zero_grad()
+            torch.stack(relative_depth_losses(depth, label, kind)).sum().backward()
+            optimiser.step()
+        found = depth if kind == "metric" else 1 / depth
+        assert torch.corrcoef(torch.stack([found.flatten(), label.flatten()]))[0, 1] > 0.5

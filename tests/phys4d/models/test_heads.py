@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from phys4d.models.geometry_losses import warp_consistency_loss
 from phys4d.models.heads import GeometryHeads
+from phys4d.models.reading import held_out_warp_l1, join
 
 
 def features(batch: int = 2) -> tuple[torch.Tensor, ...]:
@@ -43,6 +45,23 @@ def test_saved_heads_read_the_same(tmp_path: Path) -> None:
 def test_heads_that_were_not_trained_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make pretrain"):
         GeometryHeads.load(tmp_path / "heads.safetensors")
+
+
+def test_damaged_heads_and_those_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "heads.safetensors"
+    GeometryHeads(24, channels=16).save(path)
+    sizes = {"width": 24, "num_taps": 3, "upsampling": 16, "temporal_stride": 4, "piece_frames": 0}
+    with pytest.raises(ValueError, match="another model: their temporal_stride is 1, the model's 4"):
+        GeometryHeads.load(path, sizes)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="cut short"):
+        GeometryHeads.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        GeometryHeads.load(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="no heads of this project"):
+        GeometryHeads.load(path)
 
 
 def test_a_wrong_number_of_taps_is_refused() -> None:
@@ -85,6 +104,8 @@ def test_heads_of_two_channels_take_dz_from_depth_and_keep_the_rest(tmp_path: Pa
     torch.testing.assert_close(read.motion_BTHW3[..., :2], three.motion_BTHW3[..., :2])
     everywhere = torch.ones(read.motion_BTHW3.shape[:-1], dtype=torch.bool)
     assert warp_consistency_loss(read.depth_BTHW, read.motion_BTHW3, everywhere) < 1e-5
+    true_depth, seen = torch.full(read.depth_BTHW.shape, 3.0).numpy(), everywhere.numpy()
+    assert held_out_warp_l1(join([read, read]), true_depth.repeat(2, 0), seen.repeat(2, 0)) > 1e-3
     assert warp_consistency_loss(three.depth_BTHW, three.motion_BTHW3, everywhere) > 1e-3
     with pytest.raises(ValueError, match="have 2 motion channels; train them with --motion-channels 3"):
         fewer.with_motion_channels(3)

@@ -58,6 +58,10 @@ def test_a_file_cut_short_is_refused_with_its_sizes(saved: Path) -> None:
     path.write_bytes((8).to_bytes(8, "little") + b"notjson!")
     with pytest.raises(ValueError, match="its header is no JSON"):
         load_model(saved)
+    for header in (b"[]", b'{"a":{}}', b'{"a":"b"}'):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(ValueError, match="its header does not say where weights lie"):
+            load_model(saved)
 
 
 def test_missing_shards_are_all_named(saved: Path) -> None:

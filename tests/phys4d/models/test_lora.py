@@ -11,6 +11,7 @@ from diffusers import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 
 from phys4d.models.backbone import Backbone
 from phys4d.models.lora import FILE_NAME, add_lora, load_lora, merge_lora, save_lora, store_base, use_adapters
@@ -60,6 +61,11 @@ def test_within_reference_the_newest_adapter_is_off_exactly() -> None:
     with model.reference():
         assert torch.equal(predict(model), before)
     assert torch.equal(predict(model), after)
+    assert sum(p.requires_grad for p in model.transformer.parameters()) == 40
+    model.requires_grad_(False)
+    with model.reference():
+        pass
+    assert not any(p.requires_grad for p in model.parameters()), "a frozen adapter stays frozen"
 
 
 def test_a_saved_adapter_reloads_exactly_in_stock_diffusers_form(tmp_path: Path) -> None:
@@ -121,6 +127,11 @@ def test_an_adapter_of_another_backbone_is_refused_and_of_the_same_is_not(tmp_pa
                 continue
             with pytest.raises(ValueError, match="it is an adapter of another backbone: .* has no linear"):
                 load_lora(model.transformer, trained, tmp_path / trained)
+    path = tmp_path / "native" / FILE_NAME
+    path.parent.mkdir()
+    save_file({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": torch.zeros(4, 32)}, path)
+    with pytest.raises(ValueError, match=r"another key format: diffusion_model.blocks.0.* 'transformer.'"):
+        load_lora(model.transformer, "again", path.parent)
     path = tmp_path / trained / FILE_NAME
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="is cut short"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 
+from phys4d.models import pseudo_labels
 from phys4d.models.estimators import TinyDepth, load_depth_estimator, published_depth, tiny_depth_anything
 from phys4d.models.flow_estimators import DisFlow, checked_flow, load_flow_estimator
 from phys4d.models.pseudo_labels import align_frames, label_videos
@@ -76,7 +77,7 @@ def test_frames_of_relative_depth_get_the_scale_and_shift_of_the_first() -> None
 
 
 def test_labels_are_computed_once_and_kept_under_content_and_version(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos, flow = textured(2), DisFlow()
     fresh = label_videos(tiny(), flow, videos)
@@ -92,6 +93,10 @@ def test_labels_are_computed_once_and_kept_under_content_and_version(
     assert "0 of 2 found" in output and "those of 1 other estimators or versions" in output
     assert not torch.equal(other.depth_NTHW, both.depth_NTHW)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    with monkeypatch.context() as changed:
+        changed.setattr(pseudo_labels, "LABELS_VERSION", 2)
+        label_videos(tiny(), flow, videos[:1], tmp_path)
+    assert "0 of 1 found" in capsys.readouterr().out
 
     (entry, *_) = next(p.parent for p in tmp_path.glob("*/estimators.json")).glob("*.safetensors")
     ids = json.loads((entry.parent / "estimators.json").read_text())
@@ -112,6 +117,9 @@ def test_a_relative_depth_model_of_transformers_labels_inverse_depth(tmp_path: P
     DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
     DPTImageProcessor(size={"height": 48, "width": 64}, ensure_multiple_of=8).save_pretrained(tmp_path)
     estimator = load_depth_estimator(tmp_path)
+    assert load_depth_estimator(tmp_path).id == estimator.id
+    DPTImageProcessor(size={"height": 32, "width": 64}, ensure_multiple_of=8).save_pretrained(tmp_path)
+    assert load_depth_estimator(tmp_path).id != estimator.id, "other settings are another version"
     assert estimator.kind == "inverse" and "DepthAnythingForDepthEstimation" in estimator.id
     labels = label_videos(estimator, DisFlow(), textured(1))
     assert labels.kind == "inverse" and labels.depth_NTHW.shape == (1, 3, 48, 64)

@@ -291,6 +291,13 @@ def test_text_of_the_run_cannot_break_out_of_the_page(run_folder: Path) -> None:
     assert source.count("<script>") == 1 and "<script>alert" not in source
 
 
+def test_the_gallery_of_scenes_is_linked_where_it_was_drawn(run_folder: Path) -> None:
+    assert "scenes/index.html" not in report(run_folder)[0]
+    (run_folder / "report" / "scenes").mkdir(parents=True)
+    (run_folder / "report" / "scenes" / "index.html").write_text("")
+    assert '<a href="scenes/index.html">' in report(run_folder)[0]
+
+
 def test_the_program_writes_the_page_and_names_it(run_folder: Path) -> None:
     command = [sys.executable, "-m", "phys4d.report", "--run", str(run_folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

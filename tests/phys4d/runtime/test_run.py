@@ -1,5 +1,6 @@
 """A run folder belongs to one run, says what ran, and keeps every number logged before a kill."""
 
+import importlib.util
 import json
 import math
 import signal
@@ -126,3 +127,42 @@ def test_provenance_says_what_ran(tmp_path: Path) -> None:
     assert facts["packages"]["numpy"] and facts["num_cpus"] >= 1
     assert facts["git_commit"] is None or len(facts["git_commit"]) == 40
     assert (tmp_path / "config.toml").read_text() == CONFIG
+
+
+WANDB = """
+import json
+calls = open(__file__ + ".calls", "a")
+class Error(Exception): pass
+class Run:
+    define_metric = lambda self, name, step_metric: print(name, step_metric, file=calls)
+    log = lambda self, data: print(json.dumps(data), file=calls)
+    finish = lambda self: print("finish", file=calls, flush=True)
+def init(project, dir, id, name, config, resume):
+    print(project, id, name, json.dumps(config), resume, file=calls)
+    return Run()
+"""
+"""What the project uses of wandb, which writes down how it was called."""
+
+
+def test_scalars_go_to_weights_and_biases_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    folder = tmp_path / "mine" / "stage1"
+    for step in (0, 1):
+        with RunFolder.open(folder, "steps = 4\n", resume=step > 0, wandb_project="physics") as run:
+            run.log(step, loss=0.5)
+    monkeypatch.delitem(sys.modules, "wandb")
+    begun = f'physics {(folder / "wandb-id").read_text()} mine/stage1 {{"steps": 4}} allow\n* step\n'
+    calls = (tmp_path / "wandb.py.calls").read_text()
+    assert calls == "".join(f'{begun}{{"step": {step}, "loss": 0.5}}\nfinish\n' for step in (0, 1))
+
+
+def test_weights_and_biases_that_is_not_installed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="wandb-project is 'physics', but wandb is not installed"):
+        RunFolder.open(tmp_path, "", wandb_project="physics")
+    monkeypatch.undo()
+    RunFolder.open(tmp_path, "", restart=True).close()

@@ -8,6 +8,7 @@ import pytest
 from phys4d.geometry import footprint_is_uniform, pixel_centres, warp_depth
 from phys4d.scenes import families, simulate
 from phys4d.scenes.annotations import annotate
+from phys4d.scenes.rays import cast
 from phys4d.scenes.registry import sample_scene
 
 
@@ -76,7 +77,26 @@ def test_background_that_an_object_covers_next_is_not_visible(make_scene: Any) -
     assert not truth.visible[0, covered].any()
 
 
-WITHIN_1_PERCENT = {"garments": 0.95, "fluids": 0.9, "granular": 0.8}
+def test_the_carried_point_is_the_one_that_is_seen_there() -> None:
+    """Without interpolation: a ray through the exact place where a visible pixel lands meets the same object
+    at the depth that motion says, within 0.01 %."""
+    scene, trajectory = sample_scene("garments", "drape", 2, num_frames=4)
+    camera = scene.camera(64, 64)
+    truth = annotate(scene, trajectory, camera)
+    seen = truth.visible[2] & (truth.object_ids[2] > 0)
+    landed = (pixel_centres(64, 64) + truth.motion[2, ..., :2])[seen]
+    rays = np.concatenate(
+        [(landed - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones((len(landed), 1))], 1
+    )
+    hits = cast(scene, trajectory, 3, camera, rays)
+    expected = (truth.depth[2] + truth.motion[2, ..., 2])[seen]
+    assert seen.sum() > 200
+    assert np.array_equal(hits.object_ids, truth.object_ids[2][seen])
+    # Places are stored as float32; at a fold's grazing faces they move the depth: all but 1 %.
+    assert (np.abs(hits.distance - expected) < 1e-4 * expected).mean() > 0.99
+
+
+WITHIN_1_PERCENT = {"garments": 0.97, "fluids": 0.96, "granular": 0.96}
 EVERY_FAMILY_OF_RIGID_ONE_OF_OTHERS = [
     *(("rigid", family) for family in families("rigid")["rigid"]),
     *((category, names[0]) for category, names in families().items() if category != "rigid"),
@@ -94,6 +114,7 @@ def test_depth_carried_by_motion_meets_the_next_depth(category: str, family: str
     scene, trajectory = sample_scene(category, family, 2)
     camera = scene.camera(128, 128)
     truth = annotate(scene, trajectory, camera)
+    assert truth.visible[truth.object_ids[:-1] > 0].mean() > 0.6
     errors = []
     for t in range(len(truth.motion)):
         warped, sound = warp_depth(truth.depth[t + 1], truth.motion[t])

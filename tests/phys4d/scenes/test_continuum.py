@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phys4d.scenes import continuum, heat_scenes
+from phys4d.scenes import continuum, gas_scenes, heat_scenes
 from phys4d.scenes.registry import CATEGORIES, build, sample_scene, second_take, simulate
 from phys4d.scenes.trajectory import UnstableSimulation
 from phys4d.types import SceneSpec
@@ -111,9 +111,9 @@ def test_distance_to_a_turned_box_and_a_cylinder_is_that_of_geometry() -> None:
 def test_slowly_heated_gas_expands_as_its_temperature() -> None:
     """At constant pressure h / h0 = T / T0, and the heat is n c_p dT."""
     area, height, mass, kelvin = 0.1, 0.4, 20.0, 300.0
-    pressure = heat_scenes.AIR_PA + mass * 9.81 / area
+    pressure = gas_scenes.AIR_PA + mass * 9.81 / area
     times = np.array([0.0, 2.0])
-    motion = heat_scenes.piston_motion(
+    motion = gas_scenes.piston_motion(
         area_m2=area,
         height_m=height,
         mass_kg=mass,
@@ -127,18 +127,18 @@ def test_slowly_heated_gas_expands_as_its_temperature() -> None:
     )
     rise, warm = motion[-1, 0] / height, motion[-1, 2] / kelvin
     assert rise == pytest.approx(warm, rel=2e-3)
-    moles = pressure * area * height / (heat_scenes.GAS_CONSTANT * kelvin)
-    heat = 3.5 * heat_scenes.GAS_CONSTANT * moles * (motion[-1, 2] - kelvin)
+    moles = pressure * area * height / (gas_scenes.GAS_CONSTANT * kelvin)
+    heat = 3.5 * gas_scenes.GAS_CONSTANT * moles * (motion[-1, 2] - kelvin)
     assert heat == pytest.approx(4000.0, rel=5e-3)
 
 
 def test_a_piston_out_of_balance_swings_at_the_adiabatic_frequency() -> None:
     """omega^2 = gamma p A / (m h), as in Rueckhardt's experiment."""
     area, height, mass = 0.1, 0.4, 20.0
-    pressure = heat_scenes.AIR_PA + mass * 9.81 / area
+    pressure = gas_scenes.AIR_PA + mass * 9.81 / area
     omega = np.sqrt(1.4 * pressure * area / (mass * height))
     half = np.pi / omega
-    motion = heat_scenes.piston_motion(
+    motion = gas_scenes.piston_motion(
         area_m2=area,
         height_m=height,
         mass_kg=mass,

@@ -81,6 +81,7 @@ def test_a_joint_stays_in_its_range() -> None:
     ("change", "message"),
     [
         ({"joint": "screw"}, r"objects\[0\].joint must be one of"),
+        ({"joint": []}, r"objects\[0\].joint must be a word"),
         ({"parent": 0.0}, r"objects\[0\].parent must be in \[-1, -1\]"),
         ({"parts": []}, r"parts must be a list of 1 to 8"),
     ],

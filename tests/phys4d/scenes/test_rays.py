@@ -39,7 +39,12 @@ def _with_particles(trajectory: Trajectory) -> Trajectory:
     """Two balls; the second falls by 0.1 m per frame."""
     position = np.array([[-0.3, 0.0, 0.7], [0.3, 0.0, 0.7]]) + np.zeros((3, 1, 1))
     position[:, 1, 2] -= 0.1 * np.arange(3)
-    particles = Particles(object_index=np.zeros(2, int), position_m=position, radius_m=np.full(2, 0.15))
+    particles = Particles(
+        object_index=np.zeros(2, int),
+        position_m=position,
+        velocity_m_s=np.zeros_like(position),
+        radius_m=np.full(2, 0.15),
+    )
     return replace(trajectory, particles=particles)
 
 

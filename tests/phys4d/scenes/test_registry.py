@@ -1,6 +1,7 @@
 """Drawing scenes: deterministic, never degenerate, told in few words."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,19 @@ import pytest
 
 from phys4d.data.format import CATEGORY_NAMES
 from phys4d.scenes import build, families, raycast, sample_spec, simulate
-from phys4d.scenes.registry import CATEGORIES, MIN_PIXELS, draw_spec, examine, sample_scene, second_take
+from phys4d.scenes.drawing import SURFACES
+from phys4d.scenes.registry import (
+    CATEGORIES,
+    MIN_PIXELS,
+    NoAcceptableDraw,
+    draw_spec,
+    examine,
+    sample_scene,
+    second_take,
+)
+from phys4d.scenes.simulation import frame_steps
 
 FAMILIES = families("rigid")["rigid"]
-
-
 TINY = FAMILIES[:5]
 """What the tiny model learns."""
 
@@ -130,6 +139,39 @@ def test_an_unknown_name_is_refused_with_a_suggestion(category: str, family: str
         sample_spec(category, family, 0)
 
 
+@pytest.mark.parametrize("fps", [8.0, 12.0, 60.0, 1000.0])
+def test_frames_are_equally_many_steps_apart(fps: float) -> None:
+    for category, family in (("rigid", "drop"), ("garments", "drape"), ("granular", "collapse")):
+        spec = draw_spec(category, family, seed=0, num_frames=7, fps=fps)
+        (steps,) = set(np.diff(frame_steps(build(spec))))
+        assert steps * spec.timestep_s == pytest.approx(1 / fps, rel=1e-12)
+        assert spec.timestep_s <= CATEGORIES[category].timestep_s
+
+
+def test_a_step_longer_than_a_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="a step must not be longer than a frame, got timestep_s 0.002"):
+        build(replace(draw_spec("rigid", "drop", seed=0), fps=1000.0, timestep_s=0.002))
+
+
+def test_long_videos_are_drawn_though_things_roll_out_of_view() -> None:
+    """Five seconds; seeds that were refused 200 times when all of it had to be in view."""
+    for family, seed in (("billiard", 7), ("collision", 1)):
+        scene, trajectory = sample_scene("rigid", family, seed, num_frames=81, fps=16.0)
+        assert len(trajectory.times_s) == 81
+        assert scene.spec.parameters["attempt"] < 50
+
+
+def test_draws_that_cannot_be_built_are_told_apart_from_degenerate_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too long a video is refused for every seed; too few attempts are not."""
+    with pytest.raises(ValueError, match="drop seed 0 cannot be built: a scene must take at most 100000"):
+        sample_scene("rigid", "drop", 0, num_frames=10_000)
+    monkeypatch.setattr("phys4d.scenes.registry.MAX_ATTEMPTS", 0)
+    with pytest.raises(NoAcceptableDraw, match="drop seed 0: no acceptable draw"):
+        sample_scene("rigid", "drop", 0)
+
+
 def test_a_trajectory_can_be_simulated_again_from_the_spec_alone() -> None:
     scene, trajectory = sample_scene("rigid", "tower", 1)
     assert simulate(scene).qpos.tobytes() == trajectory.qpos.tobytes()
@@ -160,7 +202,11 @@ def test_500_configurations_differ_and_stay_in_range() -> None:
         assert len({str(p["fixtures"][0]["rgb"]) for p in mine}) == len(mine)
     for spec in specs:
         parameters = spec.parameters
-        assert 5 <= parameters["camera"]["fov_deg"] <= 120
+        assert 30 <= parameters["camera"]["fov_deg"] <= 60
+        # What the caption says of the floor is what it is like.
+        assert f"{parameters['surface']} floor" in parameters["caption"]
+        friction = parameters["fixtures"][0]["friction"] / SURFACES[parameters["surface"]]
+        assert 0.8 <= friction <= 1.2
         assert parameters["gravity_m_s2"] == 9.81
         assert 1 <= len(parameters["objects"]) <= 8
         assert np.isfinite(_numbers(parameters)).all()
@@ -169,6 +215,22 @@ def test_500_configurations_differ_and_stay_in_range() -> None:
     # What builds has every number in the range that its category allows.
     for spec in specs[::4]:
         build(spec)
+
+
+def test_the_plain_look_varies_neither_camera_nor_materials_beyond_the_words() -> None:
+    for seed in range(10):
+        plain = draw_spec("rigid", "drop", seed=seed, look="plain").parameters
+        wide = draw_spec("rigid", "drop", seed=seed).parameters
+        assert 38 <= plain["camera"]["fov_deg"] <= 42
+        assert plain["fixtures"][0]["friction"] == SURFACES[plain["surface"]]
+        assert plain["caption"] == wide["caption"]
+        # What the camera looks at is as large in the picture.
+        sizes = [
+            np.linalg.norm(np.subtract(p["camera"]["position_m"], p["camera"]["target_m"]))
+            * np.tan(np.radians(p["camera"]["fov_deg"] / 2))
+            for p in (plain, wide)
+        ]
+        assert sizes[0] == pytest.approx(sizes[1])
 
 
 def test_a_second_take_looks_alike_and_moves_almost_alike() -> None:

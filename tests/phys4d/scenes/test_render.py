@@ -1,6 +1,7 @@
 """The render program: whole datasets, resumed after a kill, refused when asked for nonsense."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 
 from phys4d.data import open_dataset
+from phys4d.data.format import ARRAYS
 from phys4d.runtime.errors import UserError
 from phys4d.scenes import build, simulate
+from phys4d.scenes.memory import check_memory
+from phys4d.scenes.registry import CATEGORIES
 from phys4d.scenes.render import render_split
 from phys4d.scenes.render_config import RenderConfig, family_names
-from phys4d.scenes.sample import render_sample
+from phys4d.scenes.sample import SEED_STRIDE, draw, render_sample
 
 ROOT = Path(__file__).parents[3]
 
@@ -102,8 +106,22 @@ def test_two_workers_render_what_one_does(rendered: Path, tmp_path: Path) -> Non
         assert (tmp_path / "train" / name).read_bytes() == (rendered / "train" / name).read_bytes()
 
 
-def test_more_samples_extend_a_split(rendered: Path, tmp_path: Path) -> None:
+def test_a_ray_cluster_renders_what_one_process_does(rendered: Path, tmp_path: Path) -> None:
+    render_split(_config(tmp_path, num_samples=3, ray_address="local"))
+    ours, reference = open_dataset(tmp_path, "train"), open_dataset(rendered, "train")
+    for number in range(3):
+        for name in ARRAYS:
+            assert getattr(ours[number], name).tobytes() == getattr(reference[number], name).tobytes()
+
+
+def test_more_samples_extend_a_split_beside_a_damaged_one(
+    rendered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "index.json").write_text("[]")
     render_split(_config(tmp_path, num_samples=3))
+    assert "README.md leaves out other: " in capsys.readouterr().err
+    assert "| train | 3 |" in (tmp_path / "README.md").read_text()
     render_split(_config(tmp_path, num_samples=5))
     dataset, reference = open_dataset(tmp_path, "train"), open_dataset(rendered, "train")
     assert len(dataset) == 5
@@ -120,9 +138,7 @@ def test_other_settings_in_the_same_split_are_refused(rendered: Path) -> None:
     [
         (["--families", "dorp"], "error: unknown family 'dorp' (did you mean 'drop'?)"),
         (["--famlies", "drop"], "error: unknown option '--famlies'"),
-        (["--num-samples", "0"], "num_samples must be at least 1, got 0"),
-        (["--families", "ropes/swing"], "got ropes/swing; add ropes to --category"),
-        (["--split", "a/b"], "split must be a plain folder name, got 'a/b'"),
+        (["--ray-address", "127.0.0.1:1"], "error: no Ray cluster answers at 127.0.0.1:1: "),
     ],
 )
 def test_bad_flags_end_with_one_line_and_code_2(tmp_path: Path, flags: list[str], message: str) -> None:
@@ -130,6 +146,26 @@ def test_bad_flags_end_with_one_line_and_code_2(tmp_path: Path, flags: list[str]
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be in 1 to 100000000, got 0"),
+        ({"families": "ropes/swing"}, "got ropes/swing; add ropes to --category"),
+        ({"split": "a/b"}, "split must be a plain folder name, got 'a/b'"),
+        ({"fps": float("inf")}, "fps must be in 0.1 to 1000, got inf"),
+        ({"fps": float("nan")}, "fps must be in 0.1 to 1000, got nan"),
+        ({"ray_address": "cluster"}, "ray_address must be host:port, .* got 'cluster'"),
+        ({"width": 4000, "height": 4000, "num_frames": 9999}, "free; render fewer frames or smaller ones"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        render_split(_config(tmp_path, **changes))
+    assert not any(tmp_path.iterdir())
 
 
 def test_nothing_but_progress_and_the_outcome_is_printed(tmp_path: Path) -> None:
@@ -224,6 +260,49 @@ def test_full_annotations_and_a_second_take_are_kept(tmp_path: Path) -> None:
     assert np.allclose(np.linalg.norm(more["normal"].astype(float), axis=-1), 1, atol=2e-3)
     assert np.array_equal(more["object_ids_take2"][0], sample.object_ids[0])
     assert set(np.unique(sample.category_ids)) == {0, 1}
+    assert sample.spec_take2 is not None
+    take = simulate(build(sample.spec_take2))
+    assert np.array_equal(more["position_take2"], take.position_m)
+    assert 0 < np.abs(take.position_m - sample.position).max() < 0.1
+
+
+def test_categories_take_turns_and_count_once() -> None:
+    names = family_names(RenderConfig(category="all"))
+    assert len({name.partition("/")[0] for name in names[:9]}) == 9
+    assert family_names(RenderConfig(category="all,rigid")) == names
+    assert family_names(RenderConfig(category="rigid,rigid")) == list(CATEGORIES["rigid"].families)
+
+
+def test_memory_that_is_short_is_told_with_the_number_of_processes_that_fit() -> None:
+    """300 frames of 1080p are 19 GB of arrays, and as much on their way into a shard."""
+    config = RenderConfig(width=1920, height=1080, num_frames=300)
+    with pytest.raises(UserError, match=r"4 processes would need about 1\d\d.\d GiB .*; give --workers 2"):
+        check_memory(config, 4, 100 * 2**30)
+    check_memory(RenderConfig(), 16, 16 * 2**30)
+
+
+def test_a_killed_process_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that end at once stand for those that the kernel kills."""
+    monkeypatch.setattr("phys4d.scenes.render.limit_threads", os._exit)
+    with pytest.raises(UserError, match="one of 2 processes was killed, .* give fewer --workers"):
+        render_split(_config(tmp_path, workers=2))
+
+
+def test_a_seed_without_a_scene_gives_way_to_another(tmp_path: Path) -> None:
+    """At 49 frames of 8 fps a billiard of this seed is refused 200 times when all of it must be in view."""
+    config = _config(tmp_path, num_samples=2, families="billiard", num_frames=49, fps=8.0, seed_start=1000005)
+    render_split(config)
+    assert [sample.spec.seed for sample in open_dataset(tmp_path, "train")] == [1000005, 1000006]
+
+
+def test_draws_that_are_all_refused_take_the_next_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, rejected = _config(tmp_path), Counter()
+    monkeypatch.setattr("phys4d.scenes.registry.MAX_ATTEMPTS", 1)
+    seeds = [draw(config, ["billiard"], number, rejected)[0][0].spec.seed for number in range(12)]
+    assert [seed % SEED_STRIDE for seed in seeds] == list(range(12))
+    assert sum(seed // SEED_STRIDE for seed in seeds) == rejected["whole seed"] > 0
 
 
 def test_seen_and_held_out_families_share_none() -> None:
@@ -244,3 +323,7 @@ def test_settings_younger_than_a_split_count_as_their_defaults(rendered: Path, t
     render_split(_config(tmp_path / "old", num_samples=1))
     with pytest.raises(ValueError, match=r"other settings \(annotations\)"):
         render_split(_config(tmp_path / "old", num_samples=1, annotations="full"))
+    for damaged in ("[]", "{"):
+        (folder / "settings.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"settings.json is damaged; remove .*old/train"):
+            render_split(_config(tmp_path / "old", num_samples=1))

@@ -65,6 +65,16 @@ def test_supersampling_averages_the_finer_picture(renderer: RgbRenderer) -> None
     assert difference.max() > 10
 
 
+def test_a_video_in_several_launches_is_the_same(
+    renderer: RgbRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine frames, at most four at a time; liquid, so that particles are cut too."""
+    scene = sample_scene("fluids", "splash", 0)
+    monkeypatch.setattr("phys4d.scenes.rgb.RAYS_PER_LAUNCH", 4 * 64 * 64)
+    few = RgbRenderer(width=64, height=64, num_frames=9, supersampling=1)
+    assert np.array_equal(few.render(*scene), renderer.render(*scene))
+
+
 def test_another_number_of_frames_is_refused(renderer: RgbRenderer) -> None:
     scene, trajectory = sample_scene("rigid", "drop", 0, num_frames=5)
     with pytest.raises(ValueError, match="draws 9 frames, got a trajectory of 5"):

@@ -1,4 +1,4 @@
-"""Gradients of an adapter on a frozen tiny Wan, as a program: `sharded_step.py FILE`.
+"""Gradients of an adapter on a frozen tiny Wan and what heads read, as a program: `sharded_step.py FILE`.
 
 Under accelerate's FSDP setting and several processes the frozen weights are split among them.
 """
@@ -8,8 +8,10 @@ import sys
 import torch
 from torch.distributed.tensor import DTensor
 
+from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import add_lora
 from phys4d.models.protocol import Conditioning
+from phys4d.models.reading import read_with_heads
 from phys4d.models.registry import tiny_model
 from phys4d.training.ranks import Ranks
 
@@ -31,6 +33,12 @@ for _ in range(2):
     prediction = model.predict(latents, torch.tensor([0.5]), conditioning, features=True)
     loss = prediction.velocity_BCThw.square().mean() + prediction.features[0].square().mean()
     gradients = torch.autograd.grad(loss, adapter)
+heads = GeometryHeads(**model.head_sizes, channels=16)
+torch.nn.init.normal_(heads.to_output.weight, std=0.1)
+# Two batches, which two threads would take beside each other.
+torch.set_num_threads(2)
+videos = latents.expand(4, -1, -1, -1, -1)
+read = read_with_heads(model, heads, videos, conditioning.repeat(4), batch_size=2)
 if ranks.is_main:
-    torch.save(gradients, sys.argv[1])
+    torch.save((*gradients, read.depth_BTHW), sys.argv[1])
 ranks.wait()

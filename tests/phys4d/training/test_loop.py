@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
 
 from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.training.ema import Ema
 from phys4d.training.loop import batches, fit, learning_rate_factor
+from phys4d.training.ranks import Ranks
 
 
 def config(**changes: float) -> OptimiserConfig:
@@ -27,6 +29,23 @@ def test_it_solves_least_squares() -> None:
         desc="test",
     )
     torch.testing.assert_close(weight.detach(), truth, rtol=0.02, atol=0.02)
+
+
+def test_where_parts_run_in_turn_no_gradient_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU all parts' gradients together would take as much memory as all of a batch's weights."""
+    x, found, summed = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), [], []
+    for in_turn in (False, True):
+        weight = torch.nn.Parameter(torch.ones(3))
+
+        def loss_parts(i: Tensor, _: torch.Generator, weight: Tensor = weight) -> dict[str, Tensor]:
+            summed.append(weight.grad is not None)
+            return {"mse": (x[i] @ weight).square().mean()}
+
+        monkeypatch.setattr(Ranks, "shards", in_turn)
+        fit(loss_parts, [weight], config(num_steps=2, micro_batches=4), num_items=8, seed=0, desc="test")
+        found.append(weight.detach())
+    assert torch.equal(*found)
+    assert summed == [False] * 8 + [False, True, True, True] * 2
 
 
 def test_ten_gradients_that_are_not_finite_in_a_row_stop_it() -> None:

@@ -197,6 +197,8 @@ def test_alignment_takes_back_any_scale_and_shift(world: World) -> None:
     found = aligned_depth_errors(0.3 * world.truth.depth - 0.4, world.truth.depth)
     assert found.abs_rel < 1e-6 and found.delta1 == 1.0
     assert (found.scale, found.shift_m) == (pytest.approx(1 / 0.3), pytest.approx(0.4 / 0.3))
+    inside_out = aligned_depth_errors(9.0 - world.truth.depth, world.truth.depth)
+    assert inside_out.scale == 0.0 and inside_out.abs_rel > 0.05
 
 
 def test_depth_turned_inside_out_or_left_out_is_no_depth(world: World) -> None:

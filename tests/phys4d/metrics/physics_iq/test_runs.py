@@ -280,7 +280,7 @@ def test_a_benchmark_folder_that_lacks_a_take_or_is_of_another_rate_is_refused(
 def test_stored_masks_of_the_real_videos_are_taken_where_they_are_named(
     conformance: ModuleType, real: Path, late: Path, tmp_path: Path
 ) -> None:
-    """The scores are those of the benchmark's own functions on these clips; in memory: 85.43 and 64.12."""
+    """Scores by the official tool's scoring functions, retyped from its sources; in memory 85.43, 64.12."""
     masks = tmp_path / "video-masks"
     masks.mkdir()
     for path in real.iterdir():

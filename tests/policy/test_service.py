@@ -1,0 +1,47 @@
+"""The service of a run: who starts it again, and what other services are shown."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from policy.config import RewardConfig
+from policy.service import LocalService, security
+
+
+def test_a_dead_service_is_started_again_once_however_many_sources_see_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, starts = LocalService(RewardConfig()), []
+    service._child = SimpleNamespace(poll=lambda: 1)  # pyright: ignore
+
+    def start() -> None:
+        starts.append(1)
+        time.sleep(0.05)
+        service._child = SimpleNamespace(poll=lambda: None)  # pyright: ignore
+
+    monkeypatch.setattr(service, "start", start)
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            threads.submit(service.restart_if_dead)
+    assert len(starts) == 1
+
+
+def test_each_service_is_shown_its_own_token_and_no_other(tmp_path: Path) -> None:
+    for name in ("ours", "theirs", "authority"):
+        (tmp_path / name).write_text(f"{name}\n")
+    config = RewardConfig(
+        endpoint="a:1",
+        token_file=tmp_path / "ours",
+        sources={"x": 1.0, "x@b:2": 1.0, "x@c:3": 1.0},
+        token_files={"b:2": tmp_path / "theirs"},
+        ca_files={"b:2": tmp_path / "authority"},
+    )
+    assert security(config, "a:1") == {"token": "ours"}
+    shown = security(config, "b:2")
+    assert shown["token"] == "theirs" and shown["tls"].ca_file == tmp_path / "authority"
+    assert security(config, "c:3") == {}
+    with pytest.raises(ValueError, match="token_files names d:4, which no source is on; name NAME@d:4"):
+        RewardConfig(sources={"x@b:2": 1.0}, token_files={"d:4": tmp_path / "theirs"})
