@@ -127,7 +127,13 @@ def streamed_alike() -> tuple[Work, Work]:
     return against_unary({})
 
 
-@curve("rollout through the service, all but the reward", x="KB", sizes=(100, 1000, 10_000, 50_000), unit="s")
+@curve(
+    "rollout through the service, all but the reward",
+    x="KB",
+    sizes=(100, 1000, 10_000, 50_000),
+    unit="s",
+    bounds=(0.0, 1.1),
+)
 def around_the_reward(size: int) -> dict[str, Work]:
     """49 frames, packed and streamed by the client: the last value is the overhead of a 50 MB rollout."""
     server = Server(*PROBE, "--num-replicas", "1")
@@ -141,7 +147,11 @@ def around_the_reward(size: int) -> dict[str, Work]:
 
 
 @curve(
-    "memory of the server before a slow scorer", x="MB sent", sizes=(16, 32, 64), unit="bytes", exponent=0.1
+    "memory of the server before a slow scorer",
+    x="MB sent",
+    sizes=(16, 32, 64),
+    unit="bytes",
+    bounds=(-0.5, 0.5),
 )
 def memory_held(size: int) -> dict[str, Work]:
     """Most that the server grows while rollouts of 1 MB are scored in 20 ms each; a stream may hold 4 MiB."""

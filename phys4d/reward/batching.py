@@ -13,8 +13,8 @@ OVERHEAD_BYTES = 16
 
 
 def unpacked_bytes(message: pb.Rollout) -> int:
-    """Bytes of a rollout as servers count them: each tensor as what it unpacks to."""
-    claims = (max(0, tensor.byte_size - len(tensor.data)) for tensor in message.tensors)
+    """Bytes of a rollout of ours as servers count them: each tensor as what it unpacks to."""
+    claims = (max(0, tensor.byte_size - tensor.packed_size) for tensor in message.tensors)
     return message.ByteSize() + OVERHEAD_BYTES + sum(claims)
 
 

@@ -147,7 +147,7 @@ def _without_bytes(message: pb.Rollout) -> pb.Rollout:
             codec=t.codec,
             byte_size=t.byte_size,
             crc32c=t.crc32c,
-            packed_size=len(t.data),
+            packed_size=t.packed_size,
         )
         for t in message.tensors
     ]

@@ -109,8 +109,9 @@ def rollout_to_proto(rollout: Rollout, codec: CodecName = "none") -> pb.Rollout:
         text=rollout.text,
         seed=rollout.seed,
     )
-    if header_bytes(message) > MAX_HEADER_BYTES:
-        size = header_bytes(message)
+    # Not header_bytes: to look at the data of a tensor copies it.
+    size = message.ByteSize() - sum(tensor.packed_size for tensor in tensors)
+    if size > MAX_HEADER_BYTES:
         raise ValueError(f"scene and text take {size} bytes, at most {MAX_HEADER_BYTES}; shorten them")
     message.idempotency_key = f"{rollout.sample_id[: MAX_ID - 33]}/{content_digest(message)[:32]}"
     return message
