@@ -47,7 +47,8 @@ applications:
           min_replicas: {{ toJson .Values.ingress.minReplicas }}
           max_replicas: {{ toJson .Values.ingress.maxReplicas }}
           target_ongoing_requests: 8
-        max_ongoing_requests: 64
+        # Calls beyond limits.max_calls reach the ingress to be refused; health checks pass beside them.
+        max_ongoing_requests: {{ add 16 (mul 2 (int (dig "limits" "max_calls" 64 $config))) }}
         max_queued_requests: 256
         # Metrics have one port on each pod.
         max_replicas_per_node: 1
