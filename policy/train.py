@@ -64,8 +64,15 @@ def train(config: TrainConfig) -> Path:
     limit_threads(config.num_threads)
     ranks = Ranks.launched()
     ranks.share(config.rollout.prompts_per_batch * config.rollout.group_size)
-    parts = load_parts(config, ranks)
     stage = config.run / "stage3"
+    checkpoint = latest(stage / "checkpoints")
+    start = 0 if checkpoint is None else step_of(checkpoint)
+    if start > config.num_iterations:
+        raise UserError(
+            f"num_iterations is {config.num_iterations}, but {checkpoint} already has {start}; "
+            "raise it or name another run"
+        )
+    parts = load_parts(config, ranks)
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(stop_requested())
         run = None
@@ -81,15 +88,7 @@ def train(config: TrainConfig) -> Path:
         revive = (lambda: None) if service is None else service.restart_if_dead
         rewards = stack.enter_context(Rewards(config.reward, endpoint, revive=revive))
         trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
-        checkpoint = latest(stage / "checkpoints")
-        start = 0
         if checkpoint is not None:
-            start = step_of(checkpoint)
-            if start > config.num_iterations:
-                raise UserError(
-                    f"num_iterations is {config.num_iterations}, but {checkpoint} already has {start}; "
-                    "raise it or name another run"
-                )
             trainer.restore(checkpoint)
             if run is not None:
                 print(f"resuming after iteration {start} from {checkpoint}", flush=True)

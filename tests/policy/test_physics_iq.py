@@ -53,7 +53,9 @@ def test_videos_are_what_the_benchmark_reads_and_a_stopped_run_goes_on(config: P
     (runs[0] / NAMES[0]).unlink()
     generate(config)
     assert (runs[0] / NAMES[1]).stat().st_mtime_ns == kept, "what is there stays"
-    np.testing.assert_array_equal(np.stack(list(read_frames(runs[0] / NAMES[0], fps=8))), first)
+    made_again = np.stack(list(read_frames(runs[0] / NAMES[0], fps=8)))
+    # Where a sum's last bit turns a rounding, the encoder spreads it over a block.
+    assert np.abs(made_again.astype(int) - first).mean() < 0.5 < np.abs(again.astype(int) - first).mean() / 4
 
 
 def test_videos_of_other_weights_or_settings_do_not_mix_into_a_folder(
