@@ -1,6 +1,7 @@
 """Every preset of the registry is known to every program, and to make."""
 
 import shlex
+import os
 import subprocess
 from pathlib import Path
 
@@ -54,9 +55,11 @@ def test_the_settings_of_a_preset_belong_together(preset: str) -> None:
 
 
 def run_make(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["make", "-n", "-B", "VENV=no-such-environment", *words], cwd=ROOT, capture_output=True, text=True
-    )
+    # As from a shell, also within `make test`.
+    above = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in above}
+    command = ["make", "-n", "-B", "VENV=no-such-environment", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def make(*words: str) -> str:
