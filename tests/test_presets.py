@@ -1,7 +1,7 @@
 """Every preset of the registry is known to every program, and to make."""
 
-import shlex
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
