@@ -183,6 +183,8 @@ def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(
         with RewardClient(endpoint, timeout_s=20, patience_s=0.0) as late:
             assert failure(late.score(small_rollouts(1, text="0"))[0]).reason == "UNAVAILABLE"
         assert all(o.score is not None for o in future.result(60)) and client.num_retried == 0
+        # Until it has ended: the fixture asks once more.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_scoring_runs_beside_the_caller(connect, small_rollouts) -> None:
