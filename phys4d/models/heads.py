@@ -1,14 +1,15 @@
 """Depth and motion heads that read a video diffusion transformer's features.
 
-A small dense-prediction decoder: three tapped blocks are normalised, modulated by the noise level, projected
-and summed, convolved over space and neighbouring frames, and enlarged step by step. All taps are fused at the
-resolution of the tokens, where DPT reassembles each at a resolution of its own.
+A small dense-prediction decoder. Each tapped block is normalised, modulated by the noise level, projected,
+unfolded to video frames, convolved with neighbouring frames and reassembled at a resolution of its own: the
+deepest at that of the tokens, each shallower one at twice the last. Fusion goes from deep to shallow.
 Source: Ranftl et al., Vision Transformers for Dense Prediction, 2021, section 3; noise-level modulation
-as in Perez et al., FiLM, 2018.
+as in Perez et al., FiLM, 2018. Frames and unfolding are ours.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,18 +87,25 @@ class GeometryHeads(nn.Module):
             "piece_frames": piece_frames,
             "motion_channels": motion_channels,
         }
+        doublings = int(math.log2(upsampling)) - 1
+        widths = [
+            channels if level < 2 else max(16, channels >> (level - 1)) for level in range(doublings + 1)
+        ]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_taps))
         self.film = nn.Sequential(nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 2 * channels * num_taps))
         self.project = nn.ModuleList(nn.Linear(width, channels) for _ in range(num_taps))
-        self.unfold = nn.Conv3d(channels, channels * temporal_stride, 1) if temporal_stride > 1 else None
-        self.temporal = nn.Conv3d(channels, channels, (3, 3, 3), padding=1)
-        self.refine = nn.Conv3d(channels, channels, (3, 3, 3), padding=1)
-        stages, current = [], channels
-        for stage in range(int(math.log2(upsampling)) - 1):
-            smaller = max(16, current // 2) if stage else current
-            stages.append(_UpBlock(current, smaller))
-            current = smaller
-        self.up = nn.ModuleList(stages)
+        self.unfold = nn.ModuleList(
+            nn.Conv3d(channels, channels * temporal_stride, 1)
+            for _ in range(num_taps if temporal_stride > 1 else 0)
+        )
+        self.temporal = nn.ModuleList(nn.Conv3d(channels, channels, 3, padding=1) for _ in range(num_taps))
+        self.refine = nn.Conv3d(channels, channels, 3, padding=1)
+        levels = [min(num_taps - 1 - tap, doublings) for tap in range(num_taps)]
+        self.reassemble = nn.ModuleList(
+            _Reassemble(channels, widths[level], 2**level) for level in levels[:-1]
+        )
+        self.up = nn.ModuleList(_UpBlock(before, after) for before, after in itertools.pairwise(widths))
+        current = widths[-1]
         self.to_output = nn.Conv2d(current, (1 + motion_channels) * 4, 3, padding=1)
         nn.init.zeros_(self.to_output.weight)
         nn.init.zeros_(cast(Tensor, self.to_output.bias))
@@ -114,17 +122,20 @@ class GeometryHeads(nn.Module):
         batch = features[0].shape[0]
         level = torch.as_tensor(sigma, dtype=torch.float32, device=features[0].device).expand(batch)
         film_BK2C = self.film(_fourier(level)).view(batch, len(self.norms), 2, -1)
-        x = torch.zeros((), device=level.device)
+        taps: list[Tensor] = []
         for k, (norm, project, tap) in enumerate(zip(self.norms, self.project, features, strict=True)):
             scale, shift = film_BK2C[:, k, :, None, None, None, :].unbind(1)
-            x = x + project(norm(tap.float())) * (1 + scale) + shift
-        x = self._unfolded(x.movedim(-1, 1))
+            x = project(norm(tap.float())) * (1 + scale) + shift
+            x = self._unfolded(x.movedim(-1, 1), k)
+            taps.append(x + self.temporal[k](F.silu(x)))
+        *shallow, x = taps
         frames = x.shape[2]
-        x = x + F.silu(self.temporal(F.silu(x)))
-        x = x + self.refine(F.silu(x))
-        x = x.transpose(1, 2).flatten(0, 1)
-        for block in self.up:
-            x = block(x)
+        x = _frames(x + self.refine(F.silu(x)))
+        for doublings, up in enumerate([nn.Identity(), *self.up]):
+            x = up(x)
+            for tap, reassemble in zip(shallow, self.reassemble, strict=True):
+                if reassemble.enlargement == 2**doublings:
+                    x = x + reassemble(_frames(tap))
         x = F.pixel_shuffle(self.to_output(F.silu(x)), 2).unflatten(0, (batch, frames)).float()
         depth = MEDIAN_DEPTH_M * torch.exp(x[:, :, 0].clamp(-3, 3))
         has_dz = self.config["motion_channels"] == 3
@@ -156,13 +167,13 @@ class GeometryHeads(nn.Module):
         fewer.load_state_dict(state)
         return fewer.train(self.training)
 
-    def _unfolded(self, x_BCThw: Tensor) -> Tensor:
+    def _unfolded(self, x_BCThw: Tensor, tap: int) -> Tensor:
         """Latent frames to video frames, each after the first to `temporal_stride` of them."""
-        if self.unfold is None:
+        if not self.unfold:
             return x_BCThw
         parts: list[Tensor] = []
         for piece in x_BCThw.split(self.config["piece_frames"] or x_BCThw.shape[2], dim=2):
-            rest = self.unfold(piece[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
+            rest = self.unfold[tap](piece[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
             parts += [piece[:, :, :1], rest.transpose(2, 3).flatten(2, 3)]
         return torch.cat(parts, dim=2)
 
@@ -196,8 +207,28 @@ class GeometryHeads(nn.Module):
                         f"model's {needed}; train them with `make pretrain`"
                     )
             heads = cls(**sizes)
-            heads.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        wanted = {name: value.shape for name, value in heads.state_dict().items()}
+        if {name: value.shape for name, value in state.items()} != wanted:
+            raise ValueError(
+                f"{path} holds heads of another version of Phys4D; train them again with `make pretrain`"
+            )
+        heads.load_state_dict(state)
         return heads.eval()
+
+
+class _Reassemble(nn.Module):
+    """Bring a tap to its resolution (a transposed convolution of stride s), then a residual convolution."""
+
+    def __init__(self, channels_in: int, channels_out: int, enlargement: int) -> None:
+        super().__init__()
+        self.enlargement = enlargement
+        self.enlarge = nn.ConvTranspose2d(channels_in, channels_out, enlargement, stride=enlargement)
+        self.inner = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enlarge(x)
+        return x + self.inner(F.silu(x))
 
 
 class _UpBlock(nn.Module):
@@ -212,6 +243,11 @@ class _UpBlock(nn.Module):
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         x = self.enter(F.silu(x))
         return x + self.inner(F.silu(x))
+
+
+def _frames(x_BCThw: Tensor) -> Tensor:
+    """Every frame as an image."""
+    return x_BCThw.transpose(1, 2).flatten(0, 1)
 
 
 def _fourier(level: Float[Tensor, " batch"]) -> Float[Tensor, "batch 16"]:

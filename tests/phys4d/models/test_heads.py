@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from phys4d.models.geometry_losses import warp_consistency_loss
@@ -54,6 +55,11 @@ def test_damaged_heads_and_those_of_another_model_are_refused(tmp_path: Path) ->
     sizes = {"width": 24, "num_taps": 3, "upsampling": 16, "temporal_stride": 4, "piece_frames": 0}
     with pytest.raises(ValueError, match="another model: their temporal_stride is 1, the model's 4"):
         GeometryHeads.load(path, sizes)
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in list(file.keys())[1:]}
+        save_file(state, tmp_path / "older.safetensors", file.metadata())
+    with pytest.raises(ValueError, match="another version of Phys4D; train them again with `make pretrain`"):
+        GeometryHeads.load(tmp_path / "older.safetensors")
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match="cut short"):
         GeometryHeads.load(path)
@@ -68,6 +74,31 @@ def test_damaged_heads_and_those_of_another_model_are_refused(tmp_path: Path) ->
 def test_a_wrong_number_of_taps_is_refused() -> None:
     with pytest.raises(ValueError, match="the heads read 3 taps, got 2"):
         GeometryHeads(24, channels=16)(features()[:2], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("num_taps", "upsampling", "enlargements"),
+    [(3, 16, [4, 2]), (4, 32, [8, 4, 2]), (4, 4, [2, 2, 2]), (1, 2, [])],
+)
+def test_taps_are_reassembled_at_resolutions_of_their_own(
+    num_taps: int, upsampling: int, enlargements: list[int]
+) -> None:
+    """As in DPT: the deepest tap keeps the tokens' resolution, each shallower one has twice the last."""
+    torch.manual_seed(0)
+    heads = GeometryHeads(24, num_taps=num_taps, channels=16, upsampling=upsampling)
+    torch.nn.init.normal_(heads.to_output.weight, std=0.5)
+    entered: list[torch.Size] = []
+    for module in heads.reassemble:
+        module.register_forward_hook(lambda _m, _inputs, out: entered.append(out.shape[-2:]))
+    taps = tuple(torch.randn(1, 2, 3, 5, 24) for _ in range(num_taps))
+    with torch.no_grad():
+        read = heads(taps, 0.1)
+        for k in range(num_taps):
+            changed = list(taps)
+            changed[k] = changed[k] + 1 + torch.randn(24)
+            assert (heads(tuple(changed), 0.1).depth_BTHW != read.depth_BTHW).any()
+    assert read.depth_BTHW.shape == (1, 2, 3 * upsampling, 5 * upsampling)
+    assert sorted(entered[: num_taps - 1], reverse=True) == [(3 * by, 5 * by) for by in enlargements]
 
 
 def test_latent_frames_unfold_to_video_frames(tmp_path: Path) -> None:
