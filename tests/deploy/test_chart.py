@@ -47,6 +47,7 @@ def on_cpus() -> list[rendering.Manifest]:
         ("rewards[0].name=smooth", "oneOf"),
         ((*SMOOTH, "rewards[0].weight=0"), "/rewards/0/weight.*exclusiveMinimum|/rewards/0/weight.*got 0"),
         ((*SMOOTH, "rewards[1].name=smooth", "rewards[1].endpoint=a:1"), "two are named smooth"),
+        ("networkPolicy.clientCidrs={office}", "/networkPolicy/clientCidrs/0.*does not match"),
         ("gateway.tls.clientCaSecret=ca", "trainer.clientCertSecret is empty"),
         ("data.enabled=false", "would wait for data on an empty volume"),
         ("data.volume.accessModes={ReadWriteOnce}", r"the same node, but data.nodeSelector is \{\}"),
@@ -151,6 +152,22 @@ def test_callers_of_other_namespaces_reach_whatever_takes_calls() -> None:
                 if "namespaceSelector" in peer
             ]
             assert ("labs" in admitted) == policy["metadata"]["name"].endswith(opened)
+
+
+def test_callers_from_outside_reach_a_load_balancer_and_the_gateway_only() -> None:
+    office = ["203.0.113.0/24"]
+    for settings, expected, seen in (
+        ([], [], None),
+        (["gateway.type=LoadBalancer"], ["0.0.0.0/0", "::/0"], None),
+        (["gateway.type=NodePort", f"networkPolicy.clientCidrs={{{office[0]}}}"], office, "Local"),
+    ):
+        manifests = rendering.render(CPU, *settings)
+        for policy in of_kind(manifests, "NetworkPolicy"):
+            peers = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]]
+            admitted = [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer]
+            assert admitted == (expected if policy["metadata"]["name"].endswith("gateway") else [])
+        (front,) = of_kind(manifests, "Service")
+        assert front["spec"].get("externalTrafficPolicy") == seen
 
 
 def test_images_are_named_by_digest_where_one_is_given() -> None:
