@@ -51,6 +51,10 @@ def on_cpus() -> list[rendering.Manifest]:
         ("gateway.tls.clientCaSecret=ca", "trainer.clientCertSecret is empty"),
         ("data.enabled=false", "would wait for data on an empty volume"),
         ("data.volume.accessModes={ReadWriteOnce}", r"the same node, but data.nodeSelector is \{\}"),
+        (
+            ("data.volume.accessModes={ReadWriteOnce}", "data.nodeSelector.phys4d\\.dev/pool=gpu"),
+            r"the same node, but data.tolerations is \[\]",
+        ),
         ("data.volume.accessModes={ReadWriteOncePod}", "mount it at once"),
     ],
 )

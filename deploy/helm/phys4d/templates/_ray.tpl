@@ -25,7 +25,10 @@
 {{- $data := .Values.data }}
 {{- if and $data.enabled .Values.trainer.enabled (not (has "ReadWriteMany" $data.volume.accessModes)) }}
 {{- if has "ReadWriteOncePod" $data.volume.accessModes }}{{ fail "data.volume.accessModes is ReadWriteOncePod, but the data job and the trainer mount it at once; give ReadWriteMany" }}{{ end }}
-{{- if ne (toJson $data.nodeSelector) (toJson .Values.trainer.nodeSelector) }}{{ fail (printf "data.volume.accessModes is ReadWriteOnce, so the data job and the trainer need the same node, but data.nodeSelector is %s and trainer.nodeSelector is %s; give ReadWriteMany, or the same selector" (toJson $data.nodeSelector) (toJson .Values.trainer.nodeSelector)) }}{{ end -}}
+{{- range $what := list "nodeSelector" "tolerations" }}
+{{- $here := toJson (index $data $what) }}{{ $there := toJson (index $.Values.trainer $what) }}
+{{- if ne $here $there }}{{ fail (printf "data.volume.accessModes is ReadWriteOnce, so the data job and the trainer need the same node, but data.%s is %s and trainer.%s is %s; give ReadWriteMany, or the same" $what $here $what $there) }}{{ end }}
+{{- end -}}
 true
 {{- end }}
 {{- end }}
