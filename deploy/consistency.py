@@ -40,8 +40,14 @@ def check(manifests: list[Manifest], config: dict[str, Any]) -> int:
 def _names_are_unique(manifests: list[Manifest], _: Any) -> list[str]:
     names = [(m["kind"], m["metadata"]["name"]) for m in manifests]
     faults = [f"{kind}/{name} is there twice" for kind, name in set(names) if names.count((kind, name)) > 1]
-    # KubeRay appends its own suffixes to what must stay a DNS label.
-    return faults + [f"{kind}/{name} is longer than 50 characters" for kind, name in names if len(name) > 50]
+    # KubeRay makes DNS labels of its objects' names by suffixes of its own.
+    most = {"RayService": 47, "RayJob": 47}
+    for kind, name in names:
+        if len(name) > most.get(kind, 63):
+            faults.append(f"{kind}/{name} is longer than {most.get(kind, 63)} characters")
+        if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+            faults.append(f"{kind}/{name} is no DNS label that begins with a letter")
+    return faults
 
 
 def _references_resolve(manifests: list[Manifest], _: Any) -> list[str]:

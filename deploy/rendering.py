@@ -81,13 +81,13 @@ def lint(profile: Path | None, *settings: str) -> None:
     run_helm("lint", "--strict", "--quiet", str(CHART), *_values(profile, settings))
 
 
-def render(profile: Path | None, *settings: str) -> list[Manifest]:
+def render(profile: Path | None, *settings: str, release: str = RELEASE) -> list[Manifest]:
     """`helm template`: every object of a release, and of each its namespace where it has one.
 
     Raises:
         ValueError: the values are refused, or a template fails.
     """
-    text = run_helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *_values(profile, settings))
+    text = run_helm("template", release, str(CHART), "--namespace", NAMESPACE, *_values(profile, settings))
     return [manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy import rendering, schemas, scripts
+from deploy import consistency, rendering, schemas, scripts
 from deploy.rendering import of_kind, pods
 from phys4d.runtime.config import from_mapping
 from reward_service.app import build
@@ -61,6 +61,14 @@ def on_cpus() -> list[rendering.Manifest]:
 def test_values_that_cannot_work_are_refused_with_the_reason(settings: str | tuple, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         rendering.render(POOL, *([settings] if isinstance(settings, str) else settings))
+
+
+def test_the_longest_name_of_a_release_leaves_names_that_kuberay_takes() -> None:
+    manifests = rendering.render(CPU, release="a" * 53)
+    consistency.check(manifests, serve_config(manifests))
+    for name in ("1st-run", "lab.phys4d"):
+        with pytest.raises(ValueError, match=f"the release is named {name}, but .*choose another name"):
+            rendering.render(CPU, release=name)
 
 
 def test_rewards_become_what_the_service_takes() -> None:

@@ -66,6 +66,10 @@ def break_port(manifests):
     head["containers"][0]["ports"][-2]["containerPort"] = 9001
 
 
+def break_length(manifests):
+    one(manifests, "RayJob")["metadata"]["name"] = "d" * 48
+
+
 def break_secret(manifests):
     one(manifests, "Secret", "-token")["metadata"]["name"] = "check-phys4d-toke"
 
@@ -110,6 +114,7 @@ def break_room(manifests):
     ("fault", "told"),
     [
         (break_port, "group head: port serve-grpc is 9001"),
+        (break_length, "RayJob/d{48} is longer than 47 characters"),
         (break_secret, "mounts Secret check-phys4d-token, which nothing makes"),
         (break_selector, "PodDisruptionBudget/check-phys4d-scorers selects no pod"),
         (break_policy, "opens 443, where nobody listens"),

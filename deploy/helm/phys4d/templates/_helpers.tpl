@@ -1,5 +1,7 @@
+{{- /* 33 characters, so that the longest name of a RayJob, -data-HASH behind it, has the 47 that KubeRay takes. */}}
 {{- define "phys4d.fullname" -}}
-{{- if contains "phys4d" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-phys4d" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" .Release.Name) }}{{ fail (printf "the release is named %s, but KubeRay and services take letters, digits and - after a letter only; choose another name" .Release.Name) }}{{ end }}
+{{- if contains "phys4d" .Release.Name }}{{ .Release.Name | trunc 33 | trimSuffix "-" }}{{ else }}{{ printf "%s-phys4d" .Release.Name | trunc 33 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "phys4d.selector" -}}
