@@ -60,10 +60,12 @@ class CapacityConfig:
     restart_s: float = 60.0
     """Seconds until a failed pod scores again."""
     num_ingress_cores: int = 4
+    """Cores of all ingress pods together."""
     num_iterations: int = 20
     """Iterations that are simulated; the first is left out."""
     max_replicas: int = 10_000
-    """Largest pool of the scaling curve, in which the number of trainers grows with the replicas."""
+    """Largest pool of the scaling curve, in which the number of trainers grows with the replicas, and the ingress
+    cores with the trainers."""
     plot: Literal["yes", "no"] = "yes"
     out: Path = Path("runs/capacity")
     page: Path | None = None
@@ -187,7 +189,12 @@ def run(config: CapacityConfig) -> dict[str, Any]:
     cases = _cases(config, costs, named)
     rows = []
     for case in progress(cases, desc="simulating", unit="pool"):
-        sized = replace(pool, num_replicas=case["num_replicas"], pod_mtbf_s=3600.0 * case["pod_mtbf_h"])
+        sized = replace(
+            pool,
+            num_replicas=case["num_replicas"],
+            pod_mtbf_s=3600.0 * case["pod_mtbf_h"],
+            num_ingress_cores=_ingress_cores(config, case["num_trainers"]),
+        )
         predicted_s = predicted_wait_s(costs, trainer, sized, case["num_trainers"])
         seen = simulate(
             costs,
@@ -228,8 +235,8 @@ def enough_in_simulation(config: CapacityConfig, costs: Costs, by_formula: int) 
         num_replicas = max(num_replicas + 1, round(1.1 * num_replicas))
     raise UserError(
         f"trainers wait {wait_share:.1%} of the simulated time even with {num_replicas} replicas, "
-        f"more than max_wait_share {config.max_wait_share:.1%}: pods fail too often, or "
-        "scoring times differ too much; raise it"
+        f"more than max_wait_share {config.max_wait_share:.1%}: pods fail too often, "
+        "scoring times differ too much, or num_ingress_cores are few; raise it or them"
     )
 
 
@@ -265,11 +272,17 @@ def _cases(config: CapacityConfig, costs: Costs, named: int) -> list[dict[str, A
     return cases
 
 
+def _ingress_cores(config: CapacityConfig, num_trainers: int) -> int:
+    """Of a service for that many trainers."""
+    return math.ceil(config.num_ingress_cores * max(1.0, num_trainers / config.num_trainers))
+
+
 def _growing(config: CapacityConfig, costs: Costs) -> list[tuple[int, int]]:
     """(trainers, replicas they need): 1, 4, 16, ... trainers, then as many as `max_replicas` serve."""
 
     def needed(num_trainers: int) -> int:
-        return replicas_needed(costs, config.trainer, config.pool, config.max_wait_share, num_trainers)
+        pool = replace(config.pool, num_ingress_cores=_ingress_cores(config, num_trainers))
+        return replicas_needed(costs, config.trainer, pool, config.max_wait_share, num_trainers)
 
     found, most = [], 1
     while needed(most) <= config.max_replicas:

@@ -85,6 +85,7 @@ class Pool:
     backoff_s: float = 0.5
     """Seconds after which a client sends a rollout again that a failing scorer had under way."""
     num_ingress_cores: int = 4
+    """Cores of all ingress pods together, which trainers share."""
 
     def __post_init__(self) -> None:
         for name in ("num_replicas", "replicas_per_pod", "pod_mtbf_s", "num_ingress_cores"):
@@ -106,11 +107,11 @@ def predicted_wait_s(costs: Costs, trainer: Trainer, pool: Pool, num_trainers: i
     Other trainers leave a share 1 - rho of the scorers, rho = (n - 1) R S / (N cycle). What of the R rollouts
     is not scored when the last batch of b is sent is B = max(b, R - N (1 - rho) / S * time since the first),
     and it drains in B S / (N (1 - rho)) plus the time of the slowest of the last ones, the quantile
-    1 - 1 / (m + 1) of the scoring time with m = min(b, N).
+    1 - 1 / (m + 1) of the scoring time with m = min(b, N). The ingress is shared in the same way.
     """
     up = pool.num_replicas * pool.availability
     batch = trainer.num_rollouts / trainer.num_batches
-    delivery_s = batch * (costs.upload_s + costs.ingress_s / pool.num_ingress_cores)
+    unpacking_s = trainer.num_rollouts * costs.ingress_s / pool.num_ingress_cores
     sending_s = trainer.sample_s * (trainer.num_batches - 1) / trainer.num_batches
     log_mean, log_std = costs.log_mean_std
     quantile = 1.0 - 1.0 / (min(batch, up) + 1.0)
@@ -120,6 +121,8 @@ def predicted_wait_s(costs: Costs, trainer: Trainer, pool: Pool, num_trainers: i
         cycle_s = trainer.cycle_s + others_wait_s
         others = (num_trainers - 1) * trainer.num_rollouts * costs.score_s / (up * cycle_s)
         free = up * max(1.0 / num_trainers, 1.0 - others)
+        share_of_ingress = max(1.0 / num_trainers, 1.0 - (num_trainers - 1) * unpacking_s / cycle_s)
+        delivery_s = batch * costs.upload_s + unpacking_s / trainer.num_batches / share_of_ingress
         backlog = max(batch, trainer.num_rollouts - free / costs.score_s * sending_s)
         # The last ones are scored side by side: one scoring time of the drain is that of the slowest.
         return delivery_s + max(0.0, backlog / free - 1.0) * costs.score_s + slowest_s
@@ -157,11 +160,17 @@ def replicas_needed(
         sized = replace(pool, num_replicas=num_replicas)
         return wait_share(predicted_wait_s(costs, trainer, sized, num_trainers), trainer)
 
+    cores = num_trainers * trainer.num_rollouts * costs.ingress_s / trainer.cycle_s
+    if cores > pool.num_ingress_cores:
+        raise ValueError(
+            f"num_ingress_cores is {pool.num_ingress_cores}, but unpacking keeps {cores:.1f} cores busy "
+            f"(num_trainers x num_rollouts x ingress_s / (sample_s + update_s)); give {math.ceil(cores)} or more"
+        )
     if share(most) > max_wait_share:
         raise ValueError(
             f"with any number of replicas trainers wait {share(most):.1%} of the time, more than "
             f"max_wait_share {max_wait_share:.1%}: sending and scoring the last batch takes so long; "
-            "send smaller batches (num_batches), or score faster"
+            "send smaller batches (num_batches), give more ingress cores, or score faster"
         )
     low, high = 0, 1
     while share(high) > max_wait_share:
@@ -245,7 +254,7 @@ class _Simulation:
         self._draws = iter(())
         self._waits_s: list[float] = []
         self._cycles_s: list[float] = []
-        self._busy_s = 0.0
+        self._busy_s = self._ingress_free_at = 0.0
         self._num_scored = self._num_failures = self._num_resent = 0
 
     def run(self) -> Simulated:
@@ -287,8 +296,12 @@ class _Simulation:
                 self._cycles_s.append(env.now - begun)
 
     def _deliver(self, state: _Iteration, size: int) -> Generator[Any, Any, None]:
-        per_rollout_s = self._costs.upload_s + self._costs.ingress_s / self._pool.num_ingress_cores
-        yield self._env.timeout(size * per_rollout_s)
+        env, costs = self._env, self._costs
+        yield env.timeout(size * costs.upload_s)
+        # Batches are unpacked one after the other, each by all cores.
+        unpacking_s = size * costs.ingress_s / self._pool.num_ingress_cores
+        self._ingress_free_at = max(env.now, self._ingress_free_at) + unpacking_s
+        yield env.timeout(self._ingress_free_at - env.now)
         for _ in range(size):
             self._queue.put(state)
 

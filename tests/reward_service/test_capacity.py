@@ -8,7 +8,7 @@ import pytest
 
 from phys4d.runtime.errors import UserError
 from phys4d.types import Outcome, Score
-from reward_service.capacity import CapacityConfig, costs_of_metrics, enough_in_simulation, run, told
+from reward_service.capacity import CapacityConfig, _growing, costs_of_metrics, enough_in_simulation, run, told
 from reward_service.capacity_model import (
     Costs,
     Pool,
@@ -58,6 +58,20 @@ def test_delivery_is_waited_for_too() -> None:
     # The last 4 rollouts take 4 x (0.25 + 1 / 2) s to arrive.
     assert simulate(costs, TRAINER, pool, num_iterations=2).wait_s == pytest.approx(2.0 + 3.0)
     assert predicted_wait_s(costs, TRAINER, pool) == pytest.approx(5.0, abs=1e-4)
+
+
+def test_trainers_share_the_ingress_and_too_few_of_its_cores_are_refused_with_the_number() -> None:
+    """8 trainers send 12 rollouts each in 40 s, at 2 s of a core: 4.8 cores never rest."""
+    costs = Costs(score_s=0.01, score_cv=0.0, ingress_s=2.0)
+    pool = Pool(num_replicas=100, num_ingress_cores=5)
+    waits = [simulate(costs, TRAINER, pool, num_trainers=n, num_iterations=6).wait_s for n in (1, 8)]
+    assert waits[0] == pytest.approx(4 * 2.0 / 5 + 0.01) and waits[1] > 2 * waits[0]
+    assert predicted_wait_s(costs, TRAINER, pool, 8) > 2 * waits[0]
+    few = replace(pool, num_ingress_cores=4)
+    with pytest.raises(ValueError, match=r"num_ingress_cores is 4, but .* 4\.8 cores busy.*give 5 or more"):
+        replicas_needed(costs, TRAINER, few, 0.5, 8)
+    config = CapacityConfig(costs=costs, trainer=TRAINER, num_ingress_cores=1, max_replicas=8)
+    assert _growing(replace(config, max_wait_share=0.5), costs)[-1][0] > 4, "cores grow with the trainers"
 
 
 def test_failing_pods_lose_no_rollout_and_cost_time() -> None:
