@@ -63,12 +63,12 @@ class TableConfig:
 
 def written(config: TableConfig, program: str) -> Path:
     """The file that a program writes last, in the folder of its run."""
-    from policy.stages import evaluation_name
+    from policy.stages import results_name
 
     return {
         "policy.train": Path("stage3/lora/pytorch_lora_weights.safetensors"),
         "policy.best_of_n": Path("best_of_n/latents.safetensors"),
-        "policy.evaluate": Path(evaluation_name(config.held_out.name), "results.json"),
+        "policy.evaluate": Path(results_name("evaluation", config.held_out.name), "results.json"),
     }[program]
 
 

@@ -56,7 +56,6 @@ def evaluate(config: EvaluateConfig) -> Path:
     """Measure what stages there are; returns the results file."""
     import torch
 
-    from phys4d.data import open_dataset
     from phys4d.models.cache import EncodingCache
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.reading import read_with_flow, to_numpy
@@ -64,19 +63,14 @@ def evaluate(config: EvaluateConfig) -> Path:
     from phys4d.runtime.progress import progress
     from policy.best_of_n import chosen_latents, picked_split
     from policy.placement import place
-    from policy.prompts import encode_prompts, load_prompts
+    from policy.prompts import encode_prompts, load_prompts, open_scenes
     from policy.reading import Reader
     from policy.rollout import sampling_rule
     from policy.service import reward_client
-    from policy.stages import evaluation_name, finished_stages, load_stage, measured_stages
+    from policy.stages import finished_stages, load_stage, measured_stages, results_name
 
     limit_threads(config.num_threads)
-    dataset = open_dataset(config.data, config.split)
-    if len(dataset) < config.num_scenes:
-        raise ValueError(
-            f"num_scenes is {config.num_scenes}, but {config.data} {config.split} has "
-            f"{len(dataset)}; render more"
-        )
+    dataset = open_scenes(config.data, config.split, config.num_scenes)
     samples = [dataset[i] for i in range(config.num_scenes)]
     prompts = load_prompts(dataset, range(config.num_scenes))
     tracks = true_tracks(samples)
@@ -161,7 +155,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     trained = finished_stages(config.run)
     last = trained[-1] if trained else None
     worst = _worst(table, last, config.num_failures) if last else []
-    out = config.run / evaluation_name(config.split)
+    out = config.run / results_name("evaluation", config.split)
     with atomic_directory(out, replace=True) as folder:
         entries = {}
         for i in dict.fromkeys([*chosen, *(i for i, _ in worst)]):

@@ -40,20 +40,25 @@ RESERVED = (
 
 
 def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
-    """Measure a folder of videos; returns the results file, `external/<folder's name>.json` of the run."""
+    """Measure a folder of videos; returns the results file.
+
+    It is `external/<folder's name>.json` of the run, in `external-<split>/` for another split than `test`.
+    """
     import torch
 
-    from phys4d.data import open_dataset
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.reading import read_with_flow, to_numpy
-    from policy.prompts import load_prompts
+    from policy.prompts import load_prompts, open_scenes
     from policy.service import reward_client
+    from policy.stages import results_name
 
     name = folder.resolve().name
     if name in RESERVED:
         raise UserError(f"the folder's name {name!r} is that of a column of ours; rename {folder}")
+    place = config.run / results_name("external", config.split)
+    refuse_other_folder(place / f"{name}.json", folder)
     limit_threads(config.num_threads)
-    dataset = open_dataset(config.data, config.split)
+    dataset = open_scenes(config.data, config.split, config.num_scenes)
     wanted = dataset.keys[: config.num_scenes]
     paths, left_out = match_videos(folder, wanted, known=dataset.keys)
     refuse(left_out, wanted, partial=config.partial)
@@ -80,12 +85,21 @@ def evaluate_videos(config: EvaluateConfig, folder: Path) -> Path:
             ]
             score_rollouts(client, table, stage, "estimator", rollouts)
     rows = [row for row in table.rows() if row["stage"] == name]
-    results = {"name": name, "rows": rows, "partial": bool(left_out), "left_out": left_out}
+    results = {
+        "name": name,
+        "folder": str(folder.resolve()),
+        "data": str(config.data),
+        "split": config.split,
+        "num_scenes": len(samples),
+        "rows": rows,
+        "partial": bool(left_out),
+        "left_out": left_out,
+    }
     scenes = {
         f"{sample.key} {sample.spec.family}": {stage: video[i] for stage, video in seen.items()}
         for i, sample in enumerate(samples[: config.num_report_scenes])
     }
-    out = write_results(config.run / "external", results, scenes, samples[0].spec.fps)
+    out = write_results(place, results, scenes, samples[0].spec.fps)
     print_table(table)
     print_published(config.run)
     if left_out:
@@ -113,6 +127,14 @@ def write_results(
     with atomic_directory(folder / results["name"], replace=True) as events:
         write_event_file(events, results["rows"], scenes, fps)
     return out
+
+
+def refuse_other_folder(results: Path, folder: Path) -> None:
+    """Raise if the results are those of another folder of the same name."""
+    if results.is_file():
+        known = json.loads(results.read_text(encoding="utf-8")).get("folder", str(folder.resolve()))
+        if known != str(folder.resolve()):
+            raise UserError(f"{results} holds the scores of {known}; rename {folder}, or remove that file")
 
 
 def match_videos(

@@ -18,7 +18,8 @@ class EvaluateConfig:
     data: Path = Path("data/rigid")
     split: str = "test"
     """Split that is measured. Settings are chosen on `val`, which stages 1 to 3 look at while they train.
-    Results of `test` go to `evaluation/` of the run, those of another split to `evaluation-<split>/`."""
+    Results of `test` go to `evaluation/` of the run, those of another split to `evaluation-<split>/`; of
+    `videos` to `external/` and `external-<split>/`."""
     num_scenes: int = 48
     num_seeds: int = 3
     """Videos per scene and stage; the spread over seeds is reported."""

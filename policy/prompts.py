@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from phys4d.data import Dataset
+from phys4d.data import Dataset, open_dataset
 from phys4d.models.cache import EncodingCache
 from phys4d.models.protocol import Conditioning, VideoModel
 from phys4d.types import Camera, Rollout, SceneSpec
@@ -42,6 +43,18 @@ class Prompt:
             rgb=rgb,
             text=self.text,
         )
+
+
+def open_scenes(data: Path, split: str, num_scenes: int) -> Dataset:
+    """A split with at least that many scenes.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    dataset = open_dataset(data, split)
+    if len(dataset) < num_scenes:
+        raise ValueError(f"num_scenes is {num_scenes}, but {data} {split} has {len(dataset)}; render more")
+    return dataset
 
 
 def load_prompts(dataset: Dataset, indices: Sequence[int]) -> list[Prompt]:

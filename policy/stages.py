@@ -31,9 +31,9 @@ def is_finished(run: Path, stage: Stage) -> bool:
     return (run / stage / _LAST_WRITTEN[stage]).is_file()
 
 
-def evaluation_name(split: str) -> str:
+def results_name(kind: Literal["evaluation", "external"], split: str) -> str:
     """The folder of a run with the results of a split."""
-    return "evaluation" if split == "test" else f"evaluation-{split}"
+    return kind if split == "test" else f"{kind}-{split}"
 
 
 def finished_stages(run: Path) -> list[Stage]:

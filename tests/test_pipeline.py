@@ -239,13 +239,13 @@ def test_external_videos_are_scored_and_a_damaged_one_is_left_out_by_name(
 ) -> None:
     """The simulator's own videos, as somebody else would bring them."""
     monkeypatch.chdir(trained)
-    dataset, folder = open_dataset("data/rigid", "test"), trained / "somebody"
+    dataset, folder = open_dataset("data/rigid", "val"), trained / "somebody"
     folder.mkdir()
     for key, sample in zip(dataset.keys, (dataset[i] for i in range(3)), strict=False):
         (folder / f"{key}.mp4").write_bytes(encode_mp4(sample.rgb, round(sample.spec.fps)))
     damaged = folder / f"{dataset.keys[3]}.mp4"
     damaged.write_bytes(b"no video")
-    config = EvaluateConfig(num_scenes=4, num_threads=1, reward=RewardConfig(endpoint=endpoint))
+    config = EvaluateConfig(split="val", num_scenes=4, num_threads=1, reward=RewardConfig(endpoint=endpoint))
     with pytest.raises(UserError, match=f"{damaged.name} is corrupt.*--partial"):
         evaluate_videos(config, folder)
     results = json.loads(evaluate_videos(replace(config, partial=True), folder).read_text())
@@ -255,7 +255,16 @@ def test_external_videos_are_scored_and_a_damaged_one_is_left_out_by_name(
     tracks = rows["rgb", "trajectory error"]
     assert tracks["mean"] < 1 and tracks["num_scenes"] == 3, "encoding blurs colours"
     assert rows["estimator", "4D Chamfer"]["num_scenes"] == 3
-    assert list((trained / "runs/tiny-wan/external/somebody").glob("events.*"))
+    assert list((trained / "runs/tiny-wan/external-val/somebody").glob("events.*"))
+    facts = {"folder": str(folder), "data": "data/rigid", "split": "val", "num_scenes": 3}
+    assert results.items() >= facts.items()
+    (trained / "other" / "somebody").mkdir(parents=True)
+    for wrong, place, told in (
+        (config, Path("other/somebody"), f"holds the scores of {folder}; rename other/somebody"),
+        (replace(config, num_scenes=9), folder, "num_scenes is 9, but data/rigid val has 5"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            evaluate_videos(wrong, place)
 
 
 def test_evaluation_measures_every_stage_and_the_report_shows_it(

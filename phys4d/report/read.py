@@ -3,7 +3,7 @@
 runs/<name>/{base,stage1,stage2,stage3}/  config.toml  provenance.json  metrics.jsonl
 runs/<name>/evaluation/results.json       rows and scenes
 runs/<name>/evaluation-<split>/           the same of other scenes
-runs/<name>/external/<videos>.json        rows of videos that others made
+runs/<name>/external/<videos>.json        rows of videos that others made; other scenes: external-<split>/
 runs/<name>/physics_iq/<videos>.json      scores of `python -m phys4d.metrics.physics_iq --json`
 runs/<name>/best_of_n/facts.json          how the best of N videos were picked
 runs/<name>/evaluation/scenes/<id>/       <stage>.npz: rgb, depth, motion; clouds.npz
@@ -47,25 +47,31 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{path} holds no run: none of {', '.join(STAGES)}, evaluation")
     evaluation, fault = _read_evaluation(results)
     physics_iq, faults = read_physics_iq(path / "physics_iq")
-    splits, left_out = [], {}
+    splits: dict[str, Split] = {}
     for other in sorted(path.glob("evaluation-*/results.json")):
         found, other_fault = _read_evaluation(other)
         name = other.parent.name.removeprefix("evaluation-")
         if other_fault:
             faults.append(f"{other.parent.name}/{other_fault}")
         else:
-            splits.append(
-                Split(name=name, measurements=found["measurements"], comparisons=found["comparisons"])
+            splits[name] = Split(
+                name=name, measurements=found["measurements"], comparisons=found["comparisons"]
             )
-    for external in sorted((path / "external").glob("*.json")):
+    left_out: dict[str, list[str]] = {}
+    for external in sorted([*path.glob("external/*.json"), *path.glob("external-*/*.json")]):
         try:
             measurements, reasons = _read_external(external)
         except UNREADABLE as error:
             faults.append(_fault(external, error))
+            continue
+        name = external.parent.name.removeprefix("external").removeprefix("-")
+        if name:
+            split = splits.setdefault(name, Split(name=name, measurements=[], comparisons=[]))
+            split.measurements.extend(measurements)
         else:
             evaluation["measurements"] += measurements
-            if reasons:
-                left_out[external.stem] = reasons
+        if reasons:
+            (splits[name].left_out if name else left_out)[external.stem] = reasons
     return Run(
         name=path.resolve().name,
         stages=stages,
@@ -73,7 +79,7 @@ def read_run(path: Path) -> Run:
         physics_iq=physics_iq,
         best_of_n=_read_facts(path / "best_of_n" / "facts.json"),
         evaluation_fault=fault,
-        splits=splits,
+        splits=[splits[name] for name in sorted(splits)],
         faults=faults,
         left_out=left_out,
     )

@@ -187,6 +187,8 @@ class Split:
     name: str
     measurements: list[Measurement]
     comparisons: list[Comparison]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """As in `Run`."""
 
 
 @dataclass(frozen=True, kw_only=True)

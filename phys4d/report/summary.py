@@ -133,7 +133,8 @@ def faults(run: Run) -> str:
     ]
     parts += [
         f"{html.escape(name)} is partial: {len(reasons)} left out, the first: {html.escape(reasons[0])}"
-        for name, reasons in run.left_out.items()
+        for scenes in (run, *run.splits)
+        for name, reasons in scenes.left_out.items()
     ]
     return "".join(f'<p class="missing">{part}</p>' for part in parts if part)
 
@@ -151,8 +152,8 @@ def table(run: Run | Split) -> str:
     present = dict.fromkeys(m.stage for m in run.measurements)
     others = [stage for stage in present if stage not in MODELS and stage not in REFERENCES]
     columns = [stage for stage in [*MODELS, *others, *REFERENCES] if stage in present]
-    partial = run.left_out if isinstance(run, Run) else {}
-    titles = MODELS | REFERENCES | {name: f"{name} (partial)" if name in partial else name for name in others}
+    titles = MODELS | REFERENCES
+    titles |= {name: f"{name} (partial)" if name in run.left_out else name for name in others}
     references_start = next((stage for stage in columns if stage not in MODELS), None)
     divide = {stage: ' class="divide"' if stage == references_start else "" for stage in columns}
     header = "".join(f"<th{divide[stage]}>{html.escape(titles[stage])}</th>" for stage in columns)

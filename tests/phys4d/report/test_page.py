@@ -261,6 +261,10 @@ def test_other_results_are_shown_or_named_beside_a_good_evaluation(run_folder: P
     left_out = {"000003": "000003.mp4 runs at 24 fps", "000004": "no 000004.mp4"}
     (external / "Sora.json").write_text(json.dumps({"name": "Sora", "rows": rows, "left_out": left_out}))
     (external / "Pika.json").write_text('{"rows": [{}]}')
+    elsewhere = {"rows": [row("Luma", [0.123])], "left_out": {"000009": "no 000009.mp4"}}
+    for split in ("held-out", "val"):
+        (run_folder / f"external-{split}").mkdir()
+        (run_folder / f"external-{split}" / "Luma.json").write_text(json.dumps(elsewhere))
     (scores / "stage3.json").write_text("{")
     split = {"rows": [row("stage2", [0.77]), row("stage3", [0.66])], "scenes": []}
     (run_folder / "evaluation-held-out" / "results.json").write_text(json.dumps(split))
@@ -269,7 +273,10 @@ def test_other_results_are_shown_or_named_beside_a_good_evaluation(run_folder: P
     assert "Sora is partial: 2 left out, the first: 000003.mp4 runs at 24 fps" in page.text
     assert "external/Pika.json lacks 'stage'" in page.text
     assert "physics_iq/stage3.json is unreadable" in page.text
-    assert "Scenes of the split held-out" in page.text and "0.770" in page.text and "0.660" in page.text
+    main, held_out, val = re.split("Scenes of the split held-out|Scenes of the split val", page.text)
+    assert "0.770" in held_out and "0.660" in held_out
+    assert "Luma" not in main.partition("is partial")[0] and "Luma is partial: 1 left out" in page.text
+    assert all("Luma (partial)" in text and "0.123" in text for text in (held_out, val))
 
 
 def test_who_read_depth_and_motion_stands_at_the_column(run_folder: Path) -> None:
