@@ -124,9 +124,8 @@ def find_generated(folder: Path, takes: Iterable[Takes]) -> tuple[dict[str, Path
             refusals.append(_refusal(path, f"has the same id as {videos[video_id].name}"))
         else:
             videos[video_id] = path
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in OTHER_VIDEOS:
-            refusals.append(_refusal(path, f"is a {path.suffix} file; encode it as mp4"))
+    for path in _videos(folder, OTHER_VIDEOS):
+        refusals.append(_refusal(path, f"is a {path.suffix} file; encode it as mp4"))
     for video_id in sorted(set(expected) - set(videos)):
         pair = expected[video_id]
         reason = f"{folder} has no video {video_id}_*.mp4 ({pair.scenario}, {pair.view})"
@@ -135,23 +134,36 @@ def find_generated(folder: Path, takes: Iterable[Takes]) -> tuple[dict[str, Path
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """Folders of videos: each one given, or its subfolders where it holds folders and no mp4 file itself."""
+    """Folders of videos: each one given, or its subfolders where it holds folders and no mp4 file itself.
+
+    Raises:
+        ValueError: no folder, the same twice, or a subfolder that was to be a run and holds no mp4 file.
+    """
     runs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"--generated {folder} is no folder")
-        inner = sorted(p for p in folder.iterdir() if p.is_dir() and any(p.glob("*.mp4")))
-        runs += [folder] if any(folder.glob("*.mp4")) or not inner else inner
+        inner = [] if _videos(folder) else sorted(p for p in folder.iterdir() if p.is_dir())
+        for run in inner:
+            if not _videos(run) and (run.name.startswith("run_") or _videos(run, OTHER_VIDEOS)):
+                raise ValueError(f"{run} holds no mp4 file; encode its videos as mp4, or remove it")
+        runs += [run for run in inner if _videos(run)] or [folder]
     doubled = [str(run) for run, count in Counter(run.resolve() for run in runs).items() if count > 1]
     if doubled:
         raise ValueError(f"{doubled[0]} is given twice; runs must differ")
     return runs
 
 
+def _videos(folder: Path, suffixes: Iterable[str] = (".mp4",)) -> list[Path]:
+    """Files of these formats, without the hidden ones that some systems put beside them."""
+    paths = (p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in paths if p.suffix.lower() in suffixes)
+
+
 def _mp4_files(folder: Path, rule: str) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; {rule}")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".mp4" and not p.name.startswith("."))
+    paths = _videos(folder)
     if not paths:
         raise ValueError(f"{folder} holds no mp4 file; {rule}")
     return paths

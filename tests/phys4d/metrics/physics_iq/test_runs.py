@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from phys4d.metrics.physics_iq.__main__ import main
+from phys4d.metrics.physics_iq.folders import find_runs
 from phys4d.metrics.physics_iq.runs import score_runs, summarise
 from phys4d.metrics.physics_iq.videos import read_frames
 
@@ -332,6 +333,17 @@ def test_a_command_that_lacks_something_says_what(
         main(args)
 
 
-def test_a_run_given_twice_is_refused(real: Path, late: Path) -> None:
+def test_folders_of_runs_are_those_that_hold_videos_or_are_refused(late: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is given twice"):
-        scores(real, late, late)
+        find_runs([late, late])
+    for name in ("run_01/0001_a.MP4", "second/0001_a.mp4", "notes/readme.txt", "._0001_a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    runs = [tmp_path / "run_01", tmp_path / "second"]
+    assert find_runs([tmp_path]) == runs and find_runs(runs[:1]) == runs[:1]
+    for name in ("run_02", "third"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("._0001_a.mp4" if name == "run_02" else "0001_a.avi")).touch()
+        with pytest.raises(ValueError, match=f"{name} holds no mp4 file; encode its videos as mp4, or remove"):
+            find_runs([tmp_path])
+        shutil.rmtree(tmp_path / name)
