@@ -59,6 +59,9 @@ def main(args: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"{flag} is missing; e.g. --real split-videos/testing/8FPS --generated videos --fps 8"
             )
+    for flag, path in (("--json", config.json), ("--per-scenario", config.per_scenario)):
+        if path is not None and path.is_dir():
+            raise UserError(f"{flag} {path} is a folder; name a file in it")
     limit_threads(1)
     from phys4d.metrics.physics_iq.runs import per_scenario_csv, score_runs, summarise
 
@@ -79,11 +82,12 @@ def main(args: Sequence[str] | None = None) -> None:
         real=config.real,
         real_masks=config.real_masks,
     )
+    # First of all, so that a disk that is full does not lose them.
+    print(describe(summary), flush=True)
     if config.json is not None:
         atomic_write_text(config.json, json.dumps(summary, indent=1) + "\n")
     if config.per_scenario is not None:
         atomic_write_text(config.per_scenario, per_scenario_csv(runs))
-    print(describe(summary))
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -6,9 +6,10 @@ import itertools
 import multiprocessing
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as with_arguments
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ class RunResult:
     views: tuple[ViewResult, ...]
     refusals: tuple[Refusal, ...]
     """What `--partial` left out of this run, the benchmark's own files included."""
+    size: tuple[int, int]
+    """Width and height of its videos in pixels."""
+    real_size: tuple[int, int]
+    """Of the benchmark's."""
 
 
 def score_runs(
@@ -88,16 +93,20 @@ def score_runs(
         )
         for pair in takes
     ]
-    if not partial:
-        refusals = real_refusals + [refusal for _, run in found for refusal in run]
-        _refuse(refusals or list(_inspect(work)))
-
     refused = [[*real_refusals, *run] for _, run in found]
+    if not partial:
+        _refuse(refused)
+    inspected = _inspect(work, len(folders))
+    if not partial:
+        _refuse(inspected.refusals)
+    for run, more in zip(refused, inspected.refusals, strict=True):
+        run += more
+    work = inspected.work
     views: list[list[ViewResult]] = [[] for _ in folders]
     bar = progress(total=len(work) * len(folders), desc="Physics-IQ", unit="video")
     for outcome in _compare_all(work, workers):
         if not partial:
-            _refuse(list(itertools.chain(*outcome.refusals)))
+            _refuse(outcome.refusals)
         for run, (result, run_refusals) in enumerate(zip(outcome.results, outcome.refusals, strict=True)):
             refused[run] += run_refusals
             if result is not None:
@@ -112,8 +121,12 @@ def score_runs(
             folder=folder,
             views=tuple(sorted(run_views, key=lambda v: v.video_id)),
             refusals=tuple(run_refusals),
+            size=size,
+            real_size=inspected.real_size,
         )
-        for folder, run_views, run_refusals in zip(folders, views, refused, strict=True)
+        for folder, run_views, run_refusals, size in zip(
+            folders, views, refused, inspected.sizes, strict=True
+        )
     ]
 
 
@@ -153,7 +166,6 @@ def _compare(work: _Work) -> _Outcome:
         shrunk = (take_1.bgr.shape[2], take_1.bgr.shape[1])
         path = takes.take_2
         take_2 = read(path, shrunk=shrunk, mask=takes.mask_2)
-        _same_size(take_2.size, take_1.size, takes)
     except ClipError as error:
         return _Outcome(results=[None] * num_runs, refusals=[[refusal_of(path, error)]] * num_runs)
     outcome = _Outcome(results=[None] * num_runs, refusals=[[] for _ in range(num_runs)])
@@ -175,20 +187,58 @@ def _same_size(size_2: tuple[int, int], size_1: tuple[int, int], takes: Takes) -
         )
 
 
-def _inspect(work: Sequence[_Work]) -> Iterator[Refusal]:
-    """Look at every file's header before the long work begins."""
+@dataclass(frozen=True, kw_only=True)
+class _Inspected:
+    work: list[_Work]
+    """What is left to compare."""
+    refusals: list[list[Refusal]]
+    """Of each run."""
+    sizes: list[tuple[int, int]]
+    """Width and height of the videos of each run."""
+    real_size: tuple[int, int]
+
+
+def _inspect(work: Sequence[_Work], num_runs: int) -> _Inspected:
+    """Look at every file's header before the long work begins.
+
+    Videos are resized to the benchmark's size: a run whose own differ would be several runs in one.
+    """
+    left, real_size = [], (0, 0)
+    refusals: list[list[Refusal]] = [[] for _ in range(num_runs)]
+    found: list[dict[Path, tuple[int, int]]] = [{} for _ in range(num_runs)]
     for item in progress(work, desc="checking videos", unit="view"):
-        size_1: tuple[int, int] | None = None
-        for path in (item.takes.take_1, item.takes.take_2, *item.generated):
+        path = item.takes.take_1
+        try:
+            real_size = inspect_clip(path, item.fps)
+            path = item.takes.take_2
+            _same_size(inspect_clip(path, item.fps), real_size, item.takes)
+        except ClipError as error:
+            for run in refusals:
+                run.append(refusal_of(path, error))
+            continue
+        left.append(item)
+        for sizes, run, video in zip(found, refusals, item.generated, strict=True):
             try:
-                size = inspect_clip(path, item.fps) if path is not None else (0, 0)
-                if path == item.takes.take_1:
-                    size_1 = size
-                elif path == item.takes.take_2 and size_1 is not None:
-                    _same_size(size, size_1, item.takes)
+                if video is not None:
+                    sizes[video] = inspect_clip(video, item.fps)
             except ClipError as error:
-                assert path is not None
-                yield refusal_of(path, error)
+                run.append(refusal_of(video, error))
+    usual = [Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0) for sizes in found]
+    for sizes, run, (width, height) in zip(found, refusals, usual, strict=True):
+        for path, size in [*sizes.items()]:
+            if size != (width, height):
+                told = (
+                    f"{path} is of {size[0]}x{size[1]} pixels, its run of {width}x{height}; give all one size"
+                )
+                run.append(Refusal(file=str(path), reason=told))
+                del sizes[path]
+    kept = [
+        replace(
+            item, generated=tuple(v if v in s else None for s, v in zip(found, item.generated, strict=True))
+        )
+        for item in left
+    ]
+    return _Inspected(work=kept, refusals=refusals, sizes=usual, real_size=real_size)
 
 
 def _compare_all(work: Sequence[_Work], workers: int) -> Iterator[_Outcome]:
@@ -210,7 +260,9 @@ def _compare_all(work: Sequence[_Work], workers: int) -> Iterator[_Outcome]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _refuse(refusals: Sequence[Refusal]) -> None:
+def _refuse(of_runs: Iterable[Sequence[Refusal]]) -> None:
+    # Those of the benchmark's files are every run's.
+    refusals = list(dict.fromkeys(itertools.chain(*of_runs)))
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise UserError(f"{refusals[0].reason}{more}; --partial scores the rest")
@@ -281,6 +333,18 @@ def _notes(
                 f"{run.folder}: {len(run.refusals)} left out, {len(run.views)} videos scored; "
                 f"first reason: {run.refusals[0].reason}"
             )
+        if run.size != run.real_size:
+            (width, height), (real_width, real_height) = run.size, run.real_size
+            how = "scaled" if width * real_height == height * real_width else "stretched"
+            notes.append(
+                f"{run.folder}: videos of {width}x{height} pixels were {how} to the benchmark's "
+                f"{real_width}x{real_height}"
+            )
+    if len({tuple(view.video_id for view in run.views) for run in runs}) > 1:
+        notes.append(
+            "runs lack different videos, so their mean and standard deviation are over different views; "
+            "make the missing ones"
+        )
     if not complete:
         notes.append(
             f"{len(scenarios)} of the benchmark's {NUM_SCENARIOS} scenarios were scored; "

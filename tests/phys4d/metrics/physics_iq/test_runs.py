@@ -134,14 +134,30 @@ def test_two_processes_find_what_one_finds(real: Path, late: Path, tmp_path: Pat
 def test_generated_videos_of_another_size_are_stretched(
     conformance: ModuleType, real: Path, late: Path, tmp_path: Path
 ) -> None:
-    """What lies at the same share of width and height is compared; resolution costs a few points."""
+    """What lies at the same share of width and height is compared; resolution costs a few points.
+
+    A run of several sizes would be stretched in several ways.
+    """
     larger = conformance.write_generated(
         tmp_path / "larger",
         lambda s, v: lambda t: conformance.path_of(s, v, 1)((t - 0.5).clip(0)),
         size=(256, 192),
     )
-    found, expected = (scores(real, folder)["verified"]["score"] for folder in (larger, late))
-    assert found == pytest.approx(expected, abs=5)
+    found, expected = (scores(real, folder) for folder in (larger, late))
+    assert found["verified"]["score"] == pytest.approx(expected["verified"]["score"], abs=5)
+    assert f"{larger}: videos of 256x192 pixels were scaled to the benchmark's 128x96" in found["notes"]
+    assert not any("scaled" in note for note in expected["notes"])
+    portrait = larger / conformance.generated_name(0, 1)
+    conformance.write_mp4(portrait, conformance.paint(conformance.path_of(0, 1, 1), size=(96, 128)))
+    told = f"{portrait} is of 96x128 pixels, its run of 256x192; give all one size"
+    with pytest.raises(ValueError, match=f"{told}; --partial"):
+        scores(real, larger)
+    for path in larger.iterdir():
+        if path != portrait:
+            path.unlink()
+    found = scores(real, larger, late, partial=True)
+    assert f"{larger}: videos of 96x128 pixels were stretched to the benchmark's 128x96" in found["notes"]
+    assert any(note.startswith("runs lack different videos") for note in found["notes"])
 
 
 def test_frames_are_bit_for_bit_those_of_opencv(real: Path) -> None:
@@ -323,6 +339,10 @@ def test_with_stored_masks_the_scores_are_those_of_the_benchmarks_tool(
         (["--real", "x", "--generated", "y"], "--fps is missing"),
         (["--real", "x", "--generated", "y", "--fps", "8"], "--generated y is no folder"),
         (["--real", "x", "--generated", "/", "--fps", "0"], "--fps is missing"),
+        (
+            ["--real", "x", "--generated", "y", "--fps", "8", "--json", "."],
+            "--json . is a folder; name a file",
+        ),
     ],
 )
 def test_a_command_that_lacks_something_says_what(
@@ -344,6 +364,8 @@ def test_folders_of_runs_are_those_that_hold_videos_or_are_refused(late: Path, t
     for name in ("run_02", "third"):
         (tmp_path / name).mkdir()
         (tmp_path / name / ("._0001_a.mp4" if name == "run_02" else "0001_a.avi")).touch()
-        with pytest.raises(ValueError, match=f"{name} holds no mp4 file; encode its videos as mp4, or remove"):
+        with pytest.raises(
+            ValueError, match=f"{name} holds no mp4 file; encode its videos as mp4, or remove"
+        ):
             find_runs([tmp_path])
         shutil.rmtree(tmp_path / name)
