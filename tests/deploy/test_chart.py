@@ -19,6 +19,7 @@ from reward_service.config import ServiceConfig
 
 PROFILES = rendering.CHART / "profiles"
 POOL, CPU = PROFILES / "gpu-pool.yaml", PROFILES / "cpu.yaml"
+ONE_SPLIT = tuple(f"data.splits[0].{v}" for v in ("name=train", "out=rigid", "numSamples=8", "seedStart=0"))
 SMOOTH = "rewards[0].name=smooth", "rewards[0].importPath=examples.motion_smoothness:MotionSmoothness"
 
 
@@ -49,6 +50,10 @@ def on_cpus() -> list[rendering.Manifest]:
         ((*SMOOTH, "rewards[1].name=smooth", "rewards[1].endpoint=a:1"), "two are named smooth"),
         ("networkPolicy.clientCidrs={office}", "/networkPolicy/clientCidrs/0.*does not match"),
         ("gateway.tls.clientCaSecret=ca", "trainer.clientCertSecret is empty"),
+        ("gateway.port=9902", "/gateway/port.*'not' failed"),
+        ("sceneChamfer=false", "nothing to score with; name a reward"),
+        ("trainer.dataset=rigids", "wait for rigids/val, but data.splits makes only rigid-mixed/train, rigid/tr"),
+        (ONE_SPLIT, "wait for rigid-mixed/train, but data.splits makes only rigid/train; add that split"),
         ("data.enabled=false", "would wait for data on an empty volume"),
         ("data.volume.accessModes={ReadWriteOnce}", r"the same node, but data.nodeSelector is \{\}"),
         (

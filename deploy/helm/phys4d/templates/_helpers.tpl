@@ -88,6 +88,7 @@ reward_service.remote:RemoteReward(name={{ .name | quote }}, endpoint={{ .endpoi
 {{- define "phys4d.targets" -}}
 {{- $weighted := false }}{{ $targets := list }}{{ $parts := list }}
 {{- $names := list }}
+{{- if not (or .Values.sceneChamfer .Values.rewards) }}{{ fail "sceneChamfer is false and rewards is empty, so there is nothing to score with; name a reward" }}{{ end }}
 {{- range .Values.rewards }}
 {{- if has .name $names }}{{ fail (printf "rewards: two are named %s; give each its own name" .name) }}{{ end }}
 {{- $names = append $names .name }}
