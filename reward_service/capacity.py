@@ -120,7 +120,7 @@ def costs_of_metrics(where: str, base: Costs) -> Costs:
     """Mean costs of a running service: `score` and `decode`.
 
     Raises:
-        UserError: nothing answers there, or no rollout was scored.
+        UserError: nothing answers there, no such file, or no rollout was scored.
     """
     if where.startswith(("http://", "https://")):
         try:
@@ -130,6 +130,8 @@ def costs_of_metrics(where: str, base: Costs) -> Costs:
             raise UserError(
                 f"no metrics at {where}: {error}; start the service with --metrics-port"
             ) from None
+    elif not Path(where).is_file():
+        raise UserError(f"no file {where} of metrics; a running service's are at a URL such as http://{where}")
     else:
         text = Path(where).read_text(encoding="utf-8")
     means = read_phases(text)

@@ -135,6 +135,8 @@ def test_costs_are_the_means_of_a_services_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics").write_text(ServiceMetrics().text())
     with pytest.raises(UserError, match="no scored rollout"):
         costs_of_metrics(str(tmp_path / "metrics"), costs)
+    with pytest.raises(UserError, match="no file 127.0.0.1:9464/metrics .* http://127.0.0.1:9464/metrics$"):
+        costs_of_metrics("127.0.0.1:9464/metrics", costs)
 
 
 def test_the_program_measures_sizes_simulates_and_plots(tmp_path: Path) -> None:
