@@ -135,6 +135,24 @@ def test_the_label_of_the_gpu_pool_is_asked_for_where_there_is_a_pool_only(on_cp
     assert {where.partition("/")[0] for where in labelled} == {"Job", "RayService"} and len(labelled) == 2
 
 
+def test_the_readme_says_what_a_node_of_the_small_profiles_must_hold(on_cpus) -> None:
+    """All pods once, and the autoscaler beside the head."""
+
+    def amount(quantity: str) -> float:
+        units = {"m": 1e-3, "Mi": 1 / 1024, "Gi": 1.0, "": 1.0}
+        return float(quantity.rstrip("mMGi")) * units[quantity.lstrip("0123456789.")]
+
+    readme = (rendering.CHART.parents[1] / "README.md").read_text()
+    for profile, manifests in (("cpu", on_cpus), ("one-gpu", rendering.render(PROFILES / "one-gpu.yaml"))):
+        (service,) = of_kind(manifests, "RayService")
+        asked = [service["spec"]["rayClusterConfig"]["autoscalerOptions"]["resources"]["requests"]]
+        for pod in pods(manifests).values():
+            asked += [container["resources"]["requests"] for container in pod["spec"]["containers"]]
+        cores, gib = (sum(amount(str(request[what])) for request in asked) for what in ("cpu", "memory"))
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{profile}.yaml`")]
+        assert f"{cores:.1f} cores and {gib:.1f} GiB" in line
+
+
 def test_pods_that_share_a_volume_of_one_node_run_on_one_node(on_cpus) -> None:
     """Each follows any that is there; the first matches its own term, which lets it go anywhere."""
 
