@@ -64,8 +64,8 @@ class CapacityConfig:
     num_iterations: int = 20
     """Iterations that are simulated; the first is left out."""
     max_replicas: int = 10_000
-    """Largest pool of the scaling curve, in which the number of trainers grows with the replicas, and the ingress
-    cores with the trainers."""
+    """Largest pool of the scaling curve, in which the trainers grow with the replicas, and with them the
+    ingress cores."""
     plot: Literal["yes", "no"] = "yes"
     out: Path = Path("runs/capacity")
     page: Path | None = None
@@ -131,7 +131,9 @@ def costs_of_metrics(where: str, base: Costs) -> Costs:
                 f"no metrics at {where}: {error}; start the service with --metrics-port"
             ) from None
     elif not Path(where).is_file():
-        raise UserError(f"no file {where} of metrics; a running service's are at a URL such as http://{where}")
+        raise UserError(
+            f"no file {where} of metrics; a running service's are at a URL such as http://{where}"
+        )
     else:
         text = Path(where).read_text(encoding="utf-8")
     means = read_phases(text)

@@ -164,7 +164,8 @@ def replicas_needed(
     if cores > pool.num_ingress_cores:
         raise ValueError(
             f"num_ingress_cores is {pool.num_ingress_cores}, but unpacking keeps {cores:.1f} cores busy "
-            f"(num_trainers x num_rollouts x ingress_s / (sample_s + update_s)); give {math.ceil(cores)} or more"
+            "(num_trainers x num_rollouts x ingress_s / (sample_s + update_s)); "
+            f"give {math.ceil(cores)} or more"
         )
     if share(most) > max_wait_share:
         raise ValueError(

@@ -52,7 +52,7 @@ def on_cpus() -> list[rendering.Manifest]:
         ("gateway.tls.clientCaSecret=ca", "trainer.clientCertSecret is empty"),
         ("gateway.port=9902", "/gateway/port.*'not' failed"),
         ("sceneChamfer=false", "nothing to score with; name a reward"),
-        ("trainer.dataset=rigids", "wait for rigids/val, but data.splits makes only rigid-mixed/train, rigid/tr"),
+        ("trainer.dataset=rigids", "wait for rigids/val, but data.splits makes only rigid-mixed/train, "),
         (ONE_SPLIT, "wait for rigid-mixed/train, but data.splits makes only rigid/train; add that split"),
         ("data.enabled=false", "would wait for data on an empty volume"),
         ("data.volume.accessModes={ReadWriteOnce}", r"the same node, but data.nodeSelector is \{\}"),

@@ -8,7 +8,14 @@ import pytest
 
 from phys4d.runtime.errors import UserError
 from phys4d.types import Outcome, Score
-from reward_service.capacity import CapacityConfig, _growing, costs_of_metrics, enough_in_simulation, run, told
+from reward_service.capacity import (
+    CapacityConfig,
+    _growing,
+    costs_of_metrics,
+    enough_in_simulation,
+    run,
+    told,
+)
 from reward_service.capacity_model import (
     Costs,
     Pool,

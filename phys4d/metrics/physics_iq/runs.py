@@ -218,9 +218,10 @@ def _inspect(work: Sequence[_Work], num_runs: int) -> _Inspected:
             continue
         left.append(item)
         for sizes, run, video in zip(found, refusals, item.generated, strict=True):
+            if video is None:
+                continue
             try:
-                if video is not None:
-                    sizes[video] = inspect_clip(video, item.fps)
+                sizes[video] = inspect_clip(video, item.fps)
             except ClipError as error:
                 run.append(refusal_of(video, error))
     usual = [Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0) for sizes in found]

@@ -189,8 +189,8 @@ BLIND = {
 
 Nothing contradicts itself in a frozen world, and what rests has no energy. Played backwards, the ball is not
 where its points are sought, so they rest. It goes through the floor in free flight, smoothly. Where depth
-grows as a whole, and motion with it, the picture stays as it is. The flow cycle is closed by the simulator's way
-back: by its own every one of these worlds would come back to where it was.
+grows as a whole, and motion with it, the picture stays as it is. The flow cycle is closed by the simulator's
+way back: by its own every one of these worlds would come back to where it was.
 """
 
 
