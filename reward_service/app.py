@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from grpc_health.v1 import health_pb2
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
@@ -18,8 +19,10 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from phys4d.reward.v1 import reward_pb2 as pb
+from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig, read_token
+from reward_service.door import open_door
 from reward_service.packages import install, scorer_groups
 from reward_service.rewards import Offer, merge
 from reward_service.security import OnChange
@@ -78,9 +81,22 @@ class Scorer:
 
 
 class Ingress:
-    """Answers gRPC calls: checks them and hands each rollout to a scorer."""
+    """Answers gRPC calls: checks them and hands each rollout to a scorer.
 
-    def __init__(self, config: ServiceConfig, scorers: list[DeploymentHandle], generation: int) -> None:
+    Args:
+        config: tokens, limits, metrics.
+        scorers: who scores.
+        generation: tells one configuration from the next.
+        port: where it listens itself; None leaves calls to Ray's proxies.
+    """
+
+    # Ray calls `__del__` also where `__init__` failed.
+    _ending = False
+    _server: grpc.aio.Server | None = None
+
+    async def __init__(
+        self, config: ServiceConfig, scorers: list[DeploymentHandle], generation: int, port: int | None
+    ) -> None:
         self._config = config
         self._scorers = scorers
         self._scorer_of: dict[str, DeploymentHandle] = {}
@@ -94,6 +110,24 @@ class Ingress:
         if config.metrics_port is not None:
             # The replica that this one replaces may still hold the port.
             self._metrics.serve_when_free(config.host, config.metrics_port)
+        if port is not None:
+            self._server, _ = open_door(
+                config,
+                port,
+                Direct(self._ready),
+                DirectHealth(self),
+                token=self._token,
+                is_full=lambda: self._servicer is not None and self._servicer.is_full(),
+                shares_port=True,
+            )
+            await self._server.start()
+
+    async def __del__(self) -> None:
+        """Ray calls this when another takes its place: it takes no more calls, and those under way end."""
+        self._ending = True
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_s(self._config))
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
@@ -130,7 +164,7 @@ class Ingress:
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Whether scorers answer, whenever that changes."""
         last = None
-        while True:
+        while not self._ending:
             status = await self._health()
             if status != last:
                 yield health_pb2.HealthCheckResponse(status=status)
@@ -206,17 +240,56 @@ class Ingress:
         return Outcome(sample_id=rollout.sample_id, result=failure)
 
 
-def build(config: ServiceConfig, generation: int = 0) -> Application:
+class Direct(reward_pb2_grpc.RewardServiceServicer):
+    """The calls of an ingress that listens itself.
+
+    Args:
+        ready: the servicer, once the scorers have told what they offer.
+    """
+
+    def __init__(self, ready: Callable[[], Awaitable[RewardServicer]]) -> None:
+        self._ready = ready
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+        """What this server can score."""
+        return await (await self._ready()).GetServerInfo(request, context)
+
+    async def ScoreBatch(self, request: pb.ScoreBatchRequest, context: Any) -> pb.ScoreBatchResponse:
+        """Score the rollouts of a request."""
+        return await (await self._ready()).ScoreBatch(request, context)
+
+    async def ScoreStream(
+        self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Any
+    ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        """Score the rollouts of a stream."""
+        async for response in (await self._ready()).ScoreStream(request_iterator, context):
+            yield response
+
+
+class DirectHealth(health_pb2_grpc.HealthServicer):
+    """The health of an ingress that listens itself."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self.Check, self.Watch = ingress.Check, ingress.Watch
+
+
+def grace_s(config: ServiceConfig) -> float:
+    """Seconds that calls have to end in a replica that is replaced; they may wait for scorers that start."""
+    return max(config.drain_s, config.limits.max_scoring_s)
+
+
+def build(config: ServiceConfig, generation: int = 0, port: int | None = None) -> Application:
     """Bind the application for a configuration.
 
     Args:
         generation: another number replaces all replicas, one after the other, also under the same
             configuration: they read token, rewards and code anew.
+        port: where the ingress listens itself, on `config.host`; None leaves calls to Ray's proxies.
     """
     shared: dict[str, Any] = {
         "health_check_period_s": 2,
-        # A replica that is replaced ends as soon as its calls have; they may wait for scorers that start.
-        "graceful_shutdown_timeout_s": max(config.drain_s, config.limits.max_scoring_s),
+        # A replica that is replaced ends as soon as its calls have.
+        "graceful_shutdown_timeout_s": grace_s(config),
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
     }
     size: dict[str, Any] = {"num_replicas": config.num_replicas}
@@ -253,4 +326,4 @@ def build(config: ServiceConfig, generation: int = 0) -> Application:
         max_queued_requests=256,
         **shared,
     )(Ingress)
-    return ingress.bind(config, scorers, generation)
+    return ingress.bind(config, scorers, generation, port)
