@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
@@ -19,10 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from phys4d.reward.v1 import reward_pb2 as pb
-from phys4d.reward.v1 import reward_pb2_grpc
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig, read_token
-from reward_service.door import open_door
+from reward_service.door import LateHealth, LateServicer, open_door
 from reward_service.packages import install, scorer_groups
 from reward_service.rewards import Offer, merge
 from reward_service.security import OnChange
@@ -37,6 +36,10 @@ GRPC_SERVICER_FUNCTIONS = [
 RETRIES_WHEN_RENEWED = 3
 HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 5.0
+INGRESS = "Ingress"
+SUCCESSOR_PERIOD_S = 0.2
+SUCCESSOR_TIMEOUT_S = 180.0
+"""What a replica may take to start on busy cores."""
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
@@ -114,8 +117,8 @@ class Ingress:
             self._server, _ = open_door(
                 config,
                 port,
-                Direct(self._ready),
-                DirectHealth(self),
+                LateServicer(self._ready),
+                LateHealth(self.Check, self.Watch),
                 token=self._token,
                 is_full=lambda: self._servicer is not None and self._servicer.is_full(),
                 shares_port=True,
@@ -124,10 +127,17 @@ class Ingress:
 
     async def __del__(self) -> None:
         """Ray calls this when another takes its place: it takes no more calls, and those under way end."""
-        self._ending = True
         server, self._server = self._server, None
-        if server is not None:
-            await server.stop(grace_s(self._config))
+        if server is None:
+            return
+        try:
+            async with asyncio.timeout(SUCCESSOR_TIMEOUT_S):
+                while await asyncio.to_thread(_successor_starts):
+                    await asyncio.sleep(SUCCESSOR_PERIOD_S)
+        except (TimeoutError, RayError, RayServeException) as error:
+            logger.warning("not waiting for the ingress that takes over: %s", error)
+        self._ending = True
+        await server.stop(grace_s(self._config))
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
@@ -240,37 +250,16 @@ class Ingress:
         return Outcome(sample_id=rollout.sample_id, result=failure)
 
 
-class Direct(reward_pb2_grpc.RewardServiceServicer):
-    """The calls of an ingress that listens itself.
-
-    Args:
-        ready: the servicer, once the scorers have told what they offer.
-    """
-
-    def __init__(self, ready: Callable[[], Awaitable[RewardServicer]]) -> None:
-        self._ready = ready
-
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
-        """What this server can score."""
-        return await (await self._ready()).GetServerInfo(request, context)
-
-    async def ScoreBatch(self, request: pb.ScoreBatchRequest, context: Any) -> pb.ScoreBatchResponse:
-        """Score the rollouts of a request."""
-        return await (await self._ready()).ScoreBatch(request, context)
-
-    async def ScoreStream(
-        self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Any
-    ) -> AsyncIterator[pb.ScoreStreamResponse]:
-        """Score the rollouts of a stream."""
-        async for response in (await self._ready()).ScoreStream(request_iterator, context):
-            yield response
-
-
-class DirectHealth(health_pb2_grpc.HealthServicer):
-    """The health of an ingress that listens itself."""
-
-    def __init__(self, ingress: Ingress) -> None:
-        self.Check, self.Watch = ingress.Check, ingress.Watch
+def _successor_starts() -> bool:
+    """Whether the application has another ingress that does not listen yet."""
+    mine = serve.get_replica_context()
+    application = serve.status().applications.get(mine.app_name)
+    others = {
+        name: deployment.replica_states.get(ReplicaState.RUNNING, 0)
+        for name, deployment in (application.deployments if application else {}).items()
+        if name.startswith(INGRESS) and name != mine.deployment
+    }
+    return bool(others) and not any(others.values())
 
 
 def grace_s(config: ServiceConfig) -> float:
@@ -278,13 +267,17 @@ def grace_s(config: ServiceConfig) -> float:
     return max(config.drain_s, config.limits.max_scoring_s)
 
 
-def build(config: ServiceConfig, generation: int = 0, port: int | None = None) -> Application:
+def build(
+    config: ServiceConfig, generation: int = 0, *, port: int | None = None, ingress: str = INGRESS
+) -> Application:
     """Bind the application for a configuration.
 
     Args:
         generation: another number replaces all replicas, one after the other, also under the same
             configuration: they read token, rewards and code anew.
         port: where the ingress listens itself, on `config.host`; None leaves calls to Ray's proxies.
+        ingress: name of its deployment, which begins with `Ingress`. Ray ends a replica before it starts the
+            one that replaces it; under another name both listen for a while.
     """
     shared: dict[str, Any] = {
         "health_check_period_s": 2,
@@ -318,12 +311,14 @@ def build(config: ServiceConfig, generation: int = 0, port: int | None = None) -
         )(Scorer).bind(group, requirements, generation)
         for index, (group, requirements) in enumerate(scorer_groups(config))
     ]
-    ingress = serve.deployment(
+    takeover_s = 0.0 if port is None else SUCCESSOR_TIMEOUT_S
+    door = serve.deployment(
+        name=ingress,
         num_replicas=1,
         ray_actor_options={"num_cpus": 1},
         # Above the calls that are scored, so that too many are refused and health checks get through.
         max_ongoing_requests=config.limits.max_ongoing,
         max_queued_requests=256,
-        **shared,
+        **shared | {"graceful_shutdown_timeout_s": grace_s(config) + takeover_s},
     )(Ingress)
-    return ingress.bind(config, scorers, generation, port)
+    return door.bind(config, scorers, generation, port)

@@ -4,17 +4,19 @@ Ray's own proxies stand aside on one machine: they hand each chunk of a stream o
 takes a 50 MB rollout several times as long, and they know neither interceptors nor TLS.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from phys4d.reward.v1 import reward_pb2, reward_pb2_grpc
+from phys4d.reward.v1 import reward_pb2 as pb
+from phys4d.reward.v1 import reward_pb2_grpc
 from reward_service.config import ServiceConfig
 from reward_service.security import Gate
+from reward_service.servicer import RewardServicer
 
-SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["RewardService"].full_name
 
 
 def open_door(
@@ -58,3 +60,50 @@ def open_door(
     if credentials is None:
         return server, server.add_insecure_port(address)
     return server, server.add_secure_port(address, credentials)
+
+
+class LateServicer(reward_pb2_grpc.RewardServiceServicer):
+    """Calls of a servicer that is made when the first of them comes.
+
+    Args:
+        ready: the servicer, once the scorers have told what they offer.
+    """
+
+    def __init__(self, ready: Callable[[], Awaitable[RewardServicer]]) -> None:
+        self._ready = ready
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+        """What this server can score."""
+        return await (await self._ready()).GetServerInfo(request, context)
+
+    async def ScoreBatch(self, request: pb.ScoreBatchRequest, context: Any) -> pb.ScoreBatchResponse:
+        """Score the rollouts of a request."""
+        return await (await self._ready()).ScoreBatch(request, context)
+
+    async def ScoreStream(
+        self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Any
+    ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        """Score the rollouts of a stream."""
+        async for response in (await self._ready()).ScoreStream(request_iterator, context):
+            yield response
+
+
+class LateHealth(health_pb2_grpc.HealthServicer):
+    """grpc.health.v1 by two functions, whatever service is asked for."""
+
+    def __init__(
+        self,
+        check: Callable[[Any, Any], Awaitable[health_pb2.HealthCheckResponse]],
+        watch: Callable[[Any, Any], AsyncIterator[health_pb2.HealthCheckResponse]],
+    ) -> None:
+        self._check = check
+        self._watch = watch
+
+    async def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
+        """Whether it serves."""
+        return await self._check(request, context)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Whether it serves, whenever that changes."""
+        async for response in self._watch(request, context):
+            yield response

@@ -34,6 +34,8 @@ from reward_service.ready import EVERY_INTERFACE, PRESETS, announce, check_port,
 
 START_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
+RUNS = itertools.count()
+"""Each has an ingress of its own name, so that one listens before the other ends."""
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +79,8 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
     temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
-        _start_ray(config, (config.max_replicas or config.num_replicas) * len(groups) + 1, temp_dir)
+        # Room for a second ingress, which takes over from the first.
+        _start_ray(config, (config.max_replicas or config.num_replicas) * len(groups) + 2, temp_dir)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: signals.put(number))
         # No proxies of Ray: see `reward_service.door`.
@@ -199,9 +202,11 @@ class Served:
 def _run(config: ServiceConfig, generation: int, port: int) -> None:
     import ray.serve
 
-    from reward_service.app import build
+    from reward_service.app import INGRESS, build
 
-    ray.serve.run(build(config, generation, port), name="phys4d", route_prefix=None)
+    number = next(RUNS)
+    ingress = f"{INGRESS}{number or ''}"
+    ray.serve.run(build(config, generation, port=port, ingress=ingress), name="phys4d", route_prefix=None)
 
 
 def _tell(redeployed: "Future[None]") -> None:
