@@ -312,6 +312,7 @@ def build(
         for index, (group, requirements) in enumerate(scorer_groups(config))
     ]
     takeover_s = 0.0 if port is None else SUCCESSOR_TIMEOUT_S
+    at_door: dict[str, Any] = {**shared, "graceful_shutdown_timeout_s": grace_s(config) + takeover_s}
     door = serve.deployment(
         name=ingress,
         num_replicas=1,
@@ -319,6 +320,6 @@ def build(
         # Above the calls that are scored, so that too many are refused and health checks get through.
         max_ongoing_requests=config.limits.max_ongoing,
         max_queued_requests=256,
-        **shared | {"graceful_shutdown_timeout_s": grace_s(config) + takeover_s},
+        **at_door,
     )(Ingress)
     return door.bind(config, scorers, generation, port)
