@@ -126,7 +126,7 @@ def test_every_algorithm_learns_and_resumes_bit_for_bit(config: TrainConfig, tmp
     resumed.restore(tmp_path)
     assert resumed.kl_joint_nats == rows[1]["kl_joint_nats"], "the alarm on it needs no iteration of its own"
     again = resumed.iterate(2)
-    timings = {"sample_s", "wait_s", "update_s", "iteration_s"}
+    timings = {"sample_s", "wait_s", "wait_share", "update_s", "iteration_s"}
     assert {k: v for k, v in again.items() if k not in timings} == {
         k: v for k, v in rows[2].items() if k not in timings
     }
