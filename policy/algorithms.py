@@ -135,7 +135,9 @@ def _replayed(
     watched: set[int] = set()
     for recorded in batch.rollouts.steps:
         whole = batch.advantages
-        part = dataclasses.replace(whole, values=recorded.of(whole.values), trained=recorded.of(whole.trained))
+        part = dataclasses.replace(
+            whole, values=recorded.of(whole.values), trained=recorded.of(whole.trained)
+        )
         if not part.trained.any():
             continue
         # Without a price on it the KL is only watched: the first recorded step of each video will do.

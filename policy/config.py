@@ -273,9 +273,9 @@ class TrainConfig:
     eval_batch_size: int = 32
     """Held-out videos that are sampled, read and decoded together."""
     checkpoint_every: int = 1
-    """Iterations between checkpoints. A kill loses what came after the last one: with 1 the iteration under way,
-    with N up to N - 1 scored iterations more. A resumed run samples those again, to the same bits, and sends
-    them again under the same ids, so that its results do not depend on this; they are paid for twice."""
+    """Iterations between checkpoints. A kill loses what came after the last one: with 1 the iteration under
+    way, with N up to N - 1 scored iterations more. A resumed run samples those again, to the same bits, and
+    sends them again under the same ids: results do not depend on N, but that work is paid for twice."""
     keep_checkpoints: int = 2
     seed: int = 0
     num_threads: int = 2

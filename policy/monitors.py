@@ -167,13 +167,14 @@ class Monitors:
             before = f"at iteration 0 {first.baseline:.4g}, " if math.isfinite(first.baseline) else ""
             raise UserError(
                 f"alarm at iteration {iteration}: {first.name} is {first.value:.4g}, {before}allowed "
-                f"{first.rule}{more}; look at {report}, then change the reward, or the thresholds under monitor"
+                f"{first.rule}{more}; look at {report}, then change the reward, or the thresholds under "
+                "monitor"
             )
         if lacking := [name for name in HELD_OUT if name not in (self.baseline or now)]:
             raise UserError(
-                f"monitors have no {' and no '.join(lacking)} to compare with, so that nothing would watch the "
-                f"trained reward; see that there is an estimator (`make pretrain`) and that rewards are scored, "
-                f"remove {self.folder} and run again, or set --no-monitor.enabled"
+                f"monitors have no {' and no '.join(lacking)} to compare with, so that nothing would watch "
+                "the trained reward; see that there is an estimator (`make pretrain`) and that rewards are "
+                f"scored, remove {self.folder} and run again, or set --no-monitor.enabled"
             )
         if not self.baseline:
             self._keep(dict(now))
@@ -193,8 +194,8 @@ class Monitors:
         lines = [
             f"# Alarm at iteration {iteration}",
             "",
-            "The run was stopped: its videos changed in ways that the trained reward does not ask for, or can no "
-            "longer be watched.",
+            "The run was stopped: its videos changed in ways that the trained reward does not ask for, or "
+            "can no longer be watched.",
             "",
             "| statistic | iteration 0 | now | allowed |",
             "|---|---|---|---|",

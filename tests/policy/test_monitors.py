@@ -97,7 +97,7 @@ def test_a_monitor_does_not_turn_itself_off_where_rewards_fail(tmp_path: Path) -
     scored = REWARDS | {"val_failed_fraction": 0.5, "held_out_failed_fraction": 0.5}
     monitors = Monitors(MonitorConfig(), tmp_path)
     for name in ("val_failed_fraction", "held_out_failed_fraction"):
-        with pytest.raises(UserError, match=f"alarm at iteration 0: {name} is 1, allowed at most 0.5 without"):
+        with pytest.raises(UserError, match=f"alarm at iteration 0: {name} is 1, allowed at most 0.5"):
             monitors.check(0, {name: 1.0})
     for name in REWARDS:
         with pytest.raises(UserError, match=f"monitors have no {name} to compare with.*--no-monitor.enabled"):
