@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phys4d.models.registry import FULL
 from phys4d.reward.wire import rollout_to_proto
 from phys4d.runtime import config as configs
 from phys4d.types import Camera, Rollout, SceneSpec
@@ -63,8 +62,9 @@ def published(preset: str, *flags: str) -> dict:
     return dry_run(configs.load_preset(TrainConfig, folder, default=preset, args=list(flags))[0])
 
 
-@pytest.mark.parametrize("preset", FULL)
-def test_every_published_preset_is_counted_and_fits_its_gpus(preset: str) -> None:
+@pytest.mark.parametrize("preset", ["wan2.2-5b", "cogvideox-5b-i2v", "open-sora-1.2"])
+def test_the_presets_of_the_worked_example_fit_their_gpus_with_the_figures_of_the_page(preset: str) -> None:
+    """One of each backbone."""
     result = published(preset)
     assert result["model"] == preset and (result["num_gpus"], result["gpu_gib"]) == (8, 80.0)
     assert result["fits"] and 5 < result["total_gib"] < result["available_gib"]
