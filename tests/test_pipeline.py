@@ -245,7 +245,7 @@ def test_another_stage_2_is_refused_at_resume(trained: Path, whole: str, ended) 
         shutil.rmtree(stage)
         stage.symlink_to(theirs)
     assert code == 2 and settings.read_text() == before
-    assert "another stage 2 or other data (heads differ); remove runs/whole/stage3" in error
+    assert "was trained from something else (heads differ); remove runs/whole/stage3" in error
 
 
 def test_no_reward_service_is_one_line_and_an_exit_code(trained: Path) -> None:

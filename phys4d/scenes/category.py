@@ -98,7 +98,7 @@ def redraw_physics(rng: Rng, parameters: dict[str, Any], physical: Mapping[str, 
 PERTURBATION = 0.01
 """Relative change of physics and speeds in a second take, one standard deviation; at most three."""
 PUSH_M_S, JOINT_PUSH = 0.01, 0.05
-"""And what a hand adds to a release: m/s along each axis, and rad/s or m/s at a joint; standard deviations."""
+"""Standard deviation of what a hand adds to a release: m/s along each axis, rad/s or m/s at a joint."""
 SPEEDS = ("angular_velocity_rad_s", "drive_m_s", "linear_velocity_m_s", "start_speed", "wind_m_s")
 
 
