@@ -112,7 +112,8 @@ def train(config: TrainConfig) -> Path:
             seen = trainer.watch(videos) if config.monitor.enabled else {}
             if ranks.is_first and config.monitor.enabled:
                 scalars |= {f"monitor_{name}": value for name, value in seen.items()}
-                now = seen | {name: scalars[name] for name in ("val_reward",) if name in scalars}
+                judged = ("val_reward", "val_failed_fraction")
+                now = seen | {name: scalars[name] for name in judged if name in scalars}
                 if trainer.kl_joint_nats is not None:
                     now["kl_joint_nats"] = trainer.kl_joint_nats
                 try:
