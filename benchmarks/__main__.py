@@ -42,7 +42,8 @@ from phys4d.runtime.run import provenance
 from phys4d.runtime.threads import limit_threads
 
 FEW_REPEATS = 3
-QUICK_SIZES = 4
+QUICK_REPEATS, QUICK_SIZES = 2, 3
+"""Of rates and curves in a quick run."""
 HEADINGS = {
     "results": f"""
 ratio: the peer's cost over ours in the same repeat; above 1 we are faster, or smaller
@@ -70,7 +71,7 @@ class BenchConfig:
     row_s: float = 8.0
     """Seconds of a row after which it is not repeated again, once it has two repeats."""
     quick: bool = False
-    """3 repeats of all, and the 4 smallest sizes of curves: a look, not a measurement."""
+    """3 repeats, of rates and curves 2, and the 3 smallest sizes: a look, not a measurement."""
     names: bool = False
     """Print the names and end."""
     json: Path = Path("runs/bench/bench.json")
@@ -150,10 +151,10 @@ def _say(text: str) -> None:
 def _measured(item: Comparison | Rate | Curve, config: BenchConfig) -> Timing | RateTiming | CurveTiming:
     if isinstance(item, Comparison):
         return measure(item, repeats=FEW_REPEATS if config.quick else config.repeats, budget_s=config.row_s)
+    repeats, sizes = (QUICK_REPEATS, QUICK_SIZES) if config.quick else (FEW_REPEATS, None)
     if isinstance(item, Rate):
-        return measure_rate(item, repeats=FEW_REPEATS, budget_s=config.row_s)
-    sizes = QUICK_SIZES if config.quick else None
-    return measure_curve(item, repeats=FEW_REPEATS, budget_s=config.row_s, num_sizes=sizes)
+        return measure_rate(item, repeats=repeats, budget_s=config.row_s)
+    return measure_curve(item, repeats=repeats, budget_s=config.row_s, num_sizes=sizes)
 
 
 def _line(row: Timing | RateTiming | CurveTiming) -> str:

@@ -25,6 +25,7 @@ from benchmarks.registry import (
     Bounds,
     Comparison,
     Curve,
+    CurveTiming,
     Measured,
     Rate,
     Unavailable,
@@ -111,6 +112,12 @@ def test_powers_of_the_size_are_found_and_what_claims_to_be_linear_is_neither_mo
         assert not measure_curve(growing(ours=exponent, bounds=bounds), repeats=3).within
     assert measure_curve(growing(ours=0.3, bounds=(0.0, 1.3)), repeats=3).within
     assert measure_curve(growing(ours=1), repeats=3, num_sizes=3).sizes == (2, 4, 8)
+
+
+def test_a_quick_run_leaves_the_largest_sizes_and_a_repeat_out() -> None:
+    found = program._measured(growing(ours=1, unit="s"), program.BenchConfig(quick=True))
+    assert isinstance(found, CurveTiming)
+    assert (found.sizes, found.repeats) == ((2, 4, 8), 2)
 
 
 def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
