@@ -228,9 +228,22 @@ def test_siblings_of_an_untrained_model_are_made_to_differ_and_failures_stay() -
 
 
 def test_files_that_are_not_of_a_run_are_refused(tmp_path: Path) -> None:
-    for text, message in (("{", "is no JSON"), ("{}", "lacks machine and results")):
-        (tmp_path / "a.json").write_text(text)
-        with pytest.raises(ValueError, match=message):
+    machine = '"machine": {"cpu": "x", "num_cpus": 1, "python": "3", "git_commit": "c"}'
+    for text, message in (
+        (b"{", "a.json is no JSON"),
+        (b"\xff\xfe", "a.json is no JSON"),
+        (b"{}", "a.json lacks machine and results"),
+        (b'{"machine": null, "results": []}', "machine in .*a.json must hold cpu, .*, got None"),
+        (b'{"machine": {}, "results": []}', "machine in .*a.json must hold cpu, .*, got {}"),
+        (f'{{{machine}, "results": null}}'.encode(), "results in .*a.json must be a list of rows, got None"),
+        (f'{{{machine}, "results": [{{}}]}}'.encode(), "'name' has no default and is missing in row 0 of"),
+        (
+            f'{{{machine}, "results": [], "errors": [{{"name": 1, "error": ""}}]}}'.encode(),
+            "name in row 0 of errors in .*a.json must be str, got 1",
+        ),
+    ):
+        (tmp_path / "a.json").write_bytes(text)
+        with pytest.raises(UserError, match=message):
             compare.main([str(tmp_path / "a.json"), str(tmp_path / "a.json")])
     with pytest.raises(ValueError, match="no file .*none.json; write it with: make bench"):
         compare.main([str(tmp_path / "none.json"), str(tmp_path / "a.json")])
