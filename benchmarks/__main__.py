@@ -8,7 +8,6 @@ writes them as tables. What they are is told in docs/benchmarks.md.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import traceback
@@ -20,9 +19,6 @@ from tqdm import tqdm
 
 from benchmarks.plots import draw_curves
 from benchmarks.registry import (
-    COMPARISONS,
-    CURVES,
-    RATES,
     Comparison,
     Curve,
     CurveTiming,
@@ -33,6 +29,7 @@ from benchmarks.registry import (
     measure,
     measure_curve,
     measure_rate,
+    registered,
 )
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import UserError, one_line, run_main
@@ -84,19 +81,12 @@ class BenchConfig:
             raise ValueError(f"row_s must be above 0 seconds, got {self.row_s}")
 
 
-def register_all() -> None:
-    """Import every `bench_*.py`, which registers what it measures."""
-    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        importlib.import_module(f"benchmarks.{path.stem}")
-
-
 def main() -> int:
     """Command line; 1 if a benchmark failed."""
     config = load(BenchConfig)
     # Libraries read this when they are first imported.
     limit_threads(1)
-    register_all()
-    tables = {"results": COMPARISONS, "rates": RATES, "curves": CURVES}
+    tables = registered()
     chosen = [(key, item) for key, items in tables.items() for item in items if config.only in item.name]
     if not chosen:
         known = ", ".join(item.name for items in tables.values() for item in items)

@@ -21,7 +21,6 @@ from benchmarks.chamfer_gpu import GpuBenchConfig
 from benchmarks.distinct_rewards import STEP, DistinctPending
 from benchmarks.registry import (
     LINEAR,
-    RATES,
     Bounds,
     Comparison,
     Curve,
@@ -33,6 +32,7 @@ from benchmarks.registry import (
     measure,
     measure_curve,
     measure_rate,
+    registered,
 )
 from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
 from phys4d.models.registry import TINY
@@ -136,18 +136,17 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
         works = (lambda: Measured(cost, 3.0), lambda: Measured(4.0, 3.0))
         return Comparison(name="x", peer="p", make=lambda: works, rtol=0)
 
-    monkeypatch.setattr(program, "register_all", lambda: None)
-    monkeypatch.setattr(program, "CURVES", [growing(ours=1)])
     rates = [
         Rate(name="lacking", unit="y", make=lacking),
         Rate(name="broken", unit="y", make=broken),
         Rate(name="r", unit="y", make=lambda: (lambda: Measured(0.5, None, 3e6), 5)),
     ]
-    monkeypatch.setattr(program, "RATES", rates)
+    tables = {"rates": rates, "curves": [growing(ours=1)]}
+    monkeypatch.setattr(program, "registered", lambda: tables)
     files = []
     for ours in (1.0, 2.0):
         other = replace(measured(1.0), name="z", peer=f"peer of {ours}")
-        monkeypatch.setattr(program, "COMPARISONS", [measured(ours), other])
+        tables = {**tables, "results": [measured(ours), other]}
         files.append(tmp_path / f"{ours}.json")
         monkeypatch.setattr(sys, "argv", ["benchmarks", "--json", str(files[-1])])
         assert program.main() == 1, "a benchmark failed"
@@ -178,7 +177,15 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     assert f"only in {files[0]}: r\n" in capsys.readouterr().out
     written = tmp_path / "page.md"
     written.write_text("# Title\n\nText.\n\n## Figures\n\nOld ones.\n")
-    page.main([str(files[0]), "--page", str(written)])
+    monkeypatch.setattr(page, "registered", lambda: tables)
+    with pytest.raises(UserError, match="1.0.json lacks 2 of 6 rows, among them 'lacking', .* or --force"):
+        page.main([str(files[0]), "--page", str(written)])
+    quick = tmp_path / "quick.json"
+    quick.write_text(json.dumps({**content, "quick": True}))
+    with pytest.raises(UserError, match="quick.json is of a quick run, no measurement"):
+        page.main([str(quick), "--page", str(written)])
+    assert "Old ones" in written.read_text()
+    page.main([str(files[0]), "--page", str(written), "--force"])
     text = written.read_text()
     assert text.startswith("# Title\n\nText.\n\n## Figures\n\n") and "Old ones" not in text
     assert (
@@ -188,7 +195,7 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     assert "| grow (bytes) | 2-16 points | 1.00 | 0.9-1.1 | a < b 2.00 |" in text and "(page.svg)" in text
     assert "Failed: broken: it broke" in text and (tmp_path / "page.svg").exists()
     with pytest.raises(ValueError, match="has no heading '## Figures'"):
-        page.main([str(files[0]), "--page", str(files[1])])
+        page.main([str(files[0]), "--page", str(files[1]), "--force"])
 
 
 def test_a_module_owns_what_it_calls_of_c_and_counts_once_while_it_is_on_the_stack() -> None:
@@ -265,12 +272,13 @@ def test_a_rate_counts_units_and_not_calls() -> None:
 
 
 def test_every_category_is_timed_at_three_sizes_and_in_the_scorer_and_every_preset_in_each_stage() -> None:
-    program.register_all()
-    names = {item.name for item in RATES}
+    rates = registered()["rates"]
+    names = {item.name for item in rates}
     for category in CATEGORIES:
         assert {f"frames, {category}, {n} x {n}" for n in (64, 128, 512)} | {f"scored, {category}"} <= names
     assert {f"training, {p}, {s}, 2 threads" for p in TINY for s in ("base", "stage1", "stage2")} <= names
-    scored = next(item for item in RATES if item.name == "scored, rigid")
+    scored = next(item for item in rates if item.name == "scored, rigid")
+    assert isinstance(scored, Rate)
     work, units = scored.make()
     assert units == 1
     _, truth = work()  # pyright: ignore[reportGeneralTypeIssues]
