@@ -58,7 +58,7 @@ class Category:
     """Raises UnstableSimulation rather than return a state that is not physical."""
     physical: Mapping[str, tuple[float, float]]
     """Parameters of objects, fixtures or the scene that decide the motion without showing in frame 0, and
-    their ranges: redrawn under mixed physics, changed by about 1 % for a second take."""
+    their ranges: redrawn within them under mixed physics, changed by about 1 % for a second take."""
     redraw: Callable[[Rng, dict[str, Any]], None] | None = None
     """Mixed physics in another way than `redraw_physics`."""
     timestep_s: float = 0.002
@@ -95,17 +95,30 @@ def redraw_physics(rng: Rng, parameters: dict[str, Any], physical: Mapping[str, 
     _change(parameters, physical, lambda low, high, _: _between(rng, low, high))
 
 
+PERTURBATION = 0.01
+"""Relative change of physics and speeds in a second take, one standard deviation; at most three."""
+PUSH_M_S, JOINT_PUSH = 0.01, 0.05
+"""Standard deviation of what a hand adds to a release: m/s along each axis, rad/s or m/s at a joint."""
+SPEEDS = ("angular_velocity_rad_s", "drive_m_s", "linear_velocity_m_s", "start_speed", "wind_m_s")
+
+
 def perturb(rng: Rng, parameters: dict[str, Any], physical: Mapping[str, tuple[float, float]]) -> None:
-    """Second take: every physical parameter times 1 +- 1 %, and initial velocities by about 1 %."""
-    _change(
-        parameters,
-        physical,
-        lambda low, high, value: float(np.clip(value * (1 + 0.01 * rng.normal()), low, high)),
-    )
-    for entry in parameters["objects"]:
-        velocity = entry.get("linear_velocity_m_s")
-        if velocity is not None:
-            entry["linear_velocity_m_s"] = [v * (1 + 0.01 * rng.normal()) for v in velocity]
+    """Second take: physical parameters and speeds times 1 +- 1 %, and releases with a push of 1 cm/s."""
+
+    def near(value: float) -> float:
+        return value * (1 + PERTURBATION * float(np.clip(rng.normal(), -3, 3)))
+
+    _change(parameters, physical, lambda _low, _high, value: near(value))
+    for table in (parameters, *parameters["objects"]):
+        for name in SPEEDS:
+            if name in table:
+                value = table[name]
+                table[name] = [near(v) for v in value] if isinstance(value, list) else near(value)
+        if "linear_velocity_m_s" in table and "drive_m_s" not in table:
+            pushed = np.add(table["linear_velocity_m_s"], PUSH_M_S * rng.normal(size=3))
+            table["linear_velocity_m_s"] = pushed.tolist()
+        if "start_speed" in table:
+            table["start_speed"] += JOINT_PUSH * rng.normal()
 
 
 def _change(
