@@ -257,7 +257,7 @@ def _check(
 
 
 def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and value >= least
+    return isinstance(value, int | np.integer) and bool(value >= least)
 
 
 def _cells(name: str, shape: tuple[int, int, int], sample: Any, frame: Any, obj: Any, points: Any) -> Any:

@@ -35,10 +35,10 @@ Arrays are NumPy's, exact to the last bit, because motion and depth are measured
 codec would blur both. Contacts are those that MuJoCo computes; liquids, sand and balls in them have none.
 
 World: metres, z up. Camera: OpenCV. Depth is z-depth; motion is (du px, dv px, dz m) to the next frame; pixel
-centres lie at half integers. Instance 0 is what does not move. Motion of what gets behind the camera is 0, 0, dz.
+centres lie at half integers. Instance 0 is what does not move. What gets behind the camera moves by 0, 0, dz.
 
-Category masks are not stored, since a scene is of one category: of a pixel whose `object_ids` is above 0 it is
-the specification's `category`, numbered from 1 as here, and 0 elsewhere (`category_ids` of the reader):
+Category masks are not stored, since a scene is of one category: where `object_ids` is above 0 it is
+that of the specification's `category`, numbered as follows, and 0 elsewhere (`category_ids` of the reader):
 {categories}.
 
 ## Limits
