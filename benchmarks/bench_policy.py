@@ -14,12 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.children import memory
 from benchmarks.registry import Work, compare
 from phys4d.runtime.threads import limit_threads
+
+PROCESS = """
+from benchmarks.bench_policy import make_trainer, plain_iteration
+from phys4d.runtime.threads import limit_threads
+limit_threads(2)
+trainer = make_trainer()
+"""
 
 if TYPE_CHECKING:
     from policy.trainer import Trainer
@@ -167,3 +175,16 @@ def against_the_same_window() -> tuple[Work, Work]:
 def against_all_steps() -> tuple[Work, Work]:
     """Overlap and the smaller window together."""
     return against_plain_loop(all_steps=True)
+
+
+@compare(
+    "RL iteration, 2 groups of 4 videos, memory",
+    peer="plain loop of the Flow-GRPO kind, which keeps all 7 noisy steps; same models and service",
+    unit="bytes",
+)
+def memory_against_all_steps() -> tuple[Work, Work]:
+    """By how much the peak of a process grows in an iteration, above models and data; the first warms up."""
+    return (
+        partial(memory, PROCESS, "trainer.iterate(1)"),
+        partial(memory, PROCESS, "plain_iteration(trainer, 1, all_steps=True)"),
+    )

@@ -150,7 +150,8 @@ def around_the_reward(size: int) -> dict[str, Work]:
 
 @compare("50 MB rollout to a service on Ray, all but the reward", peer="the plain server")
 def on_ray() -> tuple[Work, Work]:
-    """Below 1: what Ray's proxy costs a large rollout. It buys scorers on many machines."""
+    """Below 1: what the way to a scorer through Ray costs a large rollout. It buys scorers that come and go,
+    on many machines."""
     servers = [Server(*PROBE, "--num-replicas", "1", program=program) for program in ("serve", "plain")]
     clients, rollout = [RewardClient(server.endpoint) for server in servers], made_up(49, 359, 359)
 

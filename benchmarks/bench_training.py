@@ -1,5 +1,8 @@
 """Training steps: of each tiny preset in each stage; and of stage 2's kind beside accelerate's loop.
 
+Of stage 3, it is updates of the policy: what `policy.train` takes to differentiate half of an iteration's
+videos and step, its waiting for rewards left out.
+
 Steps of presets are those of the programs that users run, each in a process of its own with its two threads:
 `pretrain.base`, then on its model `pretrain.train`, then `sft.train`, as `make` runs them but for few steps.
 Their `metrics.jsonl` tells what ten steps took, so that nothing but steps is counted.
@@ -19,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from benchmarks.bench_policy import start_service
 from benchmarks.children import peak_of
 from benchmarks.registry import Measured, Work, compare, rate
 from phys4d.models.lora import add_lora
@@ -28,6 +32,7 @@ from phys4d.runtime.metrics import read_metrics
 from phys4d.runtime.optimiser import OptimiserConfig
 from phys4d.runtime.threads import limit_threads
 from phys4d.training import fit
+from policy.config import TrainConfig
 
 STEPS, BATCH = 4, 16
 LOGGED_EVERY, NUM_LOGGED = 10, 3
@@ -46,6 +51,13 @@ STAGES = {
     "stage2": (f"sft.train --data DATA --optimiser.num-steps {NUM_STEPS}", "loss"),
 }
 """In the order in which one needs what the other wrote: its program, and a scalar of each logged step."""
+NUM_ITERATIONS = 2
+VIDEOS = (
+    TrainConfig().rollout.num_prompts
+    * TrainConfig().rollout.group_size
+    // TrainConfig().algorithm.updates_per_iteration
+)
+REWARD = "benchmarks.distinct_rewards:change_of_pixels"
 PEER = f"accelerate {importlib.metadata.version('accelerate')} loop, torch's own threads"
 
 
@@ -84,6 +96,48 @@ def steps_of(preset: str, stage: str) -> tuple[Work, int]:
 
 for _preset, _stage in itertools.product(TINY, STAGES):
     rate(f"training, {_preset}, {_stage}, 2 threads", unit="steps")(partial(steps_of, _preset, _stage))
+
+
+@cache
+def _endpoint() -> str:
+    """Of a plain reward service, which ends with this process."""
+    return start_service(_folder())
+
+
+@cache
+def _updated(preset: str) -> tuple[list[float], float]:
+    """Run stage 3 after stage 2; seconds of the updates of each iteration, and its peak of memory in bytes.
+
+    Its reward is one in which no two videos are equal: groups without spread train nothing.
+
+    Raises:
+        ValueError: a group was not trained.
+    """
+    _trained(preset, "stage2")
+    folder = _folder()
+    flags = (
+        f"policy.train --preset {preset} --run {folder}/{preset} --data {folder}/data --num-threads 2 "
+        f"--num-iterations {NUM_ITERATIONS} --eval-every {NUM_ITERATIONS} --num-eval-prompts 2 "
+        f"--reward.endpoint {_endpoint()} --reward.sources {REWARD} 1"
+    )
+    peak_bytes = peak_of(*flags.split())
+    rows = [row for row in read_metrics(folder / preset / "stage3" / "metrics.jsonl") if "update_s" in row]
+    if any(row["dropped_groups"] or row["skipped_updates"] for row in rows):
+        raise ValueError(f"{preset}: not all groups were trained, so an update is not a whole one")
+    return [row["update_s"] for row in rows], peak_bytes
+
+
+def updates_of(preset: str) -> tuple[Work, int]:
+    """The updates of an iteration; a call tells of those of the next."""
+    spans_s, peak_bytes = _updated(preset)
+    spans = itertools.cycle(spans_s)
+    return lambda: Measured(next(spans), None, peak_bytes), TrainConfig().algorithm.updates_per_iteration
+
+
+for _preset in TINY:
+    rate(f"training, {_preset}, stage3, 2 threads", unit=f"updates on {VIDEOS} videos")(
+        partial(updates_of, _preset)
+    )
 
 
 @compare(f"{STEPS} LoRA steps of tiny Wan, {BATCH} videos", peer=PEER, rtol=1e-3)

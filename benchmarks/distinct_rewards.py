@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from jaxtyping import UInt8
+
 from phys4d.types import Outcome, Rollout
 from policy.rewards import Pending, Rewards
 
 STEP = 1e-3
+
+
+def change_of_pixels(completions: Sequence[UInt8[np.ndarray, "frames height width 3"]]) -> list[float]:
+    """Mean absolute change of pixels from frame to frame, in [0, 1]; noise makes it another in each video."""
+    return [float(np.abs(np.diff(video.astype(np.float64), axis=0)).mean()) / 255 for video in completions]
 
 
 class DistinctPending(Pending):

@@ -6,6 +6,7 @@ rollout, and how its terms are differentiated; a term is one trained step, or no
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -127,20 +128,29 @@ def _policy_loss(
 def _replayed(
     batch: Batch, loss: Callable[[Batch, RecordedStep, StepOut, Tensor | None], PolicyLoss]
 ) -> list[tuple[LossStats, bool]]:
-    """Replay each recorded step as it was sampled, in one forward of the same shape."""
+    """Replay each recorded step in one forward of the videos that took it."""
     if not batch.advantages.trained.any():
         return []
     results = []
+    watched: set[int] = set()
     for recorded in batch.rollouts.steps:
-        # Without a price on it the KL is only watched: one recorded step of each batch will do.
-        with_kl = batch.config.kl_weight > 0 or recorded is batch.rollouts.steps[0]
+        whole = batch.advantages
+        part = dataclasses.replace(
+            whole, values=recorded.of(whole.values), trained=recorded.of(whole.trained)
+        )
+        if not part.trained.any():
+            continue
+        # Without a price on it the KL is only watched: the first recorded step of each video will do.
+        videos = set(recorded.videos or range(len(whole.values)))
+        with_kl = batch.config.kl_weight > 0 or not videos <= watched
+        watched |= videos
         out = replay(batch.model, batch.rule, batch.rollouts, recorded)
         kl = None
         if with_kl:
             with torch.no_grad(), batch.model.reference():
                 reference = replay(batch.model, batch.rule, batch.rollouts, recorded)
             kl = kl_gaussian(out.mean, reference.mean, out.std, batch.model.generated_mask(out.mean))
-        result = loss(batch, recorded, out, kl)
+        result = loss(dataclasses.replace(batch, advantages=part), recorded, out, kl)
         result.loss.backward()
         results.append((result.stats, with_kl))
     return results

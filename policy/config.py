@@ -29,11 +29,11 @@ class RolloutConfig:
     noise_level: float = 0.7
     """Strength of the sampler's noise; eta of `ddim_v`."""
     window_size: int = 2
-    """Consecutive stochastic, trained steps per prompt batch."""
+    """Consecutive stochastic, trained steps of each video."""
     window_end: int = 4
     """The window lies within positions [0, window_end): the noisy part, which decides the motion."""
     window: Literal["random", "fixed", "sliding"] = "random"
-    """Where the window starts: drawn for each batch of groups, at `window_start`, or moving on from there."""
+    """Where the window starts: drawn for each group, at `window_start`, or moving on from there."""
     window_start: int = 0
     """Where a fixed window starts and a sliding one begins."""
     window_interval: int = 5
@@ -209,6 +209,9 @@ class MonitorConfig:
     """Shares of unique and of visible carried points stay above this part of their first values."""
     max_held_out_drop: float = 0.1
     """The reward that is never trained on falls by less than this while the trained one rises."""
+    max_failed_fraction: float = 0.5
+    """Held-out videos without a score, of the trained reward and of the one that is never trained on. What
+    cannot be scored cannot be watched."""
     max_kl_joint_nats: float = 100.0
     """KL to the reference of all trained steps of a video together."""
 
@@ -216,6 +219,7 @@ class MonitorConfig:
         at_least_1(self, "num_videos")
         must(self, "above 1", lambda value: value > 1, "max_ratio")
         must(self, "in [0, 1]", lambda value: 0 <= value <= 1, "min_share")
+        must(self, "in [0, 1)", lambda value: 0 <= value < 1, "max_failed_fraction")
         above_0(self, "max_luminance_change", "max_held_out_drop", "max_kl_joint_nats")
 
 
@@ -268,7 +272,10 @@ class TrainConfig:
     num_eval_prompts: int = 32
     eval_batch_size: int = 32
     """Held-out videos that are sampled, read and decoded together."""
-    checkpoint_every: int = 5
+    checkpoint_every: int = 1
+    """Iterations between checkpoints. A kill loses what came after the last one: with 1 the iteration under
+    way, with N up to N - 1 scored iterations more. A resumed run samples those again, to the same bits, and
+    sends them again under the same ids: results do not depend on N, but that work is paid for twice."""
     keep_checkpoints: int = 2
     seed: int = 0
     num_threads: int = 2

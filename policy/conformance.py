@@ -36,7 +36,7 @@ from policy.schedules import (
 from policy.step_rules import Sampler
 
 TOLERANCE = 1e-5
-"""Largest deviation allowed, relative where the recorded value is above 1 in size."""
+"""Largest deviation allowed; relative for log-probs above 1 in size, absolute for all else."""
 
 IMAGE_SHAPE = (2, 4, 8, 8)
 VIDEO_SHAPE = (2, 3, 4, 6, 6)
@@ -150,12 +150,20 @@ def recompute(key: str, families: Mapping[str, CaseFamily]) -> dict[str, float |
     return values
 
 
-def deviation(got: float | list[float], recorded: float | list[float]) -> float:
-    """Largest |got - recorded| / max(1, |recorded|); NaN counts as infinite."""
+def deviation(
+    got: float | list[float], recorded: float | list[float], *, relative_above_1: bool = False
+) -> float:
+    """Largest |got - recorded|, divided by |recorded| where that is asked for and above 1.
+
+    NaN counts as infinite.
+    """
     got_array, recorded_array = np.atleast_1d(got), np.atleast_1d(recorded)
     if got_array.shape != recorded_array.shape:
         return math.inf
-    worst = np.max(np.abs(got_array - recorded_array) / np.maximum(1.0, np.abs(recorded_array)))
+    gaps = np.abs(got_array - recorded_array)
+    if relative_above_1:
+        gaps = gaps / np.maximum(1.0, np.abs(recorded_array))
+    worst = np.max(gaps)
     return float(worst) if math.isfinite(worst) else math.inf
 
 
@@ -215,7 +223,8 @@ def check_cases(cases: Mapping[str, Mapping[str, Any]]) -> Conformance:
             if not all(type(number) in (int, float) for number in numbers):
                 raise ValueError(f"{field} of case {key} must be numbers, got {recorded!r}")
             kind = _KIND[field.removeprefix("cps_")]
-            worst[kind] = max(worst[kind], deviation(values[field], recorded))
+            gap = deviation(values[field], recorded, relative_above_1=kind == "log_prob")
+            worst[kind] = max(worst[kind], gap)
     return Conformance(num_cases=len(names), **worst)
 
 

@@ -24,7 +24,8 @@ from policy.config import MonitorConfig
 
 RATIOS = ("motion_energy", "edges", "flicker")
 SHARES = ("unique_points", "coverage")
-HELD_OUT = {"held_out_reward", "val_reward"}
+HELD_OUT = ("val_reward", "held_out_reward")
+FAILED = ("val_failed_fraction", "held_out_failed_fraction")
 
 
 def pixel_statistics(videos: UInt8[np.ndarray, "videos frames height width 3"]) -> dict[str, float]:
@@ -95,6 +96,10 @@ def alarms(now: Mapping[str, float], baseline: Mapping[str, float], config: Moni
         if not allowed:
             found.append(Alarm(name, now[name], baseline.get(name, math.nan), rule))
 
+    for name in FAILED:
+        if name in now:
+            limit = config.max_failed_fraction
+            judge(name, now[name] <= limit, f"at most {limit:g} without a score")
     both = {name for name in now if name in baseline}
     for name in RATIOS:
         if name in both and baseline[name] > 0:
@@ -109,7 +114,7 @@ def alarms(now: Mapping[str, float], baseline: Mapping[str, float], config: Moni
         if name in both:
             least = config.min_share * baseline[name]
             judge(name, now[name] >= least, f"at least {config.min_share:g} times")
-    if both >= HELD_OUT and now["val_reward"] > baseline["val_reward"]:
+    if both.issuperset(HELD_OUT) and now["val_reward"] > baseline["val_reward"]:
         drop = baseline["held_out_reward"] - now["held_out_reward"]
         limit = config.max_held_out_drop
         judge("held_out_reward", drop <= limit, f"at most {limit:g} below while the trained reward rises")
@@ -142,40 +147,43 @@ class Monitors:
     ) -> None:
         """Compare with iteration 0, or become its record.
 
-        What could not be measured then is compared with the first iteration in which it could.
+        A statistic that could not be measured then is compared with the first iteration in which it could.
+        Without the held-out rewards there is no record, since nothing would watch the trained one.
 
         Args:
             picture: writes what the videos look like to a file; called for an alarm's report.
 
         Raises:
-            UserError: a threshold is passed; names the report.
+            UserError: a threshold is passed, and names the report; or a held-out reward is not in the record.
         """
-        if iteration == 0 or not self.baseline:
+        if iteration == 0:
+            self.baseline = {}
+        if found := alarms(now, self.baseline, self.config):
+            report = self._write_report(iteration, now, found)
+            if picture is not None:
+                picture(report.parent / "videos.png")
+            first = found[0]
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            before = f"at iteration 0 {first.baseline:.4g}, " if math.isfinite(first.baseline) else ""
+            raise UserError(
+                f"alarm at iteration {iteration}: {first.name} is {first.value:.4g}, {before}allowed "
+                f"{first.rule}{more}; look at {report}, then change the reward, or the thresholds under "
+                "monitor"
+            )
+        if lacking := [name for name in HELD_OUT if name not in (self.baseline or now)]:
+            raise UserError(
+                f"monitors have no {' and no '.join(lacking)} to compare with, so that nothing would watch "
+                "the trained reward; see that there is an estimator (`make pretrain`) and that rewards are "
+                f"scored, remove {self.folder} and run again, or set --no-monitor.enabled"
+            )
+        if not self.baseline:
             self._keep(dict(now))
-            return
-        late = now.keys() - self.baseline.keys() - {"kl_joint_nats"}
-        if late & HELD_OUT:
-            # The two are compared with each other, so they are of one iteration.
-            late = late | HELD_OUT if now.keys() >= HELD_OUT else late - HELD_OUT
-        if late:
+        if late := now.keys() - self.baseline.keys() - {"kl_joint_nats"}:
             names = ", ".join(sorted(late))
             print(f"monitors: {names} from now on against iteration {iteration}", flush=True)
             self._keep(self.baseline | {name: now[name] for name in late})
         if lost := self.baseline.keys() - now.keys():
             print(f"monitors: no {', '.join(sorted(lost))} at iteration {iteration}", flush=True)
-        found = alarms(now, self.baseline, self.config)
-        if not found:
-            return
-        report = self._write_report(iteration, now, found)
-        if picture is not None:
-            picture(report.parent / "videos.png")
-        first = found[0]
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise UserError(
-            f"alarm at iteration {iteration}: {first.name} is {first.value:.4g}, at iteration 0 "
-            f"{first.baseline:.4g}, allowed {first.rule}{more}; look at {report}, then change the reward, or "
-            "the thresholds under monitor"
-        )
 
     def _keep(self, baseline: dict[str, float]) -> None:
         self.baseline = baseline
@@ -186,7 +194,8 @@ class Monitors:
         lines = [
             f"# Alarm at iteration {iteration}",
             "",
-            "The run was stopped: its videos changed in ways that the trained reward does not ask for.",
+            "The run was stopped: its videos changed in ways that the trained reward does not ask for, or "
+            "can no longer be watched.",
             "",
             "| statistic | iteration 0 | now | allowed |",
             "|---|---|---|---|",

@@ -53,7 +53,23 @@ class SamplingRule:
         unconditional: Conditioning | None = None,
         guidance_scale: float = 1.0,
     ) -> StepOut:
-        """Predict at position `i` and take the step, or score the recorded `x_next`.
+        """Predict at position `i` and take the step, or score the recorded `x_next`."""
+        velocity = self.velocity(
+            model, latents_BCThw, i, conditioning, unconditional=unconditional, guidance_scale=guidance_scale
+        )
+        return self.step(model, latents_BCThw, velocity, i, mode=mode, x_next=x_next, generator=generator)
+
+    def velocity(
+        self,
+        model: VideoModel,
+        latents_BCThw: Tensor,
+        i: int,
+        conditioning: Conditioning,
+        *,
+        unconditional: Conditioning | None = None,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """The prediction at position `i`.
 
         With `unconditional`, u of it and c of `conditioning`, the velocity is u + guidance_scale (c - u).
         """
@@ -62,9 +78,23 @@ class SamplingRule:
         if unconditional is not None:
             without = velocity_beside(model, latents_BCThw, level, unconditional)
             velocity = without + guidance_scale * (velocity - without)
+        return velocity
+
+    def step(
+        self,
+        model: VideoModel,
+        latents_BCThw: Tensor,
+        velocity_BCThw: Tensor,
+        i: int,
+        *,
+        mode: Mode,
+        x_next: Tensor | None = None,
+        generator: Generators = None,
+    ) -> StepOut:
+        """Take the step from position `i` with a prediction, or score the recorded `x_next`."""
         return step(
             latents_BCThw,
-            velocity,
+            velocity_BCThw,
             i,
             schedule=self.schedule,
             sampler=self.sampler,
@@ -106,7 +136,7 @@ def sampling_rule(
 
 @dataclass(frozen=True, eq=False)
 class RecordedStep:
-    """A stochastic step of the window, as it was taken."""
+    """A stochastic step as it was taken, of the videos whose window it is in."""
 
     i: int
     """Position in the schedule."""
@@ -116,6 +146,12 @@ class RecordedStep:
     """Mean over generated dims, under the policy that took the step."""
     mean_BCThw: Float[Tensor, "batch channels frames h w"] | None = None
     """Mean of the step, for algorithms that compare it."""
+    videos: tuple[int, ...] | None = None
+    """Which videos of the batch these are; None is all."""
+
+    def of(self, values: Tensor) -> Tensor:
+        """Rows of these videos, from one row for each video of the batch."""
+        return values if self.videos is None else values[list(self.videos)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +166,11 @@ class Rollouts:
     seeds: tuple[int, ...] = ()
     """Of each video."""
 
+    @property
+    def window_size(self) -> int:
+        """Recorded steps of each video."""
+        return sum(len(recorded.log_prob_B) for recorded in self.steps) // len(self.latents_BCThw)
+
 
 @torch.no_grad()
 def sample(
@@ -139,85 +180,119 @@ def sample(
     *,
     num_latent_frames: int,
     window: Sequence[int] = (),
+    windows: Sequence[Sequence[int]] | None = None,
     seeds: Sequence[int],
     groups: Sequence[int] | None = None,
     keep_means: bool = False,
     guidance_scale: float = 1.0,
 ) -> Rollouts:
-    """Denoise from pure noise: stochastic at the positions in `window`, the ODE elsewhere.
+    """Denoise from pure noise: stochastic at the positions in a video's window, the ODE elsewhere.
+
+    All videos take each position in one forward, whichever of them are stochastic there.
 
     Args:
         conditioning: one entry per video.
         num_latent_frames: T, of `VideoModel.latent_shape`.
         window: positions whose steps are stochastic and recorded. The last position is always the ODE.
+        windows: one per video, where they differ; stands for `window`.
         seeds: one per video, so that a video does not depend on its batch.
         groups: the fast mode: a seed per video, equal for siblings. They start from that seed's noise, and
-            the steps before the window are taken once for all of them.
+            the steps before their window are taken once for all of them.
         keep_means: record the means of stochastic steps too.
         guidance_scale: of classifier-free guidance; 1 is none. Recorded steps are scored without it.
 
     Source of guidance: Ho and Salimans, Classifier-Free Diffusion Guidance, 2022.
     """
-    if guidance_scale != 1.0 and window:
-        raise ValueError(
-            f"steps to be replayed have no guidance, so guidance_scale must be 1, got {guidance_scale:g}"
-        )
-    if len(seeds) != len(conditioning):
-        raise ValueError(f"one seed per video is needed: {len(conditioning)} videos, got {len(seeds)} seeds")
-    last = rule.schedule.num_steps - 1
-    if any(not 0 <= i < last for i in window):
-        raise ValueError(
-            f"window positions must be in [0, {last}) (the last step is the ODE), got {tuple(window)}"
-        )
-    if groups is not None and (len(groups) != len(seeds) or not window):
-        raise ValueError(
-            f"groups need a window and one entry per video, {len(seeds)}, got window {tuple(window)} and "
-            f"{len(groups)} groups"
-        )
+    windows = [window] * len(seeds) if windows is None else windows
+    _check_sampling(rule, conditioning, windows, seeds, groups, guidance_scale)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    if groups is None:
-        x = _noise(model, conditioning, generators, num_latent_frames)
-        start = 0
-    else:
-        distinct = list(dict.fromkeys(groups))
-        one_of_each = torch.tensor([list(groups).index(group) for group in distinct])
-        prompts = conditioning.select(one_of_each)
-        x = _noise(model, prompts, [torch.Generator().manual_seed(g) for g in distinct], num_latent_frames)
-        start = min(window)
-        for i in range(start):
-            x = rule.take(model, x, i, prompts, mode="ode").x_next
-        x = x[torch.tensor([distinct.index(group) for group in groups])]
+    starts = [0] * len(seeds) if groups is None else [min(w) for w in windows]
+    leaders = range(len(seeds)) if groups is None else [list(groups).index(group) for group in groups]
+    first = generators if groups is None else [torch.Generator().manual_seed(group) for group in groups]
+    x = _noise(model, conditioning, first, num_latent_frames)
     unconditional = model.without_text(conditioning) if guidance_scale != 1.0 else None
     recorded = []
-    for i in range(start, rule.schedule.num_steps):
-        stochastic = i in window
+    for i in range(rule.schedule.num_steps):
+        # Before their window siblings of the fast mode are one video.
+        taken_by = [v if i >= starts[v] else leaders[v] for v in range(len(seeds))]
+        distinct = sorted(set(taken_by))
+        stochastic = [v for v in distinct if i in windows[v]]
         if stochastic and rule.storage_dtype is not None:
             # Replay starts from what was kept, and from the given first frame as it was.
-            x = _given(model, x.to(rule.storage_dtype).to(x.dtype), conditioning)
-        out = rule.take(
+            rows = torch.tensor(stochastic, device=x.device)
+            kept = x[rows].to(rule.storage_dtype).to(x.dtype)
+            x = x.index_copy(0, rows, _given(model, kept, conditioning.select(rows)))
+        rows = torch.tensor(distinct)
+        velocity = rule.velocity(
             model,
-            x,
+            x[rows],
             i,
-            conditioning,
-            mode="sde" if stochastic else "ode",
-            generator=generators,
-            unconditional=unconditional,
+            conditioning.select(rows),
+            unconditional=None if unconditional is None else unconditional.select(rows),
             guidance_scale=guidance_scale,
         )
+        moved: dict[int, Tensor] = {}
+        if rest := [v for v in distinct if v not in stochastic]:
+            chosen = velocity[[distinct.index(v) for v in rest]]
+            moved |= zip(rest, rule.step(model, x[rest], chosen, i, mode="ode").x_next, strict=True)
         if stochastic:
+            chosen = velocity[[distinct.index(v) for v in stochastic]]
+            noise = [generators[v] for v in stochastic]
+            out = rule.step(model, x[stochastic], chosen, i, mode="sde", generator=noise)
             assert out.log_prob is not None
             stored = rule.storage_dtype or x.dtype
             recorded.append(
                 RecordedStep(
                     i,
-                    x.to(stored),
+                    x[stochastic].to(stored),
                     out.x_next.to(stored),
                     out.log_prob,
                     out.mean if keep_means else None,
+                    tuple(stochastic) if len(stochastic) < len(seeds) else None,
                 )
             )
-        x = out.x_next
+            moved |= zip(stochastic, out.x_next, strict=True)
+        x = torch.stack([moved[v] for v in taken_by])
     return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
+
+
+def _check_sampling(
+    rule: SamplingRule,
+    conditioning: Conditioning,
+    windows: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    groups: Sequence[int] | None,
+    guidance_scale: float,
+) -> None:
+    """Refuse what `sample` cannot do."""
+    if guidance_scale != 1.0 and any(windows):
+        raise ValueError(
+            f"steps to be replayed have no guidance, so guidance_scale must be 1, got {guidance_scale:g}"
+        )
+    if len(seeds) != len(conditioning):
+        raise ValueError(f"one seed per video is needed: {len(conditioning)} videos, got {len(seeds)} seeds")
+    if len(windows) != len(seeds):
+        raise ValueError(f"one window per video is needed: {len(seeds)} videos, got {len(windows)} windows")
+    last = rule.schedule.num_steps - 1
+    for window in windows:
+        if any(not 0 <= i < last for i in window):
+            raise ValueError(
+                f"window positions must be in [0, {last}) (the last step is the ODE), got {tuple(window)}"
+            )
+    if groups is None:
+        return
+    if len(groups) != len(seeds) or not all(windows):
+        raise ValueError(
+            f"groups need a window and one entry per video, {len(seeds)}, got windows "
+            f"{[tuple(w) for w in windows]} and {len(groups)} groups"
+        )
+    of_group: dict[int, tuple[int, ...]] = {}
+    for group, window in zip(groups, windows, strict=True):
+        if of_group.setdefault(group, tuple(window)) != tuple(window):
+            raise ValueError(
+                f"siblings share the steps before their window, so one group has one window, got "
+                f"{of_group[group]} and {tuple(window)}"
+            )
 
 
 def sample_all(
@@ -263,13 +338,16 @@ def _given(model: VideoModel, x: Tensor, conditioning: Conditioning) -> Tensor:
 
 
 def replay(model: VideoModel, rule: SamplingRule, rollouts: Rollouts, recorded: RecordedStep) -> StepOut:
-    """Score a recorded step under the model as it now is."""
+    """Score a recorded step, of the videos that took it, under the model as it now is."""
     dtype = rollouts.latents_BCThw.dtype
+    conditioning = rollouts.conditioning
+    if recorded.videos is not None:
+        conditioning = conditioning.select(torch.tensor(recorded.videos))
     return rule.take(
         model,
-        _given(model, recorded.x_BCThw.to(dtype), rollouts.conditioning),
+        _given(model, recorded.x_BCThw.to(dtype), conditioning),
         recorded.i,
-        rollouts.conditioning,
+        conditioning,
         mode="sde",
         x_next=recorded.x_next_BCThw.to(dtype),
     )

@@ -7,13 +7,13 @@ there and goes on sampling, and updates the policy with each batch as its reward
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
+from phys4d.runtime.origin import check_same, digests
 from phys4d.runtime.threads import limit_threads
 from policy.config import HardwareConfig, MonitorConfig, TrainConfig
 
@@ -62,6 +62,7 @@ def train(config: TrainConfig) -> Path:
     from phys4d.runtime.progress import progress
     from phys4d.runtime.run import RunFolder
     from phys4d.runtime.signals import stop_requested, stopped_by
+    from phys4d.training import check_finished
     from policy.monitors import Monitors
     from policy.ranks import Ranks
     from policy.rewards import Rewards
@@ -71,6 +72,7 @@ def train(config: TrainConfig) -> Path:
 
     limit_threads(config.num_threads)
     ranks = Ranks.launched()
+    check_finished(config.run / "stage2", "sft")
     ranks.share(config.rollout.prompts_per_batch * config.rollout.group_size)
     stage = config.run / "stage3"
     _resume_point(config, stage)
@@ -110,7 +112,8 @@ def train(config: TrainConfig) -> Path:
             seen = trainer.watch(videos) if config.monitor.enabled else {}
             if ranks.is_first and config.monitor.enabled:
                 scalars |= {f"monitor_{name}": value for name, value in seen.items()}
-                now = seen | {name: scalars[name] for name in ("val_reward",) if name in scalars}
+                judged = ("val_reward", "val_failed_fraction")
+                now = seen | {name: scalars[name] for name in judged if name in scalars}
                 if trainer.kl_joint_nats is not None:
                     now["kl_joint_nats"] = trainer.kl_joint_nats
                 try:
@@ -155,28 +158,17 @@ def train(config: TrainConfig) -> Path:
 
 
 def _origin(config: TrainConfig) -> dict[str, str]:
-    """What a run goes out from: SHA-256 of stage 2 and of the index of its data."""
+    """What a run goes out from: digests of the model, of stage 2 and of the index of its data."""
     from phys4d.data.format import INDEX_NAME
 
-    stage, data = config.run / "stage2", config.data / "train" / INDEX_NAME
-    files = {
-        "adapter": stage / "lora" / "pytorch_lora_weights.safetensors",
-        "heads": stage / "heads.safetensors",
-        "data": data,
-    }
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-
-
-def _check_origin(checkpoint: Path, origin: dict[str, str]) -> None:
-    """Refuse to go on from a checkpoint of another stage 2 or of other data."""
-    path = checkpoint / ORIGIN_NAME
-    before = json.loads(path.read_text()) if path.is_file() else {}
-    changed = [name for name, digest in origin.items() if before.get(name) != digest]
-    if changed:
-        raise UserError(
-            f"{checkpoint} was trained from another stage 2 or other data ({', '.join(changed)} differ); "
-            f"remove {checkpoint.parents[1]} to train anew, or name another run"
-        )
+    return digests(
+        {
+            "base model": config.run / "base" / "model",
+            "adapter": config.run / "stage2" / "lora",
+            "heads": config.run / "stage2" / "heads.safetensors",
+            "data": config.data / "train" / INDEX_NAME,
+        }
+    )
 
 
 def _resume_point(config: TrainConfig, stage: Path) -> tuple[Path | None, int]:
@@ -191,7 +183,8 @@ def _resume_point(config: TrainConfig, stage: Path) -> tuple[Path | None, int]:
             "raise it or name another run"
         )
     if checkpoint is not None:
-        _check_origin(checkpoint, _origin(config))
+        path = checkpoint / ORIGIN_NAME
+        check_same(checkpoint, json.loads(path.read_text()) if path.is_file() else {}, _origin(config), stage)
     return checkpoint, start
 
 

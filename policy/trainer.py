@@ -121,6 +121,7 @@ class Trainer:
             "dropped_groups": float(sum(a.num_dropped_groups for a in advantages)),
             "sample_s": sampled_at - start,
             "wait_s": scoring.wait_s,
+            "wait_share": scoring.wait_s / (end - start),
             "update_s": end - sampled_at - scoring.wait_s,
             "iteration_s": end - start,
         }
@@ -139,10 +140,10 @@ class Trainer:
         for b in range(0, config.num_prompts, config.prompts_per_batch):
             prompts = load_prompts(self.dataset, chosen[b : b + config.prompts_per_batch])
             siblings = [prompt for prompt in prompts for _ in range(config.group_size)]
-            steps = window(config, iteration, rng)
             mine = self.ranks.share(len(siblings))
             videos = [b * config.group_size + k for k in range(len(siblings))]
             groups = [video // config.group_size for video in videos]
+            of_group = {group: window(config, iteration, rng) for group in dict.fromkeys(groups)}
             conditioning = encode_prompts(self.cache, prompts).repeat(config.group_size).select(mine)
             seeds = [derive_seed(self.config.seed, "noise", iteration, video) for video in videos[mine]]
             shared = None
@@ -154,7 +155,7 @@ class Trainer:
                     conditioning,
                     self.rule,
                     num_latent_frames=num_latent_frames(self.model, siblings),
-                    window=steps if algorithm.records_steps else (),
+                    windows=[of_group[g] for g in groups[mine]] if algorithm.records_steps else None,
                     seeds=seeds,
                     groups=shared if algorithm.records_steps else None,
                     keep_means=algorithm.keeps_means,
@@ -248,6 +249,7 @@ class Trainer:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
             weights = torch.tensor(self.rewards.weights, dtype=torch.float64)
             for row, reward in zip(rows, (values(self.rewards.score(read)) @ weights).tolist(), strict=True):
+                row["held_out_failed_fraction"] = float(not math.isfinite(reward))
                 if math.isfinite(reward):
                     row["held_out_reward"] = reward
         rollouts = self.reader.rollouts(latents, conditioning, prompts, ids)

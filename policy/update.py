@@ -52,9 +52,10 @@ def update_policy(
 ) -> UpdateStats:
     """Differentiate batch after batch and take one optimiser step.
 
-    Each batch is replayed as it was sampled, in one forward of the same shape, so that the importance
-    ratio of an unchanged policy is 1 to float32 rounding. Gradients add up over batches, steps and ranks and
-    are divided by the number of trained terms of all of them, once.
+    Each step of a batch is replayed in one forward of the videos that took it, which is the whole batch
+    where windows do not differ, so that the importance ratio of an unchanged policy is 1 to float32 rounding.
+    Gradients add up over batches, steps and ranks and are divided by the number of trained terms of all of
+    them, once.
 
     Args:
         batches: rollouts of this rank with their advantages. May be an iterator that waits for rewards: what
@@ -71,7 +72,7 @@ def update_policy(
     if max_terms is None:
         batches = list(batches)
         max_terms = sum(
-            len(advantages.trained) * algorithm.terms_per_video(config, len(rollouts.steps))
+            len(advantages.trained) * algorithm.terms_per_video(config, rollouts.window_size)
             for rollouts, advantages in batches
         )
     optimiser.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Which steps of a batch are stochastic and trained."""
+"""Which steps of a group are stochastic and trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from policy.config import RolloutConfig
 
 
 def window(config: RolloutConfig, iteration: int, rng: random.Random) -> range:
-    """Positions of one batch of groups; all siblings of a prompt train the same.
+    """Positions of one group; all siblings of a prompt train the same.
 
     A sliding window moves from `window_start` towards the data, one position each `window_interval`
     iterations, and stays where it meets `window_end`. Source: Li et al. 2025 (MixGRPO).

@@ -98,6 +98,7 @@ def train(config: BaseConfig) -> Path:
     import torch
 
     from phys4d.data import open_dataset
+    from phys4d.data.format import INDEX_NAME
     from phys4d.data.mirror import with_mirror_images, with_mirrored_captions
     from phys4d.models.cache import EncodingCache
     from phys4d.models.registry import FULL, tiny_model
@@ -124,7 +125,11 @@ def train(config: BaseConfig) -> Path:
     model = tiny_model(config.model, captions, width=config.width, num_layers=config.num_layers)
     model.check_size(rgb.shape, config.data)
     with StageRun.open(
-        config.run / "base", configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+        config.run / "base",
+        configs.to_toml(config),
+        sources={"data": config.data / "train" / INDEX_NAME},
+        ranks=ranks,
+        wandb_project=config.wandb_project,
     ) as run:
         train_autoencoder(model, rgb_NTHW3.flatten(0, 1), config, run)
         train_denoiser(model, EncodingCache(model, None).videos(rgb_NTHW3), captions, config, run)

@@ -200,6 +200,7 @@ def train(config: StageOneConfig) -> Path:
     import torch
 
     from phys4d.data import open_dataset
+    from phys4d.data.format import INDEX_NAME
     from phys4d.metrics.held_out import HeldOut
     from phys4d.models.flow_estimators import load_flow_estimator
     from phys4d.models.heads import GeometryHeads
@@ -208,11 +209,12 @@ def train(config: StageOneConfig) -> Path:
     from phys4d.models.registry import load_model
     from phys4d.runtime.files import atomic_directory
     from phys4d.runtime.seeding import seed_everything
-    from phys4d.training import StageRun
+    from phys4d.training import StageRun, check_finished
     from phys4d.training.ranks import Ranks
     from pretrain.estimator import depth_estimator
 
     limit_threads(config.num_threads)
+    check_finished(config.run / "base", "base")
     ranks = Ranks.current(config.device)
     seed_everything(config.seed)
     truth = open_dataset(config.truth, "train")
@@ -237,8 +239,17 @@ def train(config: StageOneConfig) -> Path:
             ranks.shard_frozen(frozen.transformer, frozen.blocks)
     stage = config.run / "stage1"
     path = stage / "heads.safetensors"
+    indices = {
+        f"index of {data}": index
+        for data in (config.truth, config.videos, *config.more_videos)
+        if (index := data / "train" / INDEX_NAME).is_file()
+    }
     with StageRun.open(
-        stage, configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+        stage,
+        configs.to_toml(config),
+        sources={"base model": config.run / "base" / "model", **indices},
+        ranks=ranks,
+        wandb_project=config.wandb_project,
     ) as run:
         estimator = depth_estimator(config, truth, run)
         if ranks.is_main:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.exceptions import RayError
@@ -20,6 +21,7 @@ from ray.serve.schema import ReplicaState
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Failure, Outcome, Rollout
 from reward_service.config import ServiceConfig, read_token
+from reward_service.door import LateHealth, LateServicer, open_door
 from reward_service.packages import install, scorer_groups
 from reward_service.rewards import Offer, merge
 from reward_service.security import OnChange
@@ -34,6 +36,10 @@ GRPC_SERVICER_FUNCTIONS = [
 RETRIES_WHEN_RENEWED = 3
 HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 5.0
+INGRESS = "Ingress"
+SUCCESSOR_PERIOD_S = 0.2
+SUCCESSOR_TIMEOUT_S = 180.0
+"""What a replica may take to start on busy cores."""
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
@@ -78,9 +84,22 @@ class Scorer:
 
 
 class Ingress:
-    """Answers gRPC calls: checks them and hands each rollout to a scorer."""
+    """Answers gRPC calls: checks them and hands each rollout to a scorer.
 
-    def __init__(self, config: ServiceConfig, scorers: list[DeploymentHandle], generation: int) -> None:
+    Args:
+        config: tokens, limits, metrics.
+        scorers: who scores.
+        generation: tells one configuration from the next.
+        port: where it listens itself; None leaves calls to Ray's proxies.
+    """
+
+    # Ray calls `__del__` also where `__init__` failed.
+    _ending = False
+    _server: grpc.aio.Server | None = None
+
+    async def __init__(
+        self, config: ServiceConfig, scorers: list[DeploymentHandle], generation: int, port: int | None
+    ) -> None:
         self._config = config
         self._scorers = scorers
         self._scorer_of: dict[str, DeploymentHandle] = {}
@@ -94,6 +113,31 @@ class Ingress:
         if config.metrics_port is not None:
             # The replica that this one replaces may still hold the port.
             self._metrics.serve_when_free(config.host, config.metrics_port)
+        if port is not None:
+            self._server, _ = open_door(
+                config,
+                port,
+                LateServicer(self._ready),
+                LateHealth(self.Check, self.Watch),
+                token=self._token,
+                is_full=lambda: self._servicer is not None and self._servicer.is_full(),
+                shares_port=True,
+            )
+            await self._server.start()
+
+    async def __del__(self) -> None:
+        """Ray calls this when another takes its place: it takes no more calls, and those under way end."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        try:
+            async with asyncio.timeout(SUCCESSOR_TIMEOUT_S):
+                while await asyncio.to_thread(_successor_starts):
+                    await asyncio.sleep(SUCCESSOR_PERIOD_S)
+        except (TimeoutError, RayError, RayServeException) as error:
+            logger.warning("not waiting for the ingress that takes over: %s", error)
+        self._ending = True
+        await server.stop(grace_s(self._config))
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
@@ -130,7 +174,7 @@ class Ingress:
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Whether scorers answer, whenever that changes."""
         last = None
-        while True:
+        while not self._ending:
             status = await self._health()
             if status != last:
                 yield health_pb2.HealthCheckResponse(status=status)
@@ -206,17 +250,39 @@ class Ingress:
         return Outcome(sample_id=rollout.sample_id, result=failure)
 
 
-def build(config: ServiceConfig, generation: int = 0) -> Application:
+def _successor_starts() -> bool:
+    """Whether the application has another ingress that does not listen yet."""
+    mine = serve.get_replica_context()
+    application = serve.status().applications.get(mine.app_name)
+    others = {
+        name: deployment.replica_states.get(ReplicaState.RUNNING, 0)
+        for name, deployment in (application.deployments if application else {}).items()
+        if name.startswith(INGRESS) and name != mine.deployment
+    }
+    return bool(others) and not any(others.values())
+
+
+def grace_s(config: ServiceConfig) -> float:
+    """Seconds that calls have to end in a replica that is replaced; they may wait for scorers that start."""
+    return max(config.drain_s, config.limits.max_scoring_s)
+
+
+def build(
+    config: ServiceConfig, generation: int = 0, *, port: int | None = None, ingress: str = INGRESS
+) -> Application:
     """Bind the application for a configuration.
 
     Args:
         generation: another number replaces all replicas, one after the other, also under the same
             configuration: they read token, rewards and code anew.
+        port: where the ingress listens itself, on `config.host`; None leaves calls to Ray's proxies.
+        ingress: name of its deployment, which begins with `Ingress`. Ray ends a replica before it starts the
+            one that replaces it; under another name both listen for a while.
     """
     shared: dict[str, Any] = {
         "health_check_period_s": 2,
-        # A replica that is replaced ends as soon as its calls have; they may wait for scorers that start.
-        "graceful_shutdown_timeout_s": max(config.drain_s, config.limits.max_scoring_s),
+        # A replica that is replaced ends as soon as its calls have.
+        "graceful_shutdown_timeout_s": grace_s(config),
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
     }
     size: dict[str, Any] = {"num_replicas": config.num_replicas}
@@ -245,12 +311,15 @@ def build(config: ServiceConfig, generation: int = 0) -> Application:
         )(Scorer).bind(group, requirements, generation)
         for index, (group, requirements) in enumerate(scorer_groups(config))
     ]
-    ingress = serve.deployment(
+    takeover_s = 0.0 if port is None else SUCCESSOR_TIMEOUT_S
+    at_door: dict[str, Any] = {**shared, "graceful_shutdown_timeout_s": grace_s(config) + takeover_s}
+    door = serve.deployment(
+        name=ingress,
         num_replicas=1,
         ray_actor_options={"num_cpus": 1},
         # Above the calls that are scored, so that too many are refused and health checks get through.
         max_ongoing_requests=config.limits.max_ongoing,
         max_queued_requests=256,
-        **shared,
+        **at_door,
     )(Ingress)
-    return ingress.bind(config, scorers, generation)
+    return door.bind(config, scorers, generation, port)

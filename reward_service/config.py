@@ -74,7 +74,7 @@ class LimitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TlsSettings:
-    """Encryption of the plain server. Ray Serve has none: put a proxy in front of it."""
+    """Encryption of the plain server. The one on Ray has none: put a gateway in front of it."""
 
     cert_file: Path | None = None
     """PEM file of the server's certificate chain; none serves without TLS."""
@@ -95,7 +95,7 @@ class ServiceConfig:
     """A reward service."""
 
     host: str = "127.0.0.1"
-    """Address of the plain server. Ray Serve always listens on every interface; guard it with a token."""
+    """Address to listen on; 0.0.0.0 is every interface, to be guarded with a token."""
     port: int = 9000
     """Port of gRPC; 0 takes a free one."""
     exit_with_stdin: bool = False

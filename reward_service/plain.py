@@ -46,13 +46,11 @@ async def serve(config: ServiceConfig) -> None:
 async def _serve(
     config: ServiceConfig, token: "OnChange[str | None]", credentials: Any, pools: "list[ScorerPool]"
 ) -> None:
-    import grpc
-    from grpc_health.v1 import health, health_pb2_grpc
+    from grpc_health.v1 import health
 
-    from phys4d.reward.v1 import reward_pb2, reward_pb2_grpc
     from phys4d.types import Outcome, Rollout
+    from reward_service.door import SERVICE, open_door
     from reward_service.rewards import merge
-    from reward_service.security import Gate
     from reward_service.servicer import RewardServicer
     from reward_service.telemetry import ServiceMetrics
 
@@ -71,32 +69,21 @@ async def _serve(
         metrics=metrics,
         cache_size=config.cache_size,
     )
-    server = grpc.aio.server(
-        interceptors=[Gate(token, servicer.is_full)],
-        # Above the calls that are scored, so that health checks always get through.
-        maximum_concurrent_rpcs=config.limits.max_ongoing,
-        options=[
-            ("grpc.max_receive_message_length", config.limits.max_request_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, server)
     healths = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    service = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
-    if config.reflection:
-        _reflect(server, [service, health.SERVICE_NAME])
-    address = f"{config.host}:{config.port}"
-    if credentials is None:
-        port = server.add_insecure_port(address)
-    else:
-        port = server.add_secure_port(address, credentials)
+    server, port = open_door(
+        config,
+        config.port,
+        servicer,
+        healths,
+        token=token,
+        is_full=servicer.is_full,
+        credentials=credentials,
+    )
     if config.metrics_port is not None:
         metrics_port = metrics.serve(config.host, config.metrics_port)
         print(f"metrics on http://{config.host}:{metrics_port}/metrics", flush=True)
     await server.start()
-    watching = await _watch(pools, healths, ("", service))
+    watching = await _watch(pools, healths, ("", SERVICE))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -124,12 +111,6 @@ async def _watch(
 
     await tell(0, True)
     return [asyncio.create_task(pool.watch(partial(tell, index))) for index, pool in enumerate(pools)]
-
-
-def _reflect(server: Any, names: list[str]) -> None:
-    from grpc_reflection.v1alpha import reflection
-
-    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from phys4d.runtime.files import atomic_write_text
 from reward_service.config import ServiceConfig
 
 PRESETS = Path(__file__).parent / "presets"
+EVERY_INTERFACE = ("0.0.0.0", "[::]")
+"""Hosts that mean all addresses of this machine."""
 
 
 def free_port() -> int:
@@ -27,12 +29,14 @@ def check_port(host: str, port: int) -> None:
             raise OSError(message) from error
 
 
-def announce(config: ServiceConfig, port: int) -> None:
-    """Print `ready on HOST:PORT`, and write it to the ready file if one is named.
+def reachable(config: ServiceConfig, port: int) -> str:
+    """`host:port` for callers on this machine."""
+    return f"{'127.0.0.1' if config.host in EVERY_INTERFACE else config.host}:{port}"
 
-    A service on every interface is announced as 127.0.0.1.
-    """
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "[::]") else config.host
+
+def announce(config: ServiceConfig, port: int) -> None:
+    """Print `ready on HOST:PORT`, and write it to the ready file if one is named."""
+    endpoint = reachable(config, port)
     if config.ready_file is not None:
-        atomic_write_text(config.ready_file, f"{host}:{port}\n")
-    print(f"ready on {host}:{port}", flush=True)
+        atomic_write_text(config.ready_file, f"{endpoint}\n")
+    print(f"ready on {endpoint}", flush=True)

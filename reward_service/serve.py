@@ -30,10 +30,12 @@ from phys4d.runtime.malloc import keep_large_blocks
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
 from reward_service.packages import scorer_groups
-from reward_service.ready import PRESETS, announce, check_port, free_port
+from reward_service.ready import EVERY_INTERFACE, PRESETS, announce, check_port, free_port, reachable
 
 START_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
+RUNS = itertools.count()
+"""Each has an ingress of its own name, so that one listens before the other ends."""
 logger = logging.getLogger(__name__)
 
 
@@ -45,10 +47,10 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
     """
     if config.tls.cert_file is not None:
         raise ValueError(
-            "Ray Serve has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
+            "this service has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
         )
     port = config.port or free_port()
-    check_port("127.0.0.1", port)
+    check_port(config.host, port)
     groups = scorer_groups(config)
     for group, requirements in groups:
         if requirements is None:
@@ -68,36 +70,32 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
     # Ray's own ports run code for whoever holds this token; nobody outside this process tree does.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # The ingress listens itself, and gRPC serves one loop of a process best.
+    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     import ray
     import ray.serve
-
-    from reward_service.app import GRPC_SERVICER_FUNCTIONS
 
     # Sockets lie in this folder, and their paths must stay below 108 characters.
     temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
-        _start_ray(config, (config.max_replicas or config.num_replicas) * len(groups) + 1, temp_dir)
+        # Room for a second ingress, which takes over from the first.
+        _start_ray(config, (config.max_replicas or config.num_replicas) * len(groups) + 2, temp_dir)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: signals.put(number))
+        # No proxies of Ray: see `reward_service.door`.
         ray.serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": "127.0.0.1", "port": free_port()},
-            grpc_options={
-                "port": port,
-                "grpc_servicer_functions": GRPC_SERVICER_FUNCTIONS,
-                "enable_reflection": config.reflection,
-            },
+            proxy_location="Disabled",
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         try:
-            _run(config, 0)
+            _run(config, 0, port)
         except RuntimeError as error:
             raise ValueError(f"scorers did not start: {_reason_of_failure()}") from error
-        with RewardClient(f"127.0.0.1:{port}", token=read_token(config.token_file)) as client:
+        with RewardClient(reachable(config, port), token=read_token(config.token_file)) as client:
             client.wait_ready(START_TIMEOUT_S)
         announce(config, port)
-        if config.token_file is None:
+        if config.token_file is None and config.host in EVERY_INTERFACE:
             print(
                 f"warning: port {port} is open on every interface and asks for no token: whoever reaches it "
                 "is served. Give --token-file, and see docs/reward_service.md for a gateway with TLS",
@@ -108,7 +106,7 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
             threading.Thread(target=_end_with_stdin, args=(signals,), daemon=True).start()
         # Beside this thread, which must hear SIGTERM also while replicas are replaced.
         with ThreadPoolExecutor(1) as redeploying:
-            served = Served(config, reread)
+            served = Served(config, port, reread)
             while signals.get() == signal.SIGHUP:
                 redeploying.submit(served.renew).add_done_callback(_tell)
             _drain(config.drain_s)
@@ -171,11 +169,13 @@ class Served:
 
     Args:
         config: what is served now.
+        port: where; it stays.
         reread: the configuration as files and environment have it by then.
     """
 
-    def __init__(self, config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
+    def __init__(self, config: ServiceConfig, port: int, reread: Callable[[], ServiceConfig]) -> None:
         self._config, self._generation = config, 0
+        self._port = port
         self._reread = reread
         self._numbers = itertools.count(1)
 
@@ -188,23 +188,25 @@ class Served:
             logger.error("configuration %d is not served: %s", number, error)
             return
         try:
-            _run(config, number)
+            _run(config, number, self._port)
         except (ValueError, OSError, RuntimeError) as error:
             reason = _reason_of_failure() if isinstance(error, RuntimeError) else error
             logger.error("configuration %d is not served: %s", number, reason)
             # Ray would replace no scorer any more, not even one that dies.
-            _run(self._config, self._generation)
+            _run(self._config, self._generation, self._port)
         else:
             self._config, self._generation = config, number
             print(f"serving configuration {number}", flush=True)
 
 
-def _run(config: ServiceConfig, generation: int) -> None:
+def _run(config: ServiceConfig, generation: int, port: int) -> None:
     import ray.serve
 
-    from reward_service.app import build
+    from reward_service.app import INGRESS, build
 
-    ray.serve.run(build(config, generation), name="phys4d", route_prefix="/")
+    number = next(RUNS)
+    ingress = f"{INGRESS}{number or ''}"
+    ray.serve.run(build(config, generation, port=port, ingress=ingress), name="phys4d", route_prefix=None)
 
 
 def _tell(redeployed: "Future[None]") -> None:

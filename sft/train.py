@@ -70,6 +70,7 @@ def train(config: StageTwoConfig) -> Path:
     from torch import Generator, Tensor
 
     from phys4d.data import open_dataset
+    from phys4d.data.format import INDEX_NAME
     from phys4d.metrics.held_out import HeldOut
     from phys4d.models.cache import EncodingCache
     from phys4d.models.diffusion_loss import held_out_diffusion_loss, velocity_error
@@ -82,10 +83,12 @@ def train(config: StageTwoConfig) -> Path:
     from phys4d.models.registry import load_model
     from phys4d.report.event_file import write_event_file
     from phys4d.runtime.seeding import seed_everything
-    from phys4d.training import StageRun, fit
+    from phys4d.training import StageRun, check_finished, fit
     from phys4d.training.ranks import Ranks
 
     limit_threads(config.num_threads)
+    for stage, target in (("base", "base"), ("stage1", "pretrain")):
+        check_finished(config.run / stage, target)
     ranks = Ranks.current(config.device)
     device = ranks.device
     seed_everything(config.seed)
@@ -99,8 +102,8 @@ def train(config: StageTwoConfig) -> Path:
     model.check_size(held_out.rgb.shape, config.held_out or config.data)
     for path, dataset in zip((config.data, *config.more_data), datasets, strict=True):
         model.check_size(dataset[0].rgb.shape, path)
-    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors", model.head_sizes).to(device)
-    heads = heads.with_motion_channels(config.motion_channels)
+    heads = GeometryHeads.load(config.run / "stage1" / "heads.safetensors", model.head_sizes)
+    heads = heads.with_motion_channels(config.motion_channels).to(device)
     targets = targets_in_blocks(model, config.lora_layers)
     adapter = add_lora(model.transformer, "sft", rank=config.lora_rank, targets=targets)
     limit_to_levels(model.transformer, "sft", config.lora_min_level)
@@ -112,8 +115,17 @@ def train(config: StageTwoConfig) -> Path:
     store_base(model.transformer, config.memory.base_storage)
     ranks.shard_frozen(model.transformer, model.blocks)
     stage = config.run / "stage2"
+    indices = {f"index of {data}": data / "train" / INDEX_NAME for data in (config.data, *config.more_data)}
     with StageRun.open(
-        stage, configs.to_toml(config), ranks=ranks, wandb_project=config.wandb_project
+        stage,
+        configs.to_toml(config),
+        sources={
+            "base model": config.run / "base" / "model",
+            "heads": config.run / "stage1" / "heads.safetensors",
+            **indices,
+        },
+        ranks=ranks,
+        wandb_project=config.wandb_project,
     ) as run:
         cache = EncodingCache(model, config.memory.cache)
         truth = _Truth.of(cache, datasets, mirror=config.mirror)

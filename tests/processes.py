@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +20,30 @@ def program(module: str, flags: str, folder: Path, *, check: bool = True) -> sub
     return done
 
 
-def started(module: str, flags: str, folder: Path) -> "subprocess.Popen[str]":
+def started(
+    module: str, flags: str, folder: Path, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """A program that can be stopped; what it prints can be read."""
     return subprocess.Popen(
         _command(module, flags),
         cwd=folder,
-        env=_environment(),
+        env=_environment() | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def rank_environments(number: int) -> list[dict[str, str]]:
+    """What `accelerate launch` tells each of so many processes of one run, on a CPU."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    whole = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        whole | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
+        for rank in range(number)
+    ]
 
 
 def _command(module: str, flags: str) -> list[str]:

@@ -275,7 +275,9 @@ def test_every_category_is_timed_at_three_sizes_and_in_the_scorer_and_every_pres
     names = {item.name for item in rates}
     for category in CATEGORIES:
         assert {f"frames, {category}, {n} x {n}" for n in (64, 128, 512)} | {f"scored, {category}"} <= names
-    assert {f"training, {p}, {s}, 2 threads" for p in TINY for s in ("base", "stage1", "stage2")} <= names
+    assert {
+        f"training, {p}, {s}, 2 threads" for p in TINY for s in ("base", "stage1", "stage2", "stage3")
+    } <= names
     scored = next(item for item in rates if item.name == "scored, rigid")
     assert isinstance(scored, Rate)
     work, units = scored.make()

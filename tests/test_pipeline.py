@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from policy.physics_iq import encode_mp4
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig
-from tests.processes import ROOT, children, command_line, program, started, wait_for
+from tests.processes import ROOT, children, command_line, program, rank_environments, started, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -105,8 +106,9 @@ def test_all_stages_log_held_out_errors(trained: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(trained: Path, endpoint: str) -> str:
-    """Flags of a run of stage 3 that was never interrupted, six iterations long."""
-    flags = f"{copy_run(trained, 'whole')} --reward.endpoint {endpoint} {STAGE3}"
+    """Flags of a run of stage 3 that was never interrupted, six iterations long, with fewer checkpoints."""
+    settings = STAGE3.replace("--checkpoint-every 1", "--checkpoint-every 2")
+    flags = f"{copy_run(trained, 'whole')} --reward.endpoint {endpoint} {settings}"
     program("policy.train", f"{flags} --num-iterations 6", trained)
     return flags
 
@@ -125,7 +127,8 @@ def last_step(checkpoints: Path) -> int:
 def test_stage_3_goes_on_bit_for_bit_after_sigterm_sigkill_and_the_death_of_its_service(
     trained: Path, endpoint: str, whole: str
 ) -> None:
-    """T17: six iterations are the same however they were interrupted, and whichever service scored them."""
+    """T17: six iterations are the same however they were interrupted, whichever service scored them, and
+    however often a checkpoint was written."""
     flags = f"{copy_run(trained, 'parts')} {STAGE3} --reward.num-replicas 1"
     service = f"--reward.endpoint {endpoint}"
     checkpoints = trained / "runs/parts/stage3/checkpoints"
@@ -171,6 +174,38 @@ def test_stage_3_goes_on_bit_for_bit_after_sigterm_sigkill_and_the_death_of_its_
     assert (trained / "runs/parts/stage3/lora/pytorch_lora_weights.safetensors").is_file()
 
 
+def test_an_alarm_stops_all_processes_of_a_run_with_a_report_and_they_had_learnt_what_one_does(
+    trained: Path, endpoint: str, whole: str
+) -> None:
+    flags = f"{copy_run(trained, 'ranks')} --reward.endpoint {endpoint} {STAGE3} --num-iterations 6"
+    flags += " --monitor.max-kl-joint-nats 1e-9"
+    ranks = [started("policy.train", flags, trained, env) for env in rank_environments(2)]
+    said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    stage = trained / "runs/ranks/stage3"
+    assert last_step(stage / "checkpoints") == 2, "no iteration was trained after the alarm, none was lost"
+    seen = r"alarm at iteration 2: kl_joint_nats is (\S+), allowed at most 1e-09 nats; look at \S+report.md"
+    (value,) = {match[1] for text in said for match in re.finditer(seen, text)}
+    report = (stage / "alarm/report.md").read_text()
+    row = re.search(r"\| kl_joint_nats \| nan \| (\S+) \| \*\*at most 1e-09 nats\*\* \|", report)
+    assert row is not None and 1e-9 < float(row[1]) == pytest.approx(float(value), rel=1e-3)
+    assert (stage / "alarm/videos.png").is_file() and not (stage / "lora").exists()
+
+    rows, alone = (read_metrics(trained / f"runs/{run}/stage3/metrics.jsonl") for run in ("ranks", "whole"))
+    assert [row["step"] for row in rows] == [0, 1, 2], "what raised the alarm is logged too"
+    for name in ("val_reward", "reward_mean", "grad_norm"):
+        assert rows[0][name] == pytest.approx(alone[0][name], rel=1e-2), name
+    # The second matrix of each pair begins at 0, so that its size is that of what was learnt.
+    one, two = (
+        torch.cat([matrix.flatten() for matrix in state["parameters"][1::2]])
+        for state in (
+            torch.load(trained / f"runs/{run}/stage3/checkpoints/step-000002/trainer.pt")
+            for run in ("whole", "ranks")
+        )
+    )
+    assert (one - two).norm() < 0.1 * one.norm()
+
+
 @pytest.fixture
 def ended(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -210,7 +245,7 @@ def test_another_stage_2_is_refused_at_resume(trained: Path, whole: str, ended) 
         shutil.rmtree(stage)
         stage.symlink_to(theirs)
     assert code == 2 and settings.read_text() == before
-    assert "another stage 2 or other data (heads differ); remove runs/whole/stage3" in error
+    assert "was trained from something else (heads differ); remove runs/whole/stage3" in error
 
 
 def test_no_reward_service_is_one_line_and_an_exit_code(trained: Path) -> None:
@@ -230,6 +265,9 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
     code, output, error = ended("policy.train", f"{flags} --skip-preflight")
     assert code == 2
     assert "pre-flight skipped" in output
+    assert "alarm at iteration 0: val_failed_fraction is 1, allowed at most 0.5 without a score" in error
+    code, output, error = ended("policy.train", f"{flags} --skip-preflight --no-monitor.enabled")
+    assert code == 2
     assert "4 of 4 rollouts have no score" in error and "INFRA" in error
     assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
 
@@ -286,6 +324,7 @@ def test_evaluation_measures_every_stage_and_the_report_shows_it(
     program("phys4d.report", f"{run}", trained)
     page = (trained / "runs/whole/report/index.html").read_text()
     assert page.count('class="cloud"') == 2
+    assert "Wait share" in page, "the part of each iteration in which rewards were waited for"
     assert "4D Chamfer" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phys4d.models.registry import FULL, TINY, check_preset, meta_model, published
 from phys4d.runtime.errors import run_main
+
+if TYPE_CHECKING:
+    from phys4d.models.backbone import Backbone
 
 GIB = 2**30
 TINY_VIDEO = {"num_frames": 9, "height": 64, "width": 64}
@@ -52,7 +55,7 @@ def describe(
         "text_encoder_parameters": counts["text_encoder"],
         "noising": repr(model.noising),
         "samplers": "flow_sde dance_sde cps ode" if model.noising.family == "flow" else "ddim_v",
-        "shift": model.published_shift(*size),
+        "shift": _shift(model, size),
         "strides": {
             "temporal": model.latent_format.temporal_stride,
             "spatial": model.latent_format.spatial_stride,
@@ -90,6 +93,14 @@ def describe(
             "activations_checkpointed": checkpointed["activation_bytes"] / GIB,
         }
     return result
+
+
+def _shift(model: Backbone, size: tuple[int, int, int]) -> float | None:
+    """The published shift of the noise levels; None where none is published for this size."""
+    try:
+        return model.published_shift(*size)
+    except ValueError:
+        return None
 
 
 def text(result: dict[str, Any], indent: str = "") -> str:

@@ -10,13 +10,14 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
+from phys4d.models.loading import check_safetensors, load_whole
 from phys4d.runtime.threads import beside
 
 MAX_DEPTH_M = 10
@@ -170,7 +171,17 @@ def load_depth_estimator(directory: Path) -> DepthEstimator:
         raise FileNotFoundError(f"no depth estimator in {directory}; train it with `make pretrain`")
     if (directory / "preprocessor_config.json").is_file():
         return published_depth(str(directory))
-    return TinyDepth(DepthAnythingForDepthEstimation.from_pretrained(directory))
+    _check_files(directory)
+    return TinyDepth(load_whole(DepthAnythingForDepthEstimation, directory))
+
+
+def _check_files(directory: Path) -> None:
+    """Refuse a folder without weights, and files that are cut short."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no depth weights (*.safetensors) in {directory}; download them all again")
+    for path in files:
+        check_safetensors(path)
 
 
 def published_depth(source: str) -> PublishedDepth:
@@ -178,16 +189,20 @@ def published_depth(source: str) -> PublishedDepth:
 
     Raises:
         FileNotFoundError: its weights are not to be had.
-        ValueError: the model is none for depth.
+        ValueError: the model is none for depth, or a file of it is damaged.
     """
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-    if Path(source).is_dir() and not list(Path(source).glob("*.safetensors")):
-        raise FileNotFoundError(f"no depth weights (*.safetensors) in {source}; download them all again")
+    if Path(source).is_dir():
+        _check_files(Path(source))
     try:
-        model = AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
+        model = load_whole(cast(Any, AutoModelForDepthEstimation), source)
         processor = AutoImageProcessor.from_pretrained(source)
     except OSError as error:
+        if Path(source).is_dir():
+            raise ValueError(
+                f"{source} is no folder of a depth model: {str(error).splitlines()[0]}; download it again"
+            ) from error
         raise FileNotFoundError(
             f"the weights of depth estimator {source} are not on this machine and the hub did not give them "
             f"({type(error).__name__}); where there is a network run `hf download {source} --local-dir "

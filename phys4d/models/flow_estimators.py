@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -122,19 +123,21 @@ def load_flow_estimator(name: FlowName, weights: Path | None = None, device: str
             raise FileNotFoundError(
                 f"no weights of {name} at {weights}; they are published at {published.url}"
             )
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        try:
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{weights} is no whole weights file of {name} ({type(error).__name__}); download "
+                f"{published.url} again"
+            ) from error
     else:
         try:
-            state = published.get_state_dict(check_hash=True)
+            model.load_state_dict(published.get_state_dict(check_hash=True))
         except (URLError, OSError) as error:
             raise FileNotFoundError(
                 f"the weights of {name} are not on this machine and {published.url} did not give them "
                 f"({type(error).__name__}); download that file and give --flow-weights FILE, or --flow dis"
             ) from error
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit {name}: {str(error).splitlines()[0]}") from error
     return RaftFlow(model, name, device)
 
 

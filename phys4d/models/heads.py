@@ -9,6 +9,7 @@ as in Perez et al., FiLM, 2018. Frames and unfolding are ours.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from phys4d.runtime.files import atomic_write_bytes
 
 MEDIAN_DEPTH_M = 3.0
 MOTION_UNIT = (4.0, 4.0, 0.1)
+_OTHER_VERSION = "holds heads of another version of Phys4D; train them again with `make pretrain`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,7 @@ class GeometryHeads(nn.Module):
         for name in ("to_output.weight", "to_output.bias"):
             state[name] = state[name][:kept]
         fewer.load_state_dict(state)
+        fewer.to(self.to_output.weight)
         return fewer.train(self.training)
 
     def _unfolded(self, x_BCThw: Tensor, tap: int) -> Tensor:
@@ -173,8 +176,10 @@ class GeometryHeads(nn.Module):
             return x_BCThw
         parts: list[Tensor] = []
         for piece in x_BCThw.split(self.config["piece_frames"] or x_BCThw.shape[2], dim=2):
-            rest = self.unfold[tap](piece[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
-            parts += [piece[:, :, :1], rest.transpose(2, 3).flatten(2, 3)]
+            parts.append(piece[:, :, :1])
+            if piece.shape[2] > 1:
+                rest = self.unfold[tap](piece[:, :, 1:]).unflatten(1, (x_BCThw.shape[1], -1))
+                parts.append(rest.transpose(2, 3).flatten(2, 3))
         return torch.cat(parts, dim=2)
 
     def save(self, path: Path) -> None:
@@ -197,9 +202,12 @@ class GeometryHeads(nn.Module):
             raise FileNotFoundError(f"no heads at {path}; train them with `make pretrain`")
         check_safetensors(path)
         with safe_open(path, "pt") as file:
-            sizes = {name: int(value) for name, value in (file.metadata() or {}).items()}
-            if "width" not in sizes:
+            noted = file.metadata() or {}
+            if "width" not in noted:
                 raise ValueError(f"{path} holds no heads of this project; train them with `make pretrain`")
+            if not set(noted) <= set(inspect.signature(cls).parameters):
+                raise ValueError(f"{path} {_OTHER_VERSION}")
+            sizes = {name: int(value) for name, value in noted.items()}
             for name, needed in (model_sizes or {}).items():
                 if sizes.get(name) != needed:
                     raise ValueError(
@@ -210,9 +218,7 @@ class GeometryHeads(nn.Module):
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         wanted = {name: value.shape for name, value in heads.state_dict().items()}
         if {name: value.shape for name, value in state.items()} != wanted:
-            raise ValueError(
-                f"{path} holds heads of another version of Phys4D; train them again with `make pretrain`"
-            )
+            raise ValueError(f"{path} {_OTHER_VERSION}")
         heads.load_state_dict(state)
         return heads.eval()
 

@@ -107,24 +107,26 @@ def load_part(part_class: type[Any], folder: Path, part: str, dtype: torch.dtype
         check_safetensors(path)
     is_diffusers = issubclass(part_class, ModelMixin)
     keywords = {"torch_dtype": dtype} if is_diffusers else {"dtype": dtype}
+    return load_whole(part_class, folder / part, low_cpu_mem_usage=True, local_files_only=True, **keywords)
+
+
+def load_whole(model_class: type[Any], source: Path | str, **keywords: Any) -> Any:
+    """`from_pretrained` that takes safetensors only and refuses weights that are missing or too many.
+
+    Raises:
+        ValueError: weights do not fit the source's config.json.
+    """
     try:
-        model, info = part_class.from_pretrained(
-            folder / part,
-            use_safetensors=True,
-            low_cpu_mem_usage=True,
-            output_loading_info=True,
-            local_files_only=True,
-            **keywords,
+        model, info = model_class.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **keywords
         )
     except RuntimeError as error:
-        raise ValueError(
-            f"{folder / part} does not fit its config.json: {str(error).splitlines()[0]}"
-        ) from error
+        raise ValueError(f"{source} does not fit its config.json: {str(error).splitlines()[0]}") from error
     for kind, names in (("missing", info["missing_keys"]), ("unexpected", info["unexpected_keys"])):
         names = sorted(names)
         if names:
             raise ValueError(
-                f"{folder / part} has {len(names)} {kind} weights for a {part_class.__name__} "
+                f"{source} has {len(names)} {kind} weights for a {type(model).__name__} "
                 f"of its config.json, first {names[0]}; the files are of another version or not all there"
             )
     return model

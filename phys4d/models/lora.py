@@ -107,6 +107,8 @@ def _check_fits(transformer: ModelMixin, path: Path) -> None:
     kind = type(transformer).__name__
     with safe_open(path, "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if not shapes:
+        raise ValueError(f"{path} holds no adapter weights; train it again, or name another folder")
     layers = dict(transformer.named_modules())
     foreign = next((name for name in shapes if not name.startswith(_PREFIX)), None)
     if foreign is not None:
@@ -115,7 +117,20 @@ def _check_fits(transformer: ModelMixin, path: Path) -> None:
             "`save_lora_weights` of diffusers writes it; load it into a stock pipeline and save it from there"
         )
     for name, shape in shapes.items():
-        layer, _, factor = name.removesuffix(".weight").removeprefix(_PREFIX).rpartition(".")
+        stem = name.removesuffix(".weight")
+        layer, _, factor = stem.removeprefix(_PREFIX).rpartition(".")
+        other = stem.removesuffix(factor) + ("lora_B" if factor == "lora_A" else "lora_A") + ".weight"
+        rank = 0 if factor == "lora_A" else 1
+        if (
+            factor not in ("lora_A", "lora_B")
+            or len(shape) != 2
+            or len(shapes.get(other, ())) != 2
+            or shape[rank] != shapes[other][1 - rank]
+        ):
+            raise ValueError(
+                f"{path} is no plain LoRA: {name} of shape {shape} is no lora_A or lora_B with the other, of "
+                "the same rank, beside it; save it from a stock pipeline by `save_lora_weights`"
+            )
         module = layers.get(layer)
         module = getattr(module, "base_layer", module)
         if not isinstance(module, nn.Linear):

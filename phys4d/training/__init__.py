@@ -2,6 +2,6 @@
 
 from phys4d.training.ema import Ema
 from phys4d.training.loop import fit
-from phys4d.training.stage_run import StageRun
+from phys4d.training.stage_run import StageRun, check_finished
 
-__all__ = ["Ema", "StageRun", "fit"]
+__all__ = ["Ema", "StageRun", "check_finished", "fit"]

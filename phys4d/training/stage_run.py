@@ -11,13 +11,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from phys4d.runtime.checkpoint import latest, new_checkpoint
+from phys4d.runtime.errors import UserError
 from phys4d.runtime.files import atomic_write_text
+from phys4d.runtime.origin import check_same, digests
 from phys4d.runtime.run import RunFolder
 from phys4d.training.ranks import Ranks
 
@@ -36,36 +39,59 @@ MAY_CHANGE = {
 """Settings that an interrupted stage may go on with anew, since they do not change what is learnt."""
 
 
+def check_finished(stage: Path, target: str) -> None:
+    """Refuse a stage that was begun again and interrupted: what lies there is of the training before.
+
+    Raises:
+        UserError: says which target of make finishes it.
+    """
+    if (stage / "checkpoints").is_dir():
+        raise UserError(f"{stage} was interrupted; finish it with `make {target}`")
+
+
 class StageRun:
     """Use as a context manager: what ends it well also removes its checkpoints."""
 
-    def __init__(self, path: Path, ranks: Ranks, folder: RunFolder | None) -> None:
+    def __init__(self, path: Path, ranks: Ranks, folder: RunFolder | None, origin: Mapping[str, str]) -> None:
         self.path = path
         self.ranks = ranks
+        self.origin = origin
         self._folder = folder
         self._last_s = time.monotonic()
         self._cost_s = 0.0
 
     @classmethod
     def open(
-        cls, path: Path, config_toml: str, *, ranks: Ranks | None = None, wandb_project: str = ""
+        cls,
+        path: Path,
+        config_toml: str,
+        *,
+        sources: Mapping[str, Path] | None = None,
+        ranks: Ranks | None = None,
+        wandb_project: str = "",
     ) -> StageRun:
         """Take the folder: go on with a stage that was interrupted, else begin anew.
 
         Only the main process holds the folder; the others' `log` and `save` do nothing.
 
+        Args:
+            sources: files and folders of weights that the stage goes out from, by name.
+
         Raises:
             UserError: another process holds the folder, or the stage was interrupted under another
-                configuration.
+                configuration or with other sources.
         """
         ranks = ranks or Ranks()
-        folder = None
+        folder, origin = None, {}
         if ranks.is_main:
-            marks = [
-                json.loads((checkpoint / "progress.json").read_text())["metrics_bytes"]
-                for training in (path / "checkpoints").glob("*")
-                if (checkpoint := latest(training)) is not None
-            ]
+            origin = digests(sources or {})
+            marks = []
+            for training in (path / "checkpoints").glob("*"):
+                checkpoint = latest(training)
+                if checkpoint is not None:
+                    mark = json.loads((checkpoint / "progress.json").read_text())
+                    check_same(checkpoint, mark.get("origin", {}), origin, path)
+                    marks.append(mark["metrics_bytes"])
             going_on = bool(marks)
             folder = RunFolder.open(
                 path,
@@ -77,8 +103,10 @@ class StageRun:
             )
             if going_on:
                 folder.rewind_to(max(marks))
+            # Until it is finished, which `check_finished` sees.
+            (path / "checkpoints").mkdir(exist_ok=True)
         ranks.wait()
-        return cls(path, ranks, folder)
+        return cls(path, ranks, folder, origin)
 
     def log(self, step: int, **scalars: float) -> None:
         """Append scalars of one step to the metrics."""
@@ -102,7 +130,7 @@ class StageRun:
         start = time.monotonic()
         with new_checkpoint(self._checkpoints(training), step) as folder:
             torch.save(state, folder / "state.pt")
-            mark = {"step": step, "metrics_bytes": self._folder.metrics_bytes()}
+            mark = {"step": step, "metrics_bytes": self._folder.metrics_bytes(), "origin": self.origin}
             (folder / "progress.json").write_text(json.dumps(mark))
         self._last_s = time.monotonic()
         self._cost_s = self._last_s - start

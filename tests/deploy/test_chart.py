@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.serve._private import constants
 
 from deploy import rendering, schemas, scripts
 from deploy.rendering import of_kind, pods
@@ -108,6 +109,26 @@ def test_calls_under_way_get_as_long_as_the_service_would_give_them(
     ]
     assert graces == [math.ceil(seconds) + 60] * 3
     assert of_kind(manifests, "RayService")[0]["spec"]["rayClusterDeletionDelaySeconds"] == graces[0]
+
+
+def test_haproxy_gets_windows_and_buffers_for_large_rollouts_under_names_that_ray_reads(on_cpus) -> None:
+    """On every Ray container: Ray would pass over a name that it does not know."""
+    wanted = {
+        "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": 1 << 20,
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": 64 << 10,
+    }
+
+    def given(manifests: list[rendering.Manifest]) -> list[dict[str, int]]:
+        return [
+            {e["name"]: int(e["value"]) for e in container["env"] if "_HAPROXY_" in e["name"]}
+            for where, pod in pods(manifests).items()
+            if where.startswith("RayService/")
+            for container in pod["spec"]["containers"]
+        ]
+
+    assert given(on_cpus) == [wanted] * 3
+    assert given(rendering.render(CPU, "ray.haproxy=false")) == [{}] * 3
+    assert all(hasattr(constants, name) for name in wanted)
 
 
 def test_the_label_of_the_gpu_pool_is_asked_for_where_there_is_a_pool_only(on_cpus) -> None:

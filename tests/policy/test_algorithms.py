@@ -328,6 +328,46 @@ def test_siblings_of_the_fast_mode_share_the_steps_before_the_window(model: WanM
     gradients(model, [(fast, advantages())])
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast mode"])
+def test_groups_sampled_together_with_windows_of_their_own_are_what_each_is_alone(
+    model: WanModel, fast: bool
+) -> None:
+    """Videos, log-probabilities and gradients; every ratio is 1."""
+    windows, whole = [(0, 1)] * 4 + [(1, 2)] * 4, advantages()
+    seeds = [7] * 4 + [8] * 4 if fast else None
+    together = roll(model, windows=windows, groups=seeds)
+    steps = [(recorded.i, recorded.videos) for recorded in together.steps]
+    assert steps == [(0, (0, 1, 2, 3)), (1, None), (2, (4, 5, 6, 7))]
+    assert together.window_size == 2
+    batches = []
+    for part in (slice(0, 4), slice(4, 8)):
+        alone = sample(
+            model,
+            conditioning(model).select(part),
+            RULE,
+            num_latent_frames=3,
+            window=windows[part][0],
+            seeds=range(8)[part],
+            groups=seeds[part] if seeds else None,
+            keep_means=True,
+        )
+        torch.testing.assert_close(together.latents_BCThw[part], alone.latents_BCThw, rtol=1e-4, atol=1e-5)
+        for recorded in alone.steps:
+            joint = next(step for step in together.steps if step.i == recorded.i)
+            rows = slice(0, 4) if joint.videos else part
+            torch.testing.assert_close(joint.log_prob_B[rows], recorded.log_prob_B, rtol=0, atol=1e-5)
+        kept = dataclasses.replace(whole, values=whole.values[part], trained=whole.trained[part])
+        batches.append((alone, kept))
+    for name in ("grpo", "grpo_guard"):
+        joint = gradients(model, [(together, whole)], name=name)
+        for a, b in zip(joint, gradients(model, batches, name=name), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+    with pytest.raises(ValueError, match=r"one group has one window, got \(0, 1\) and \(1, 2\)"):
+        roll(model, windows=windows, groups=[7] * 8)
+    with pytest.raises(ValueError, match="one window per video is needed: 8 videos, got 2 windows"):
+        roll(model, windows=[(0, 1), (1, 2)])
+
+
 def test_latents_kept_in_bfloat16_replay_with_a_ratio_of_one(model: WanModel) -> None:
     """T13 on a model: what is rounded is rounded before the log-probability is taken."""
     rule = dataclasses.replace(RULE, storage_dtype=torch.bfloat16)

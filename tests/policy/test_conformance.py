@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from policy.conformance import TOLERANCE, case_families, check_cases, closed_form_tensor, main, recompute
+from policy.conformance import (
+    TOLERANCE,
+    case_families,
+    check_cases,
+    closed_form_tensor,
+    deviation,
+    main,
+    recompute,
+)
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "sampler.json"
 
@@ -56,6 +64,18 @@ def test_a_deviation_of_any_value_fails(
     path.write_text(json.dumps(changed))
     assert main([str(path)]) == 1
     assert capsys.readouterr().out.startswith("FAILED: 12 cases")
+
+
+def test_only_log_probs_above_1_in_size_are_compared_in_proportion(cases: dict[str, Any]) -> None:
+    """2e-5 off a value of any size, or off a log-prob of .5, is too far; off a log-prob of -20 it is not."""
+    assert deviation(-20.00002, -20.0) == pytest.approx(2e-5, rel=1e-6)
+    assert deviation(-20.00002, -20.0, relative_above_1=True) == pytest.approx(1e-6, rel=1e-6)
+    assert deviation([0.5, -0.49998], [0.5, -0.5], relative_above_1=True) == pytest.approx(2e-5, rel=1e-6)
+    moved = check_cases({"wan_19": {"t": cases["wan_19"]["t"] + 1e-3}})
+    assert moved.grid == pytest.approx(1e-3, rel=1e-6), "of 211, which it would be 5e-6 of"
+    assert max(abs(value) for value in cases["ddpo_49"]["lp"]) > 10
+    moved = check_cases({"ddpo_49": {"lp": [value * (1 + 5e-5) for value in cases["ddpo_49"]["lp"]]}})
+    assert moved.log_prob == pytest.approx(5e-5, rel=0.3) and moved.log_prob > TOLERANCE
 
 
 def test_a_file_that_cannot_be_checked_is_refused_in_one_line(

@@ -1,13 +1,19 @@
 """What a dry run counts, where it can be checked by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from phys4d.reward.wire import rollout_to_proto
+from phys4d.runtime import config as configs
 from phys4d.types import Camera, Rollout, SceneSpec
 from policy.config import AlgorithmConfig, HardwareConfig, RolloutConfig, TrainConfig
 from policy.dry_run import dry_run, rollout_bytes, text
 
+ROOT = Path(__file__).parents[2]
+SCALE = " ".join((ROOT / "docs/scale.md").read_text(encoding="utf-8").split())
+"""The page with the worked example, lines joined."""
 GIB = 2**30
 
 
@@ -49,6 +55,58 @@ def test_parts_add_up_and_scale_as_they_must() -> None:
         algorithm=AlgorithmConfig(name="diffusion_nft"),
     )
     assert nft["memory_gib"]["latents of an iteration"] * GIB == 8 * 4 * 16 * 9 * 8 * 8
+
+
+def published(preset: str, *flags: str) -> dict:
+    folder = ROOT / "policy/presets/train"
+    return dry_run(configs.load_preset(TrainConfig, folder, default=preset, args=list(flags))[0])
+
+
+@pytest.mark.parametrize("preset", ["wan2.2-5b", "cogvideox-5b-i2v", "open-sora-1.2"])
+def test_the_presets_of_the_worked_example_fit_their_gpus_with_the_figures_of_the_page(preset: str) -> None:
+    """One of each backbone."""
+    result = published(preset)
+    assert result["model"] == preset and (result["num_gpus"], result["gpu_gib"]) == (8, 80.0)
+    assert result["fits"] and 5 < result["total_gib"] < result["available_gib"]
+    assert text(result).splitlines()[-1].startswith("fits: ")
+    assert all(value > 0 for name, value in result["tflop"].items() if name != "decoding")
+    if preset == "wan2.2-5b":
+        for figure in worked_example(result, published(preset, "--hardware.video", "121", "704", "1280")):
+            assert figure in SCALE, f"docs/scale.md lacks {figure!r}"
+
+
+def worked_example(result: dict, as_published: dict) -> list[str]:
+    """The figures of docs/scale.md, as a dry run has them."""
+    gib, work = result["memory_gib"], result["tflop"]
+    assert gib["text encoder"] == gib["autoencoder"] == 0, "on the host"
+
+    def tflop(name: str) -> str:
+        return f"{round(work[name], -1):,.0f}"
+
+    percent = 100 * work["sampling"] / sum(work.values())
+    more = (result["available_gib"] - result["total_gib"]) / gib["activations of 1 video"]
+    assert 20 <= more + 1 < 22, "room for twenty videos in a forward"
+    payload = result["payload_mib"]
+    return [
+        f"| transformer, bfloat16 | {gib['transformer']:.2f} | | sampling, 16 steps | {tflop('sampling')} |",
+        "| text encoder and autoencoder | on the host | | "
+        f"reading by the heads | {tflop('reading by the heads')} |",
+        f"| adapter of all targets, rank 32, and optimiser | {gib['adapter and optimiser']:.2f} | | "
+        f"training, 2 steps, checkpointed | {tflop('training')} |",
+        f"| activations of 1 video, checkpointed | {gib['activations of 1 video']:.2f} | | "
+        f"reference for the KL | {tflop('reference and old policy')} |",
+        f"| latents of an iteration | {gib['latents of an iteration']:.2f} | | "
+        f"evaluation, its share of every 20th | {tflop('evaluation, every 20th')} |",
+        f"| **total, of {result['available_gib']:.1f}** | **{result['total_gib']:.1f}** | | "
+        f"**time at 8 x 400 TFLOP/s** | **{result['gpu_s']:.0f} s** |",
+        f"| scoring by 16 scorers at 1 s | {result['scoring_s']:.0f} s |",
+        f"{result['videos_per_iteration']} videos of 49 x 480 x 832 an iteration",
+        f"Sampling is {percent:.0f} % of the work",
+        f"size is {payload['rollout']:.0f} MiB of depth and motion in float16 and an iteration "
+        f"{payload['iteration'] / 1024:.1f} GiB",
+        f"published with: {as_published['total_gib']:.1f} GiB, {as_published['gpu_s']:.0f} s an iteration "
+        f"and {as_published['payload_mib']['rollout']:.0f} MiB a rollout.",
+    ]
 
 
 def test_the_verdict_is_that_of_the_sum_and_says_what_to_do() -> None:

@@ -13,6 +13,7 @@ from policy.config import MonitorConfig
 from policy.monitors import Monitors, alarms, cloud_statistics, pixel_statistics
 
 Videos = np.ndarray
+REWARDS = {"val_reward": 0.5, "held_out_reward": 0.5}
 T, H, W = 9, 32, 40
 
 
@@ -91,20 +92,42 @@ def test_a_held_out_reward_that_falls_alarms_only_while_the_trained_one_rises() 
     assert not names({"held_out_reward": 0.45, "val_reward": 0.7}, before)
 
 
+def test_a_monitor_does_not_turn_itself_off_where_rewards_fail(tmp_path: Path) -> None:
+    """With more than half of the held-out videos without a score the run stops, at iteration 0 too."""
+    scored = REWARDS | {"val_failed_fraction": 0.5, "held_out_failed_fraction": 0.5}
+    monitors = Monitors(MonitorConfig(), tmp_path)
+    for name in ("val_failed_fraction", "held_out_failed_fraction"):
+        with pytest.raises(UserError, match=f"alarm at iteration 0: {name} is 1, allowed at most 0.5"):
+            monitors.check(0, {name: 1.0})
+    for name in REWARDS:
+        with pytest.raises(UserError, match=f"monitors have no {name} to compare with.*--no-monitor.enabled"):
+            monitors.check(0, {key: value for key, value in scored.items() if key != name})
+    assert not (tmp_path / "monitors.json").exists(), "none of these is what later iterations compare with"
+    monitors.check(0, scored)
+    resumed = Monitors(MonitorConfig(), tmp_path)
+    resumed.check(5, scored)
+    with pytest.raises(UserError, match="alarm at iteration 10: held_out_failed_fraction is 0.6"):
+        resumed.check(10, {"val_reward": 0.9, "val_failed_fraction": 0.0, "held_out_failed_fraction": 0.6})
+    assert "| held_out_failed_fraction | 0.5 | 0.6 | **at most 0.5 without a score** |" in (
+        tmp_path / "alarm" / "report.md"
+    ).read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"max_failed_fraction must be in \[0, 1\), got 1.0"):
+        MonitorConfig(max_failed_fraction=1.0)
+
+
 def test_what_iteration_0_lacked_is_watched_from_the_first_iteration_that_has_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The reward service was away at iteration 0; the two rewards that are compared are of one iteration."""
     monitors = Monitors(MonitorConfig(), tmp_path)
-    monitors.check(0, {"luminance": 0.5, "held_out_reward": 0.9})
-    monitors.check(5, {"luminance": 0.5, "val_reward": 0.3})
-    monitors.check(10, {"luminance": 0.5, "val_reward": 0.5, "held_out_reward": 0.5})
+    monitors.check(0, REWARDS | {"luminance": 0.5})
+    monitors.check(5, REWARDS)
+    monitors.check(10, REWARDS | {"luminance": 0.5, "coverage": 0.8})
     said = capsys.readouterr().out
-    assert "no held_out_reward at iteration 5" in said
-    assert "held_out_reward, val_reward from now on against iteration 10" in said
+    assert "no luminance at iteration 5" in said
+    assert "coverage from now on against iteration 10" in said
     resumed = Monitors(MonitorConfig(), tmp_path)
-    with pytest.raises(UserError, match=r"held_out_reward is 0\.3, at iteration 0 0\.5"):
-        resumed.check(15, {"luminance": 0.5, "val_reward": 0.7, "held_out_reward": 0.3})
+    with pytest.raises(UserError, match=r"coverage is 0\.3, at iteration 0 0\.8"):
+        resumed.check(15, REWARDS | {"luminance": 0.5, "coverage": 0.3})
 
 
 def test_a_policy_far_from_the_reference_alarms() -> None:
@@ -113,11 +136,11 @@ def test_a_policy_far_from_the_reference_alarms() -> None:
 
 
 def test_an_alarm_stops_the_run_with_a_report_and_a_resumed_run_remembers_iteration_0(tmp_path: Path) -> None:
-    before = pixel_statistics(honest())
+    before = REWARDS | pixel_statistics(honest())
     Monitors(MonitorConfig(), tmp_path).check(0, before)
     resumed = Monitors(MonitorConfig(), tmp_path)
     assert resumed.baseline == before
-    resumed.check(5, pixel_statistics(honest(shift=1)))
+    resumed.check(5, REWARDS | pixel_statistics(honest(shift=1)))
     frozen = pixel_statistics(CHEATS["frozen on its first frame"][1](honest()))
     pictures: list[Path] = []
     with pytest.raises(UserError, match="alarm at iteration 10: motion_energy is 0, .* look at .*report.md"):

@@ -1,7 +1,6 @@
 """Several processes of a run learn what one does."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +9,15 @@ import pytest
 import torch
 
 from policy.ranks import Ranks
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, rank_environments
 
 
 def launch(number: int, out: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Run the case in so many processes, as `accelerate launch` would."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     children = []
-    for rank in range(number):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-        if number > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for ranks in rank_environments(number):
+        alone = {"ACCELERATE_USE_CPU": "true"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(ranks if number > 1 else alone)}
         command = [sys.executable, str(Path(__file__).with_name("ranks_case.py")), str(out)]
         children.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE))
     for child in children:

@@ -23,7 +23,7 @@ from policy.prompts import load_prompts
 from policy.ranks import Ranks
 from policy.reading import Reader
 from policy.rewards import Rewards
-from policy.rollout import sampling_rule
+from policy.rollout import Rollouts, sample, sampling_rule
 from policy.trainer import OldPolicy, Trainer
 
 T, H, W = 5, 32, 32
@@ -36,6 +36,10 @@ CONFIG = TrainConfig(
 
 def brightness(completions: list[np.ndarray], **_: object) -> list[float]:
     return [float(c[1:].mean()) / 255 for c in completions]
+
+
+def silent(completions: list[np.ndarray], **_: object) -> list[None]:
+    return [None] * len(completions)
 
 
 calls = [0]
@@ -126,7 +130,7 @@ def test_every_algorithm_learns_and_resumes_bit_for_bit(config: TrainConfig, tmp
     resumed.restore(tmp_path)
     assert resumed.kl_joint_nats == rows[1]["kl_joint_nats"], "the alarm on it needs no iteration of its own"
     again = resumed.iterate(2)
-    timings = {"sample_s", "wait_s", "update_s", "iteration_s"}
+    timings = {"sample_s", "wait_s", "wait_share", "update_s", "iteration_s"}
     assert {k: v for k, v in again.items() if k not in timings} == {
         k: v for k, v in rows[2].items() if k not in timings
     }
@@ -137,6 +141,9 @@ def test_every_algorithm_learns_and_resumes_bit_for_bit(config: TrainConfig, tmp
     for first, second in pairs:
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(row["grad_norm"] > 0 and row["skipped_updates"] == 0 for row in rows)
+    assert all(
+        row["wait_share"] == row["wait_s"] / row["iteration_s"] and 0 < row["wait_share"] < 1 for row in rows
+    )
     assert rows[2]["kl"] > 0 and rows[2]["kl_joint_nats"] > rows[2]["kl"]
 
 
@@ -146,6 +153,39 @@ def test_groups_whose_rewards_spread_less_than_their_noise_train_nothing() -> No
     assert dropped[0]["grad_norm"] > 0 and dropped[1]["grad_norm"] == 0
     with pytest.raises(ValueError, match="min_reward_spread must be above 0, got 0.0"):
         AlgorithmConfig(min_reward_spread=0.0)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted_also_on_policy() -> None:
+    """Forward and ratio are sound, but one adapter matrix gets NaN; the first of the updates is on-policy."""
+    trainer = make_trainer()
+    before = [p.detach().clone() for p in trainer.parameters]
+    broken = trainer.parameters[1].register_hook(lambda gradient: gradient * torch.nan)
+    row = trainer.iterate(0)
+    assert row["skipped_updates"] == CONFIG.algorithm.updates_per_iteration == 2
+    assert row["dropped_groups"] == 0 and row["ratio_max"] < 1e-5
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before, strict=True))
+    assert not trainer.optimiser.state and trainer.ema.num_updates == 0
+    broken.remove()
+    row = trainer.iterate(0)
+    assert row["skipped_updates"] == 0 and row["grad_norm"] > 0
+    assert not torch.equal(trainer.parameters[1], before[1]) and trainer.ema.num_updates == 2
+
+
+def test_each_group_has_a_window_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Siblings share it, the two groups of a batch need not; the first update is on-policy all the same."""
+    starts = []
+
+    def watched(*args: Any, **settings: Any) -> Rollouts:
+        starts.append([w.start for w in settings["windows"]])
+        return sample(*args, **settings)
+
+    monkeypatch.setattr("policy.trainer.sample", watched)
+    rollout = replace(CONFIG.rollout, num_prompts=4, prompts_per_batch=2, group_size=2)
+    trainer = make_trainer(replace(CONFIG, rollout=rollout))
+    rows = [trainer.iterate(i) for i in range(2)]
+    assert len(starts) == 4 and all(a == b and c == d for a, b, c, d in starts)
+    assert any(a != c for a, _, c, _ in starts) and {start for batch in starts for start in batch} == {0, 1}
+    assert all(row["grad_norm"] > 0 and row["skipped_updates"] == 0 for row in rows)
 
 
 def test_trls_sampler_visits_every_prompt_once_an_epoch() -> None:
@@ -220,7 +260,15 @@ def test_each_fault_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.
 def test_monitors_look_at_the_same_videos_every_time(tmp_path: Path) -> None:
     trainer = make_trainer()
     first, second = trainer.watch(trainer.held_out_videos()), trainer.watch(trainer.held_out_videos())
-    assert first == second and set(pixel_statistics(np.zeros((1, 3, 4, 4, 3)))) <= set(first)
+    assert (
+        first == second
+        and first["held_out_failed_fraction"] == 0.0
+        and set(pixel_statistics(np.zeros((1, 3, 4, 4, 3)))) <= set(first)
+    )
     assert {"unique_points", "coverage"} <= set(first)
+    silenced = make_trainer(reward="silent")
+    seen = silenced.watch(silenced.held_out_videos())
+    assert seen["held_out_failed_fraction"] == 1.0 and "held_out_reward" not in seen
+    assert silenced.evaluate() == {"val_failed_fraction": 1.0}
     picture = trainer.write_picture(tmp_path / "videos.png", trainer.held_out_videos())
     assert picture.stat().st_size > 1000

@@ -66,8 +66,12 @@ def test_damaged_heads_and_those_of_another_model_are_refused(tmp_path: Path) ->
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="no whole safetensors file"):
         GeometryHeads.load(path)
-    save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match="no heads of this project"):
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(2)}, path, metadata)
+        with pytest.raises(ValueError, match="no heads of this project"):
+            GeometryHeads.load(path)
+    save_file({"weight": torch.zeros(2)}, path, {"width": "24", "foo": "1"})
+    with pytest.raises(ValueError, match="another version of Phys4D"):
         GeometryHeads.load(path)
 
 
@@ -98,6 +102,7 @@ def test_taps_are_reassembled_at_resolutions_of_their_own(
             changed[k] = changed[k] + 1 + torch.randn(24)
             assert (heads(tuple(changed), 0.1).depth_BTHW != read.depth_BTHW).any()
     assert read.depth_BTHW.shape == (1, 2, 3 * upsampling, 5 * upsampling)
+    assert [module.enlargement for module in heads.reassemble] == enlargements
     assert sorted(entered[: num_taps - 1], reverse=True) == [(3 * by, 5 * by) for by in enlargements]
 
 
@@ -117,17 +122,20 @@ def test_latent_frames_unfold_to_video_frames(tmp_path: Path) -> None:
 
 
 def test_a_piece_of_a_video_starts_with_a_latent_frame_of_one_frame() -> None:
-    """Open-Sora's autoencoder: 17 + 17 + 5 frames are 5 + 5 + 2 latent frames."""
+    """Open-Sora's autoencoder: 17 + 17 + 5 frames are 5 + 5 + 2 latent frames, 17 + 1 are 5 + 1."""
     heads = GeometryHeads(16, num_taps=1, channels=16, upsampling=4, temporal_stride=4, piece_frames=5)
     with torch.no_grad():
-        assert heads((torch.randn(1, 12, 2, 3, 16),), 0.1).depth_BTHW.shape == (1, 39, 8, 12)
+        for latent_frames, frames in ((12, 39), (6, 18), (1, 1)):
+            taps = (torch.randn(1, latent_frames, 2, 3, 16),)
+            assert heads(taps, 0.1).depth_BTHW.shape == (1, frames, 8, 12)
 
 
 def test_heads_of_two_channels_take_dz_from_depth_and_keep_the_rest(tmp_path: Path) -> None:
     torch.manual_seed(0)
     heads = GeometryHeads(24, channels=16)
     torch.nn.init.normal_(heads.to_output.weight, std=0.1)
-    fewer = heads.with_motion_channels(2)
+    assert heads.double().with_motion_channels(2).to_output.weight.dtype == torch.float64
+    fewer = heads.float().with_motion_channels(2)
     fewer.save(tmp_path / "heads.safetensors")
     with torch.no_grad():
         read = GeometryHeads.load(tmp_path / "heads.safetensors")(features(), 0.2)

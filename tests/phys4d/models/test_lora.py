@@ -1,5 +1,6 @@
 """Adapters: zero at first, off means reference, files reload exactly."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffusers import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from phys4d.models.backbone import Backbone
 from phys4d.models.lora import FILE_NAME, add_lora, load_lora, merge_lora, save_lora, store_base, use_adapters
@@ -114,6 +115,30 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="does not fit this transformer"):
         load_lora(wider, "sft", tmp_path / "lora")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.clear(), "holds no adapter weights"),
+        (lambda state: state.pop(next(n for n in state if "lora_B" in n)), "is no plain LoRA"),
+        (
+            lambda state: state.update({"transformer.blocks.0.attn1.to_q.alpha": torch.tensor(4.0)}),
+            "no plain",
+        ),
+    ],
+)
+def test_an_adapter_that_is_no_whole_plain_lora_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], told: str
+) -> None:
+    model = make()
+    add_lora(model.transformer, "sft", rank=4, targets=model.lora_targets)
+    path = save_lora(model.transformer, "sft", tmp_path / "lora")
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    with pytest.raises(ValueError, match=told):
+        load_lora(make().transformer, "sft", tmp_path / "lora")
 
 
 def test_an_adapter_of_another_backbone_is_refused_and_of_the_same_is_not(tmp_path: Path) -> None:

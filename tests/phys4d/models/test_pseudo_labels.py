@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 
 from phys4d.models import pseudo_labels
@@ -55,8 +56,13 @@ def test_raft_on_small_frames_answers_in_their_pixels(tmp_path: Path) -> None:
     assert found.shape == (1, 48, 64, 2)
     np.testing.assert_allclose(found[0, 24, 32], [12 * 8 * 64 / 168, 12 * 4 * 48 / 128], rtol=1e-4)
     assert raft.id.startswith("raft-small sha256:")
-    with pytest.raises(ValueError, match="raft.pth does not fit raft-large"):
+    with pytest.raises(ValueError, match="raft.pth is no whole weights file of raft-large .*https://"):
         load_flow_estimator("raft-large", tmp_path / "raft.pth")
+    whole = (tmp_path / "raft.pth").read_bytes()
+    for damaged in (b"", b"no weights", whole[:-5000]):
+        (tmp_path / "raft.pth").write_bytes(damaged)
+        with pytest.raises(ValueError, match="raft.pth is no whole weights file of raft-small"):
+            load_flow_estimator("raft-small", tmp_path / "raft.pth")
     with pytest.raises(
         FileNotFoundError, match=r"no weights of raft-small at .*none.pth; they are .*https://"
     ):
@@ -136,3 +142,23 @@ def test_an_estimator_without_weights_is_refused_with_the_way_to_get_them(tmp_pa
         published_depth("nobody/no-depth")
     with pytest.raises(FileNotFoundError, match="make pretrain"):
         load_depth_estimator(tmp_path)
+
+
+def test_damaged_depth_estimators_are_refused(tmp_path: Path) -> None:
+    """A weight that is not there would be random otherwise."""
+    TinyDepth(tiny_depth_anything(32)).save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    for load in (load_depth_estimator, lambda folder: published_depth(str(folder))):
+        with pytest.raises(ValueError, match="model.safetensors is cut short"):
+            load(tmp_path)
+    weights.write_bytes(whole)
+    state = load_file(weights)
+    state.pop("backbone.embeddings.cls_token")
+    save_file(state, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match="has 1 missing weights for a DepthAnything.*cls_token"):
+        load_depth_estimator(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is no folder of a depth model"):
+        published_depth(str(tmp_path))

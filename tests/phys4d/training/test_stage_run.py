@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from phys4d.training import StageRun
+from phys4d.runtime.errors import UserError
+from phys4d.training import StageRun, check_finished
 
 
 def test_checkpoints_that_take_two_seconds_are_200_seconds_apart(
@@ -41,3 +42,34 @@ def test_a_stage_that_failed_keeps_its_checkpoints_and_a_finished_one_does_not(t
         assert run.restore("other") is None
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_stage_goes_on_from_what_it_began_from_only(tmp_path: Path) -> None:
+    model, data = tmp_path / "model", tmp_path / "index.json"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    data.write_text("{}")
+    stage, sources = tmp_path / "stage1", {"base model": model, "data": data}
+    with pytest.raises(RuntimeError), StageRun.open(stage, "", sources=sources) as run:
+        run.save("heads", 1, {"step": 1})
+        raise RuntimeError
+    with pytest.raises(UserError, match="stage1 was interrupted; finish it with `make pretrain`"):
+        check_finished(stage, "pretrain")
+    (model / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(
+        UserError, match=r"trained from something else \(base model differ\); remove .*stage1"
+    ):
+        StageRun.open(stage, "", sources=sources)
+    (model / "model.safetensors").write_bytes(b"weights")
+    with StageRun.open(stage, "", sources=sources) as run:
+        assert run.restore("heads") == {"step": 1}
+    check_finished(stage, "pretrain")
+
+
+def test_a_stage_that_is_begun_again_is_unfinished_before_its_first_checkpoint(tmp_path: Path) -> None:
+    with StageRun.open(tmp_path, "one = 1\n"):
+        pass
+    with pytest.raises(RuntimeError), StageRun.open(tmp_path, "one = 2\n"):
+        raise RuntimeError
+    with pytest.raises(UserError, match="was interrupted"):
+        check_finished(tmp_path, "sft")

@@ -2,6 +2,12 @@
 {{- define "phys4d.rayEnv" -}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: {{ ternary "1" "0" .root.Values.ray.haproxy | quote }}}
+{{- if .root.Values.ray.haproxy }}
+# By HTTP/2's own window of 64 KiB a stream would wait for HAProxy thousands of times for each rollout of 50 MB,
+# and by buffers of 16 KiB HAProxy would spend three times the CPU time on it.
+- {name: RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE, value: "1048576"}
+- {name: RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "65536"}
+{{- end }}
 {{- if ne .root.Values.ray.auth "token" }}
 # This Ray asks for a token unless it is told not to.
 - {name: RAY_AUTH_MODE, value: disabled}
