@@ -8,7 +8,6 @@ writes them as tables. What they are is told in docs/benchmarks.md.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import traceback
@@ -20,9 +19,6 @@ from tqdm import tqdm
 
 from benchmarks.plots import draw_curves
 from benchmarks.registry import (
-    COMPARISONS,
-    CURVES,
-    RATES,
     Comparison,
     Curve,
     CurveTiming,
@@ -33,6 +29,7 @@ from benchmarks.registry import (
     measure,
     measure_curve,
     measure_rate,
+    registered,
 )
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import UserError, one_line, run_main
@@ -42,7 +39,8 @@ from phys4d.runtime.run import provenance
 from phys4d.runtime.threads import limit_threads
 
 FEW_REPEATS = 3
-QUICK_SIZES = 4
+QUICK_REPEATS, QUICK_SIZES = 2, 3
+"""Of rates and curves in a quick run."""
 HEADINGS = {
     "results": f"""
 ratio: the peer's cost over ours in the same repeat; above 1 we are faster, or smaller
@@ -70,7 +68,7 @@ class BenchConfig:
     row_s: float = 8.0
     """Seconds of a row after which it is not repeated again, once it has two repeats."""
     quick: bool = False
-    """3 repeats of all, and the 4 smallest sizes of curves: a look, not a measurement."""
+    """3 repeats, of rates and curves 2, and the 3 smallest sizes: a look, not a measurement."""
     names: bool = False
     """Print the names and end."""
     json: Path = Path("runs/bench/bench.json")
@@ -83,19 +81,12 @@ class BenchConfig:
             raise ValueError(f"row_s must be above 0 seconds, got {self.row_s}")
 
 
-def register_all() -> None:
-    """Import every `bench_*.py`, which registers what it measures."""
-    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        importlib.import_module(f"benchmarks.{path.stem}")
-
-
 def main() -> int:
     """Command line; 1 if a benchmark failed."""
     config = load(BenchConfig)
     # Libraries read this when they are first imported.
     limit_threads(1)
-    register_all()
-    tables = {"results": COMPARISONS, "rates": RATES, "curves": CURVES}
+    tables = registered()
     chosen = [(key, item) for key, items in tables.items() for item in items if config.only in item.name]
     if not chosen:
         known = ", ".join(item.name for items in tables.values() for item in items)
@@ -150,10 +141,10 @@ def _say(text: str) -> None:
 def _measured(item: Comparison | Rate | Curve, config: BenchConfig) -> Timing | RateTiming | CurveTiming:
     if isinstance(item, Comparison):
         return measure(item, repeats=FEW_REPEATS if config.quick else config.repeats, budget_s=config.row_s)
+    repeats, sizes = (QUICK_REPEATS, QUICK_SIZES) if config.quick else (FEW_REPEATS, None)
     if isinstance(item, Rate):
-        return measure_rate(item, repeats=FEW_REPEATS, budget_s=config.row_s)
-    sizes = QUICK_SIZES if config.quick else None
-    return measure_curve(item, repeats=FEW_REPEATS, budget_s=config.row_s, num_sizes=sizes)
+        return measure_rate(item, repeats=repeats, budget_s=config.row_s)
+    return measure_curve(item, repeats=repeats, budget_s=config.row_s, num_sizes=sizes)
 
 
 def _line(row: Timing | RateTiming | CurveTiming) -> str:

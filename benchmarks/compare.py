@@ -10,15 +10,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import reprlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.registry import CurveTiming, RateTiming, Timing
+from phys4d.runtime.config import from_mapping
 from phys4d.runtime.errors import UserError, run_main
 
-TABLES = ("results", "rates", "curves")
+
+@dataclass(frozen=True)
+class Failed:
+    """A row that could not be measured."""
+
+    name: str
+    error: str
+
+
+TABLES = {"results": Timing, "rates": RateTiming, "curves": CurveTiming}
+ROWS = {**TABLES, "errors": Failed}
 ENOUGH_REPEATS = 3
 """Two do not tell what a figure differs by on its own."""
 FACTS = ("cpu", "num_cpus", "python", "git_commit")
@@ -36,15 +49,28 @@ class Change:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file that `python -m benchmarks` wrote."""
+    """A file that `python -m benchmarks` wrote.
+
+    Raises:
+        UserError: it is none; names the file, and the row and the value that are not as they should be.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no file {path}; write it with: make bench FLAGS='--json {path}'") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}); write it anew with make bench") from None
     if not isinstance(content, dict) or "machine" not in content or "results" not in content:
         raise UserError(f"{path} lacks machine and results: it is no file of make bench")
+    machine = content["machine"]
+    if not isinstance(machine, dict) or not machine.keys() >= set(FACTS):
+        raise UserError(f"machine in {path} must hold {', '.join(FACTS)}, got {machine!r}")
+    for key, row_class in ROWS.items():
+        rows = content.get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{key} in {path} must be a list of rows, got {reprlib.repr(rows)}")
+        for number, row in enumerate(rows):
+            from_mapping(row_class, row, f"row {number} of {key} in {path}")
     return content
 
 

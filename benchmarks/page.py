@@ -1,6 +1,7 @@
 """Write the figures of a run into the documentation: `python -m benchmarks.page runs/bench/bench.json`.
 
-Replaces all that follows the heading "Figures" of docs/benchmarks.md, and the curves beside it.
+Replaces all that follows the heading "Figures" of docs/benchmarks.md, and the curves beside it: by a run of
+everything, unless told to with `--force`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.children import ROOT
 from benchmarks.compare import read
+from benchmarks.registry import registered
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.files import atomic_write_text
 
@@ -75,13 +77,31 @@ def _curves(content: dict[str, Any]) -> Iterator[str]:
     return _table(("cost", "sizes", "exponent", "bounds", "peers' exponents"), rows)
 
 
+def _check_whole(content: dict[str, Any], path: Path) -> None:
+    """Refuse a run that measured less than there is."""
+    if content.get("quick"):
+        raise UserError(
+            f"{path} is of a quick run, no measurement; run make bench without --quick, or --force"
+        )
+    names = [(key, item.name) for key, items in registered().items() for item in items]
+    lacking = [name for key, name in names if name not in {row["name"] for row in content.get(key, [])}]
+    if lacking:
+        raise UserError(
+            f"{path} lacks {len(lacking)} of {len(names)} rows, among them {lacking[0]!r}, and all "
+            "figures of the page would be replaced; run make bench without --only, or --force"
+        )
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description="write figures as tables")
     parser.add_argument("json", type=Path, help="file of make bench")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="page to write to")
+    parser.add_argument("--force", action="store_true", help="write a quick run or a part of one, too")
     options = parser.parse_args(args)
     content = read(options.json)
+    if not options.force:
+        _check_whole(content, options.json)
     before, heading, _ = options.page.read_text(encoding="utf-8").partition(HEADING)
     if not heading:
         raise UserError(f"{options.page} has no heading {HEADING.strip()!r}; name a page that has")

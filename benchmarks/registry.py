@@ -26,11 +26,13 @@ How a cost grows with a size is a curve, of ours first and of peers:
 
 from __future__ import annotations
 
+import importlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -144,6 +146,13 @@ class CurveTiming:
 COMPARISONS: list[Comparison] = []
 RATES: list[Rate] = []
 CURVES: list[Curve] = []
+
+
+def registered() -> dict[str, Sequence[Comparison | Rate | Curve]]:
+    """Everything that the files `bench_*.py` measure, by table of the results."""
+    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+        importlib.import_module(f"benchmarks.{path.stem}")
+    return {"results": COMPARISONS, "rates": RATES, "curves": CURVES}
 
 
 def _refuse_twins(name: str) -> None:

@@ -10,21 +10,20 @@ import xml.etree.ElementTree
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import benchmarks.__main__ as program
-from benchmarks import compare, kept, page, policy_table, profile, pytorch3d_cpu, stages
+from benchmarks import compare, page, profile, pytorch3d_cpu
 from benchmarks.chamfer_gpu import GpuBenchConfig
 from benchmarks.distinct_rewards import STEP, DistinctPending
 from benchmarks.registry import (
     LINEAR,
-    RATES,
     Bounds,
     Comparison,
     Curve,
+    CurveTiming,
     Measured,
     Rate,
     Unavailable,
@@ -32,6 +31,7 @@ from benchmarks.registry import (
     measure,
     measure_curve,
     measure_rate,
+    registered,
 )
 from benchmarks.tiny_models import TinyBenchConfig, affordable_steps
 from phys4d.models.registry import TINY
@@ -113,6 +113,12 @@ def test_powers_of_the_size_are_found_and_what_claims_to_be_linear_is_neither_mo
     assert measure_curve(growing(ours=1), repeats=3, num_sizes=3).sizes == (2, 4, 8)
 
 
+def test_a_quick_run_leaves_the_largest_sizes_and_a_repeat_out() -> None:
+    found = program._measured(growing(ours=1, unit="s"), program.BenchConfig(quick=True))
+    assert isinstance(found, CurveTiming)
+    assert (found.sizes, found.repeats) == ((2, 4, 8), 2)
+
+
 def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,18 +135,17 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
         works = (lambda: Measured(cost, 3.0), lambda: Measured(4.0, 3.0))
         return Comparison(name="x", peer="p", make=lambda: works, rtol=0)
 
-    monkeypatch.setattr(program, "register_all", lambda: None)
-    monkeypatch.setattr(program, "CURVES", [growing(ours=1)])
     rates = [
         Rate(name="lacking", unit="y", make=lacking),
         Rate(name="broken", unit="y", make=broken),
         Rate(name="r", unit="y", make=lambda: (lambda: Measured(0.5, None, 3e6), 5)),
     ]
-    monkeypatch.setattr(program, "RATES", rates)
+    tables = {"rates": rates, "curves": [growing(ours=1)]}
+    monkeypatch.setattr(program, "registered", lambda: tables)
     files = []
     for ours in (1.0, 2.0):
         other = replace(measured(1.0), name="z", peer=f"peer of {ours}")
-        monkeypatch.setattr(program, "COMPARISONS", [measured(ours), other])
+        tables = {**tables, "results": [measured(ours), other]}
         files.append(tmp_path / f"{ours}.json")
         monkeypatch.setattr(sys, "argv", ["benchmarks", "--json", str(files[-1])])
         assert program.main() == 1, "a benchmark failed"
@@ -171,7 +176,15 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     assert f"only in {files[0]}: r\n" in capsys.readouterr().out
     written = tmp_path / "page.md"
     written.write_text("# Title\n\nText.\n\n## Figures\n\nOld ones.\n")
-    page.main([str(files[0]), "--page", str(written)])
+    monkeypatch.setattr(page, "registered", lambda: tables)
+    with pytest.raises(UserError, match="1.0.json lacks 2 of 6 rows, among them 'lacking', .* or --force"):
+        page.main([str(files[0]), "--page", str(written)])
+    quick = tmp_path / "quick.json"
+    quick.write_text(json.dumps({**content, "quick": True}))
+    with pytest.raises(UserError, match="quick.json is of a quick run, no measurement"):
+        page.main([str(quick), "--page", str(written)])
+    assert "Old ones" in written.read_text()
+    page.main([str(files[0]), "--page", str(written), "--force"])
     text = written.read_text()
     assert text.startswith("# Title\n\nText.\n\n## Figures\n\n") and "Old ones" not in text
     assert (
@@ -181,7 +194,7 @@ def test_a_run_writes_what_it_measured_and_two_runs_are_compared(
     assert "| grow (bytes) | 2-16 points | 1.00 | 0.9-1.1 | a < b 2.00 |" in text and "(page.svg)" in text
     assert "Failed: broken: it broke" in text and (tmp_path / "page.svg").exists()
     with pytest.raises(ValueError, match="has no heading '## Figures'"):
-        page.main([str(files[0]), "--page", str(files[1])])
+        page.main([str(files[0]), "--page", str(files[1]), "--force"])
 
 
 def test_a_module_owns_what_it_calls_of_c_and_counts_once_while_it_is_on_the_stack() -> None:
@@ -221,9 +234,22 @@ def test_siblings_of_an_untrained_model_are_made_to_differ_and_failures_stay() -
 
 
 def test_files_that_are_not_of_a_run_are_refused(tmp_path: Path) -> None:
-    for text, message in (("{", "is no JSON"), ("{}", "lacks machine and results")):
-        (tmp_path / "a.json").write_text(text)
-        with pytest.raises(ValueError, match=message):
+    machine = '"machine": {"cpu": "x", "num_cpus": 1, "python": "3", "git_commit": "c"}'
+    for text, message in (
+        (b"{", "a.json is no JSON"),
+        (b"\xff\xfe", "a.json is no JSON"),
+        (b"{}", "a.json lacks machine and results"),
+        (b'{"machine": null, "results": []}', "machine in .*a.json must hold cpu, .*, got None"),
+        (b'{"machine": {}, "results": []}', "machine in .*a.json must hold cpu, .*, got {}"),
+        (f'{{{machine}, "results": null}}'.encode(), "results in .*a.json must be a list of rows, got None"),
+        (f'{{{machine}, "results": [{{}}]}}'.encode(), "'name' has no default and is missing in row 0 of"),
+        (
+            f'{{{machine}, "results": [], "errors": [{{"name": 1, "error": ""}}]}}'.encode(),
+            "name in row 0 of errors in .*a.json must be str, got 1",
+        ),
+    ):
+        (tmp_path / "a.json").write_bytes(text)
+        with pytest.raises(UserError, match=message):
             compare.main([str(tmp_path / "a.json"), str(tmp_path / "a.json")])
     with pytest.raises(ValueError, match="no file .*none.json; write it with: make bench"):
         compare.main([str(tmp_path / "none.json"), str(tmp_path / "a.json")])
@@ -245,14 +271,15 @@ def test_a_rate_counts_units_and_not_calls() -> None:
 
 
 def test_every_category_is_timed_at_three_sizes_and_in_the_scorer_and_every_preset_in_each_stage() -> None:
-    program.register_all()
-    names = {item.name for item in RATES}
+    rates = registered()["rates"]
+    names = {item.name for item in rates}
     for category in CATEGORIES:
         assert {f"frames, {category}, {n} x {n}" for n in (64, 128, 512)} | {f"scored, {category}"} <= names
     assert {
         f"training, {p}, {s}, 2 threads" for p in TINY for s in ("base", "stage1", "stage2", "stage3")
     } <= names
-    scored = next(item for item in RATES if item.name == "scored, rigid")
+    scored = next(item for item in rates if item.name == "scored, rigid")
+    assert isinstance(scored, Rate)
     work, units = scored.make()
     assert units == 1
     _, truth = work()  # pyright: ignore[reportGeneralTypeIssues]
@@ -291,106 +318,3 @@ def test_tuning_a_gpu_writes_its_name_and_the_fastest_tile(tmp_path: Path) -> No
 def test_a_median_of_two_is_refused() -> None:
     with pytest.raises(ValueError, match="repeats must be at least 3 for a median, got 2"):
         GpuBenchConfig(repeats=2)
-
-
-@pytest.mark.parametrize("split", ["test", "held-out"])
-def test_the_policy_table_reads_what_its_programs_wrote_and_refuses_what_others_did(
-    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Programs are stood in for by one that writes what they write last; a second time nothing is run."""
-    for part in policy_table.PARTS:
-        (tmp_path / "tiny-wan" / part / "lora").mkdir(parents=True)
-    adapter = tmp_path / "tiny-wan/stage2/lora/pytorch_lora_weights.safetensors"
-    adapter.touch()
-    ran: list[str] = []
-
-    def run(command: list[str], **_: object) -> SimpleNamespace:
-        flags, program = dict(zip(command[3::2], command[4::2], strict=True)), command[2]
-        ran.append(program)
-        name = "evaluation" if split == "test" else f"evaluation-{split}"
-        last = {"policy.train": "stage3/lora/pytorch_lora_weights.safetensors"}
-        last["policy.best_of_n"] = "best_of_n/latents.safetensors"
-        last["policy.evaluate"] = f"{name}/results.json"
-        path = Path(flags["--run"]) / last[program]
-        path.parent.mkdir(parents=True)
-        rows = [{"stage": "stage3", "reader": "heads", "metric": "4D Chamfer", "mean": 1.0}]
-        path.write_text(json.dumps({"rows": rows}))
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(kept, "subprocess", SimpleNamespace(run=run))
-    flags = ["--runs", str(tmp_path), "--out", str(tmp_path / "out"), "--presets", "tiny-wan", "--seeds", "0"]
-    flags += ["--held-out", f"data/rigid/{split}"]
-    monkeypatch.setattr("sys.argv", ["policy_table", *flags])
-    for _ in range(2):
-        policy_table.main()
-    assert ran == list(policy_table.PROGRAMS)
-    assert json.loads((tmp_path / "out/results.json").read_text())["tiny-wan"]
-    monkeypatch.setattr("sys.argv", ["policy_table", *flags, "--train-flags=--num-iterations 2"])
-    with pytest.raises(UserError, match="choose another --out"):
-        policy_table.main()
-    adapter.write_bytes(b"of another stage 2")
-    monkeypatch.setattr("sys.argv", ["policy_table", *flags])
-    with pytest.raises(UserError, match="choose another --out"):
-        policy_table.main()
-
-
-def test_the_policy_table_pairs_seeds_and_knows_which_way_is_better() -> None:
-    """Errors 3, 5 against 2, 3: ahead by 1 and 2, mean 1.5, s.e. .5; of a score 10, 20 against 13, 21."""
-    chamfer, score = ("heads", "4D Chamfer"), ("rgb", "share of physical variance")
-    seeds = [
-        {("stage2", *chamfer): a, ("stage3", *chamfer): b, ("stage2", *score): c, ("stage3", *score): d}
-        for a, b, c, d in ((3.0, 2.0, 10.0, 13.0), (5.0, 3.0, 20.0, 21.0))
-    ]
-    rows = {(row["metric"], row["stage"]): row for row in policy_table.summary(seeds)}
-    before = rows["4D Chamfer m", "stage 2"]
-    assert (before["mean"], before["ahead"]) == (4.0, 1.5)
-    assert before["standard_errors"] == pytest.approx(3.0)
-    assert before["std"] == pytest.approx(2**0.5)
-    assert rows["Physics-IQ style %", "stage 2"]["standard_errors"] == pytest.approx(2.0)
-    assert len(rows) == 4, "what was not measured has no row"
-    assert policy_table.summary(seeds[:1])[0]["standard_errors"] is None
-    shown = policy_table.text("tiny-wan", policy_table.summary(seeds), 2).splitlines()
-    assert shown[3].split() == ["4D", "Chamfer", "m", "stage", "2", "4.0000", "1.4142", "+1.5000", "+3.0"]
-
-
-def test_a_table_of_other_flags_or_another_base_does_not_take_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is finished is neither run again nor taken for another; a program writes what stages end with."""
-    starts = ("val_", "val_noisy_", "baseline_val_", "baseline_val_noisy_")
-    row = {f"{start}{column}": 1.0 for start in starts for column in stages.COLUMNS}
-    ran: list[str] = []
-
-    def program(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        ran.append(command[2])
-        stage = Path(command[command.index("--run") + 1]) / (
-            "stage1" if "--baseline" in command else "stage2"
-        )
-        stage.mkdir()
-        (stage / "heads.safetensors").touch()
-        (stage / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(kept, "subprocess", SimpleNamespace(run=program))
-    for base in ("base", "other"):
-        (tmp_path / base / "base" / "model").mkdir(parents=True)
-
-    def table(*flags: str, base: str = "base") -> None:
-        given = ["--base", str(tmp_path / base), "--out", str(tmp_path / "out"), "--seeds", "0"]
-        monkeypatch.setattr(sys, "argv", ["stages", *given, *flags])
-        stages.main()
-
-    table()
-    table()
-    assert ran == ["pretrain.train", "sft.train", "sft.train"]
-    with pytest.raises(UserError, match=r"stage2 was made with .*, asked is .*num-steps 3;"):
-        table("--sft-flags=--optimiser.num-steps 3")
-    with pytest.raises(UserError, match=r"seed-0/base is .*/base/base, not .*/other/base; remove it"):
-        table(base="other")
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["config"]["preset"] == "tiny-wan" and results["config"]["seeds"] == [0]
-    assert results["seeds"]["0"]["stage 2, after"]["abs_rel_metric"] == 1.0
-    (tmp_path / "base" / "base").rename(tmp_path / "moved")
-    (tmp_path / "other" / "base").rename(tmp_path / "base" / "base")
-    table()
-    assert len(ran) == 3, "a link that dangled for a while is no obstacle"

@@ -21,6 +21,7 @@ in `phys4d.metrics.chamfer_reward`.
 import argparse
 import json
 import math
+import reprlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +33,12 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from phys4d.geometry.arrays import host, namespace
 from phys4d.metrics.nearest import BACKENDS, Backend, nn_d2
-from phys4d.metrics.resample import Method, equal_counts
+from phys4d.metrics.resample import METHODS, Method, equal_counts
 from phys4d.runtime.errors import UserError, run_main
 
 VECTOR_TOLERANCE = 1e-5
+VECTOR_LIMIT = 10**6
+"""Numbers of recorded values, counts of points too, are at most this in absolute value."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,15 +106,15 @@ def chamfer4d(
     """
     pred, gt = _float64(pred), _float64(gt)
     xp = namespace(pred)
+    _check(pred, gt, shape, tau_m, fscore_m, c_time_m, band_frames, num_points, resample)
     num_frames, num_cells = shape[1], math.prod(shape)
-    _check(gt, tau_m, fscore_m, c_time_m, band_frames, num_points)
     threshold_m = tau_m if fscore_m is None else fscore_m
     band = _band(num_frames, max(tau_m, threshold_m), c_time_m, band_frames)
     pred_cell = _cells("pred", shape, pred_sample_id, pred_frame_id, pred_object_id, pred)
     gt_cell = _cells("gt", shape, gt_sample_id, gt_frame_id, gt_object_id, gt)
     present = xp.isfinite(pred).all(-1)
     if pred_valid is not None:
-        present = present & _like_ids(pred_valid, pred, bool)
+        present = present & _labels("pred_valid", pred_valid, pred, bool)
 
     num_all = xp.bincount(pred_cell, minlength=num_cells)
     num_found, num_gt = (xp.bincount(c, minlength=num_cells) for c in (pred_cell[present], gt_cell))
@@ -221,13 +224,21 @@ def _band(num_frames: int, reach_m: float, c_time_m: float | None, band_frames: 
 
 
 def _check(
+    pred: Any,
     gt: Any,
+    shape: tuple[int, int, int],
     tau_m: float,
     fscore_m: float | None,
     c_time_m: float | None,
     band_frames: int | None,
     num_points: int | None,
+    resample: str,
 ) -> None:
+    for name, points in (("pred", pred), ("gt", gt)):
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"{name} must have shape (points, 3), got {tuple(points.shape)}")
+    if len(shape) != 3 or not all(_is_count(size, 0) for size in shape):
+        raise ValueError(f"shape must be numbers of samples, frames and objects, got {shape}")
     if not bool(namespace(gt).isfinite(gt).all()):
         raise ValueError("gt must be finite")
     for name, value in (("tau_m", tau_m), ("fscore_m", fscore_m)):
@@ -235,24 +246,30 @@ def _check(
             raise ValueError(f"{name} must be above 0, got {value}")
     if c_time_m is not None and not (math.isfinite(c_time_m) and c_time_m >= 0):
         raise ValueError(f"c_time_m must be finite and at least 0, got {c_time_m}")
-    if band_frames is not None and (c_time_m is None or band_frames < 0):
-        raise ValueError(f"band_frames must be at least 0 and needs c_time_m, got {band_frames}, {c_time_m}")
-    if num_points is not None and num_points < 1:
-        raise ValueError(f"num_points must be at least 1, got {num_points}")
+    if band_frames is not None and (c_time_m is None or not _is_count(band_frames, 0)):
+        raise ValueError(
+            f"band_frames must be an integer from 0 and needs c_time_m, got {band_frames}, {c_time_m}"
+        )
+    if num_points is not None and not _is_count(num_points, 1):
+        raise ValueError(f"num_points must be an integer above 0, got {num_points}")
+    if resample not in METHODS:
+        raise ValueError(f"resample must be one of {', '.join(METHODS)}, got {resample!r}")
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and bool(value >= least)
 
 
 def _cells(name: str, shape: tuple[int, int, int], sample: Any, frame: Any, obj: Any, points: Any) -> Any:
     """(sample, object, frame) as one number."""
     num_samples, num_frames, num_objects = shape
-    cell = 0 * _like_ids(frame, points, np.int64)
+    cell = _labels(f"{name}_frame_id", frame, points, np.int64) * 0
     for label, ids, count in (
         ("sample", sample, num_samples),
         ("object", obj, num_objects),
         ("frame", frame, num_frames),
     ):
-        ids = cell * 0 if ids is None else _like_ids(ids, points, np.int64)
-        if ids.shape != (len(points),):
-            raise ValueError(f"{name}_{label}_id must have shape ({len(points)},), got {tuple(ids.shape)}")
+        ids = cell * 0 if ids is None else _labels(f"{name}_{label}_id", ids, points, np.int64)
         if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < count):
             raise ValueError(
                 f"{name}_{label}_id must be in [0, {count}), got {int(ids.min())} to {int(ids.max())}"
@@ -267,12 +284,18 @@ def _float64(array: Any) -> Any:
     return np.asarray(array, np.float64)
 
 
-def _like_ids(ids: Any, points: Any, dtype: type) -> Any:
-    """Labels beside the points, on their device."""
-    if namespace(points) is np:
-        return np.asarray(host(ids), dtype)
-    torch = sys.modules["torch"]
-    return torch.as_tensor(ids, device=points.device).to(torch.bool if dtype is bool else torch.int64)
+def _labels(name: str, labels: Any, points: Any, dtype: type) -> Any:
+    """Labels of the points, one of each, on their device."""
+    torch = None if namespace(points) is np else sys.modules["torch"]
+    labels = np.asarray(host(labels)) if torch is None else torch.as_tensor(labels, device=points.device)
+    given, kind = str(labels.dtype).removeprefix("torch."), "bool" if dtype is bool else "int"
+    if labels.shape != (len(points),) or not given.lstrip("u").startswith(kind):
+        raise ValueError(
+            f"{name} must be {kind} of shape ({len(points)},), got {given} {tuple(labels.shape)}"
+        )
+    if torch is None:
+        return labels.astype(dtype)
+    return labels.to(torch.bool if dtype is bool else torch.int64)
 
 
 def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:
@@ -289,9 +312,12 @@ def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:
         raise UserError(f"{vectors} must hold cases by name, got {type(cases).__name__}")
     deviations = []
     for name, case in cases.items():
-        if not isinstance(case, dict):
+        where = f"{vectors}: case {name!r}"
+        if name in ("about", "note") and isinstance(case, str):
             continue
-        _check_case(f"{vectors}: case {name!r}", case)
+        if not isinstance(case, dict):
+            raise UserError(f"{where} must be an object, got {reprlib.repr(case)}; text is in about or note")
+        _check_case(where, case)
         x, y = (
             _closed_form(case[n], case[k]) + np.float32(case["offset"]) for n, k in (("N", "kx"), ("M", "ky"))
         )
@@ -314,16 +340,20 @@ def largest_deviation(vectors: Path, backend: Backend = "auto") -> float:
 
 
 def _check_case(where: str, case: dict[str, Any]) -> None:
-    """Numbers all of them, and points in both clouds."""
+    """Numbers all of them, none too large, and points in both clouds."""
     keys = ("N", "M", "acc", "cd2_sum", "comp", "kx", "ky", "offset")
     if lacking := [key for key in keys if key not in case]:
         raise UserError(f"{where} lacks {', '.join(lacking)}")
     for key in keys:
-        kinds, rule = (int, "an integer above 0") if key in "NM" else (int | float, "a finite number")
+        kinds, least, rule = int | float, -VECTOR_LIMIT, "a number"
+        if key in "NM":
+            kinds, least, rule = int, 1, "an integer"
         value = case[key]
-        is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or (key in "NM" and value < 1):
-            raise UserError(f"{where}: {key} must be {rule}, got {value!r}")
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        if not is_number or not least <= value <= VECTOR_LIMIT:
+            raise UserError(
+                f"{where}: {key} must be {rule} in {least} to {VECTOR_LIMIT}, got {reprlib.repr(value)}"
+            )
 
 
 def _closed_form(num_points: int, k: float) -> Float[np.ndarray, "N 3"]:

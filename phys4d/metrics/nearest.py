@@ -1,7 +1,7 @@
 """Nearest neighbours within segments of point clouds, on a CPU or a GPU.
 
 backend     where it runs
-auto        triton for CUDA tensors, cpu for all else
+auto        triton for CUDA tensors where Triton is installed, cpu for all else
 cpu         float64; SciPy's k-d tree, and all pairs where a segment is small
 triton      float32 differences on an NVIDIA GPU (`nearest_triton`)
 pytorch3d   knn_points of an installed pytorch3d, to compare with
@@ -82,7 +82,8 @@ def choose_backend(backend: str, points: Any) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "auto":
-        return "triton" if getattr(points, "is_cuda", False) else "cpu"
+        has_triton = importlib.util.find_spec("triton") is not None
+        return "triton" if has_triton and getattr(points, "is_cuda", False) else "cpu"
     if backend == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:
         raise ValueError(
             "backend 'pytorch3d' needs pytorch3d, which has no wheel for Linux; build it: pip install "

@@ -147,7 +147,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     """Check a TOML value against a field's type; lists become tuples, strings paths, integers floats."""
     origin, parameters = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
-        if type(None) in parameters and value == "none":
+        if type(None) in parameters and value in ("none", None):
             return None
         for option in parameters:
             if option is not type(None):
@@ -163,6 +163,8 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         if len(value) == len(parameters):
             pairs = zip(value, parameters, strict=True)
             return tuple(_convert(v, p, f"{where} [{i}]") for i, (v, p) in enumerate(pairs))
+    elif origin is list and isinstance(value, list):
+        return [_convert(v, parameters[0], f"{where} [{i}]") for i, v in enumerate(value)]
     elif origin is dict and isinstance(value, dict):
         return {k: _convert(v, parameters[1], f"{where} [{k}]") for k, v in value.items()}
     elif annotation is Path and isinstance(value, str):

@@ -27,7 +27,8 @@ class Annotations:
     normal: Float16[np.ndarray, "frames height width 3"]
     """Unit normal of the surface in the camera frame, towards the camera; 0 where there is no surface."""
     motion: Float32[np.ndarray, "frames-1 height width 3"]
-    """(du px, dv px, dz m) that carries the point seen at frame t to frame t + 1; 0 where fixed."""
+    """(du px, dv px, dz m) that carries the point seen at frame t to frame t + 1; 0 where fixed. What gets
+    behind the camera has no place in the image: du and dv are 0 there, and it is not visible."""
     visible: Bool[np.ndarray, "frames-1 height width"]
     """Whether the point seen at t is in the image and not occluded at t + 1."""
 
@@ -68,8 +69,8 @@ def annotate(scene: BuiltScene, trajectory: Trajectory, camera: Camera) -> Annot
         mine = hits.take(np.flatnonzero(ids[frame]))
         moved = transform(carry(trajectory, mine, frame + 1), camera.camera_from_world)
         landed = project(moved, camera)
-        motion[frame, rows, columns, 0] = landed[:, 0] - (columns + 0.5)
-        motion[frame, rows, columns, 1] = landed[:, 1] - (rows + 0.5)
+        shift = landed[:, :2] - (np.stack([columns, rows], -1) + 0.5)
+        motion[frame, rows, columns, :2] = np.where(moved[:, 2:] > 0, shift, 0.0)
         motion[frame, rows, columns, 2] = moved[:, 2] - mine.distance
         visible[frame, rows, columns] = _seen(scene, trajectory, frame + 1, camera, moved, mine.object_ids)
     # Fixed surfaces stay in place in a static camera: seen again unless an object comes before them.
@@ -140,9 +141,8 @@ def _seen(
     object_ids: UInt8[np.ndarray, " points"],
 ) -> Bool[np.ndarray, " points"]:
     """Whether points in the camera frame are in the image, and the first thing rays to them meet is they."""
-    uvz = project(moved, camera)
-    u, v = uvz[:, 0], uvz[:, 1]
-    hits = cast(scene, trajectory, frame, camera, moved / moved[:, 2:])
+    u, v, z = project(moved, camera).T
+    hits = cast(scene, trajectory, frame, camera, moved / np.where(z > 0, z, 1.0)[:, None])
     inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
-    near = np.abs(hits.distance - moved[:, 2]) < DEPTH_TOLERANCE * moved[:, 2]
+    near = np.abs(hits.distance - z) < DEPTH_TOLERANCE * z
     return inside & (hits.object_ids == object_ids) & near

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from phys4d.data.format import ARRAYS, INDEX_NAME, MORE_ARRAYS
+from phys4d.data.format import ARRAYS, CATEGORY_NAMES, INDEX_NAME, MORE_ARRAYS
 from phys4d.data.read import load_index
 from phys4d.runtime.files import atomic_write_text
 
@@ -35,7 +35,11 @@ Arrays are NumPy's, exact to the last bit, because motion and depth are measured
 codec would blur both. Contacts are those that MuJoCo computes; liquids, sand and balls in them have none.
 
 World: metres, z up. Camera: OpenCV. Depth is z-depth; motion is (du px, dv px, dz m) to the next frame; pixel
-centres lie at half integers. Instance 0 is what does not move.
+centres lie at half integers. Instance 0 is what does not move. What gets behind the camera moves by 0, 0, dz.
+
+Category masks are not stored, since a scene is of one category: where `object_ids` is above 0 it is
+that of the specification's `category`, numbered as follows, and 0 elsewhere (`category_ids` of the reader):
+{categories}.
 
 ## Limits
 
@@ -58,7 +62,11 @@ def write_card(folder: Path) -> None:
         for name, (dtype, axes) in {**ARRAYS, **MORE_ARRAYS}.items()
     ]
     text = CARD.format(
-        title=folder.name, splits="\n".join(splits), arrays="\n".join(arrays), num_basic=len(ARRAYS)
+        title=folder.name,
+        splits="\n".join(splits),
+        arrays="\n".join(arrays),
+        num_basic=len(ARRAYS),
+        categories=", ".join(f"{number} {name}" for number, name in enumerate(CATEGORY_NAMES, 1)),
     )
     atomic_write_text(folder / "README.md", text)
 

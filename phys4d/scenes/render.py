@@ -138,7 +138,11 @@ def _num_workers(config: RenderConfig) -> int:
 
 
 def _finished_shards(config: RenderConfig, num_shards: int) -> dict[int, dict[str, Any]]:
-    """Notes of the shards that are there, whole, and as the index has them if there is one."""
+    """Notes of the shards that are there, whole, and as the index has them if there is one.
+
+    Raises:
+        UserError: the split holds more videos than are asked for.
+    """
     from phys4d.data.format import INDEX_NAME, shard_name
     from phys4d.data.read import load_index
     from phys4d.data.write import inspect_shard
@@ -151,7 +155,14 @@ def _finished_shards(config: RenderConfig, num_shards: int) -> dict[int, dict[st
         except ValueError:
             print(f"{path} is no dataset index; it is written anew", file=sys.stderr)
     notes, shards = {}, range(num_shards)
-    if any(config.folder.glob("shard-*.tar")):
+    there = {path.name for path in config.folder.glob("shard-*.tar")}
+    too_many = UserError(
+        f"{config.folder} holds more than {config.num_samples} videos already, and none is taken away; "
+        "give a larger --num-samples, remove the folder, or choose another --split"
+    )
+    if there - {shard_name(shard) for shard in shards}:
+        raise too_many
+    if there:
         shards = progress(shards, desc=f"checking {config.split}", unit="shard")
     for shard in shards:
         name = shard_name(shard)
@@ -159,8 +170,10 @@ def _finished_shards(config: RenderConfig, num_shards: int) -> dict[int, dict[st
         if note is None or note["sha256"] != known.get(name, note["sha256"]):
             if (config.folder / name).is_file():
                 print(f"{config.folder / name} is corrupt and is made again", file=sys.stderr)
-        elif note["keys"] == [f"{number:06d}" for number in _numbers(config, shard)]:
+        elif note["keys"] == (asked := [f"{number:06d}" for number in _numbers(config, shard)]):
             notes[shard] = note
+        elif len(note["keys"]) > len(asked):
+            raise too_many
     return notes
 
 

@@ -53,8 +53,11 @@ class RenderConfig:
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in {low} to {high}, got {getattr(self, name)}")
-        if not self.split or "/" in self.split or self.split.startswith("."):
-            raise ValueError(f"split must be a plain folder name, got {self.split!r}")
+        if not self.split or "/" in self.split or self.split.startswith(".") or self.split == "README.md":
+            raise ValueError(
+                f"split must be a plain folder name, and not that of the card README.md, got {self.split!r}"
+            )
+        object.__setattr__(self, "category", ",".join(_names(self.category)))
 
     @property
     def folder(self) -> Path:

@@ -186,22 +186,42 @@ def test_a_delayed_ball_pays_the_price_of_its_delay_and_no_more() -> None:
 
 
 def test_a_band_without_a_price_of_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="band_frames must be at least 0 and needs c_time_m, got 1, None"):
+    with pytest.raises(
+        ValueError, match="band_frames must be an integer from 0 and needs c_time_m, got 1, None"
+    ):
         one_object(clouds(), clouds(), band_frames=1)
 
 
-def test_labels_outside_the_shape_are_refused() -> None:
-    points, ids = clouds(0, 1)[0], np.zeros(40, int)
-    with pytest.raises(ValueError, match=r"pred_frame_id must be in \[0, 1\), got 0 to 1"):
-        chamfer4d(
-            points,
-            points,
-            pred_frame_id=ids + (np.arange(40) > 20),
-            gt_frame_id=ids,
-            pred_object_id=ids,
-            gt_object_id=ids,
-            shape=(1, 1, 1),
-        )
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pred_frame_id": np.arange(4) // 2}, r"pred_frame_id must be in \[0, 1\), got 0 to 1"),
+        ({"gt_object_id": np.full(4, 0.7)}, r"gt_object_id must be int of shape \(4,\), got float64 \(4,\)"),
+        ({"pred_frame_id": np.zeros(1, int)}, r"pred_frame_id must be int of shape \(4,\), got int64 \(1,\)"),
+        ({"pred_valid": np.ones(1, bool)}, r"pred_valid must be bool of shape \(4,\), got bool \(1,\)"),
+        ({"pred_valid": np.ones(4, int)}, r"pred_valid must be bool of shape \(4,\), got int64 \(4,\)"),
+        ({"pred": np.ones(3)}, r"pred must have shape \(points, 3\), got \(3,\)"),
+        ({"gt": np.ones((4, 4))}, r"gt must have shape \(points, 3\), got \(4, 4\)"),
+        ({"shape": (1, -1, 1)}, r"shape must be numbers of samples, .*, got \(1, -1, 1\)"),
+        ({"band_frames": 1.5, "c_time_m": 0.1}, "band_frames must be an integer from 0 .*, got 1.5, 0.1"),
+        ({"num_points": 2.5}, "num_points must be an integer above 0, got 2.5"),
+        ({"num_points": 0}, "num_points must be an integer above 0, got 0"),
+        ({"resample": "x"}, "resample must be one of voxel, farthest, got 'x'"),
+    ],
+)
+def test_points_and_labels_that_do_not_fit_are_refused(change: dict, message: str, tensors: bool) -> None:
+    given = {"pred": np.ones((4, 3)), "gt": np.ones((4, 3)), "shape": (1, 1, 1)}
+    given |= {
+        f"{side}_{name}_id": np.zeros(4, int) for side in ("pred", "gt") for name in ("frame", "object")
+    }
+    given |= change
+    if tensors:
+        import torch
+
+        given = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+    with pytest.raises(ValueError, match=message):
+        chamfer4d(**given)
 
 
 def labelled(seed: int, shape: tuple[int, int, int], num_points: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -286,9 +306,21 @@ def test_the_f_score_of_a_half_right_cloud_by_hand() -> None:
     ("old", "new", "message"),
     [
         ('"acc"', '"ack"', "case 'a' lacks acc"),
-        ('"kx": 1.0', '"kx": "1.0"', "case 'a': kx must be a finite number, got '1.0'"),
-        ('"offset": 0.0', '"offset": NaN', "case 'a': offset must be a finite number, got nan"),
-        ('"N": 100', '"N": 0', "case 'a': N must be an integer above 0, got 0"),
+        ('"kx": 1.0', '"kx": "1.0"', "case 'a': kx must be a number in -1000000 to 1000000, got '1.0'"),
+        ('"kx": 1.0', '"kx": 1e308', "case 'a': kx must be a number in -1000000 to 1000000, got 1e+308"),
+        (
+            '"offset": 0.0',
+            '"offset": NaN',
+            "case 'a': offset must be a number in -1000000 to 1000000, got nan",
+        ),
+        ('"cd2_sum": 0', f'"cd2_sum": {"9" * 400}', "case 'a': cd2_sum must be a number in -1000000 to"),
+        ('"N": 100', '"N": 0', "case 'a': N must be an integer in 1 to 1000000, got 0"),
+        (
+            '"N": 100',
+            '"N": 1000000000000',
+            "case 'a': N must be an integer in 1 to 1000000, got 1000000000000",
+        ),
+        ("", '{"a": 3}', "case 'a' must be an object, got 3; text is in about or note"),
         ("{", "", "is no JSON: "),
         ("", "[]", "must hold cases by name, got list"),
         ("", "{}", "holds no case"),
@@ -338,5 +370,3 @@ def test_thinned_clouds_still_count_what_is_missing(tensors: bool) -> None:
     assert whole.acc_m.item() == pytest.approx(0.4)
     copies = gt[:, :1].repeat(100, axis=1)
     assert one_object(copies, gt, tau_m=1.0, num_points=20).comp_m.item() > 0.7
-    with pytest.raises(ValueError, match="num_points must be at least 1, got 0"):
-        one_object(gt, gt, num_points=0)

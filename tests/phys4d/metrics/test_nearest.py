@@ -2,11 +2,12 @@ import importlib.util
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from phys4d.metrics.nearest import MAX_PAIRS, nn_d2
+from phys4d.metrics.nearest import MAX_PAIRS, choose_backend, nn_d2
 
 IN_ITS_OWN_PROCESS = """
 import resource
@@ -119,6 +120,15 @@ def test_a_gpu_backend_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="backend 'triton' needs"):
         nn_d2(np.ones((4, 3)), np.ones((4, 3)), [0, 4], [0, 4], backend="triton")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensors_on_a_gpu_take_triton_where_it_is_installed(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    assert choose_backend("auto", SimpleNamespace(is_cuda=True)) == ("triton" if installed else "cpu")
+    assert choose_backend("auto", SimpleNamespace(is_cuda=False)) == "cpu"
 
 
 def test_pytorch3d_agrees_where_it_is_installed_and_is_asked_for_where_not() -> None:

@@ -70,6 +70,15 @@ def test_what_passes_behind_another_object_is_not_visible(make_scene: Any) -> No
     assert truth.visible[0, truth.object_ids[0] == 2].all()
 
 
+def test_what_flies_past_the_camera_has_a_motion_in_depth_and_is_not_visible(make_scene: Any) -> None:
+    """A ball 1 m before the camera at 24 m/s is 1.016 m behind it in the next frame, 42 steps later."""
+    ball = {"position_m": [0.0, -2.0, 0.5], "linear_velocity_m_s": [0.0, -24.0, 0.0]}
+    truth = _annotate(make_scene(ball, num_frames=2, gravity_m_s2=0.0))
+    on = truth.object_ids[0] == 1
+    assert on.sum() > 100 and not truth.visible[0, on].any()
+    assert np.allclose(truth.motion[0, on], [0.0, 0.0, -2.016])
+
+
 def test_background_that_an_object_covers_next_is_not_visible(make_scene: Any) -> None:
     truth = _annotate(make_scene({"linear_velocity_m_s": [2.0, 0.0, 0.0]}, num_frames=2))
     covered = (truth.object_ids[0] == 0) & (truth.object_ids[1] == 1)

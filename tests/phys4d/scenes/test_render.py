@@ -20,7 +20,7 @@ from phys4d.scenes import build, simulate
 from phys4d.scenes.memory import check_memory
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.scenes.render import render_split
-from phys4d.scenes.render_config import RenderConfig, family_names
+from phys4d.scenes.render_config import RenderConfig, family_names, settings_of, split_name
 from phys4d.scenes.sample import SEED_STRIDE, draw, render_sample
 
 ROOT = Path(__file__).parents[3]
@@ -128,6 +128,15 @@ def test_more_samples_extend_a_split_beside_a_damaged_one(
     assert np.array_equal(dataset.stack("rgb"), reference.stack("rgb")[:5])
 
 
+def test_fewer_videos_than_a_split_holds_are_refused_and_none_is_lost(rendered: Path) -> None:
+    """33 are a shorter last shard, 5 one shard less."""
+    before = {path: path.read_bytes() for path in (rendered / "train").iterdir()}
+    for fewer in (33, 5):
+        with pytest.raises(UserError, match=f"train holds more than {fewer} videos already, .*remove the"):
+            render_split(_config(rendered, num_samples=fewer))
+    assert {path: path.read_bytes() for path in (rendered / "train").iterdir()} == before
+
+
 def test_other_settings_in_the_same_split_are_refused(rendered: Path) -> None:
     with pytest.raises(ValueError, match=r"begun with other settings \(physics\)"):
         render_split(_config(rendered, physics="mixed"))
@@ -153,7 +162,8 @@ def test_bad_flags_end_with_one_line_and_code_2(tmp_path: Path, flags: list[str]
     [
         ({"num_samples": 0}, "num_samples must be in 1 to 100000000, got 0"),
         ({"families": "ropes/swing"}, "got ropes/swing; add ropes to --category"),
-        ({"split": "a/b"}, "split must be a plain folder name, got 'a/b'"),
+        ({"split": "a/b"}, "split must be a plain folder name, .* got 'a/b'"),
+        ({"split": "README.md"}, "not that of the card README.md, got 'README.md'"),
         ({"fps": float("inf")}, "fps must be in 0.1 to 1000, got inf"),
         ({"fps": float("nan")}, "fps must be in 0.1 to 1000, got nan"),
         ({"ray_address": "cluster"}, "ray_address must be host:port, .* got 'cluster'"),
@@ -251,6 +261,7 @@ def test_checksums_are_those_of_sha256sum(rendered: Path) -> None:
 def test_the_card_names_every_split_with_its_families(rendered: Path) -> None:
     card = (rendered / "README.md").read_text()
     assert "| train | 34 | 16 x 16 | 3 at 12 fps | true | textured | drop, collision," in card
+    assert "`category_ids` of the reader):\n1 rigid, 2 articulated, " in card
 
 
 def test_full_annotations_and_a_second_take_are_kept(tmp_path: Path) -> None:
@@ -275,7 +286,12 @@ def test_categories_take_turns_and_count_once() -> None:
     names = family_names(RenderConfig(category="all"))
     assert len({name.partition("/")[0] for name in names[:9]}) == 9
     assert family_names(RenderConfig(category="all,rigid")) == names
-    assert family_names(RenderConfig(category="rigid,rigid")) == list(CATEGORIES["rigid"].families)
+    for text in ("rigid,rigid", "rigid, "):
+        config = RenderConfig(category=text)
+        names = family_names(config)
+        assert names == list(CATEGORIES["rigid"].families)
+        assert split_name(config, names[0]) == ("rigid", names[0])
+        assert settings_of(config, names) == settings_of(RenderConfig(), names)
 
 
 def test_memory_that_is_short_is_told_with_the_number_of_processes_that_fit() -> None:
