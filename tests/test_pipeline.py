@@ -177,14 +177,14 @@ def test_stage_3_goes_on_bit_for_bit_after_sigterm_sigkill_and_the_death_of_its_
 def test_an_alarm_stops_all_processes_of_a_run_with_a_report_and_they_had_learnt_what_one_does(
     trained: Path, endpoint: str, whole: str
 ) -> None:
-    flags = f"{copy_run(trained, 'ranks')} --reward.endpoint {endpoint} {STAGE3} --num-iterations 6"
+    flags = f"{copy_run(trained, 'ranks')} --reward.endpoint {endpoint} {STAGE3} --num-iterations 8"
     flags += " --monitor.max-kl-joint-nats 1e-9"
     ranks = [started("policy.train", flags, trained, env) for env in rank_environments(2)]
     said = [rank.communicate(timeout=300)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2], said
     stage = trained / "runs/ranks/stage3"
-    assert last_step(stage / "checkpoints") == 2, "no iteration was trained after the alarm, none was lost"
-    seen = r"alarm at iteration 2: kl_joint_nats is (\S+), allowed at most 1e-09 nats; look at \S+report.md"
+    assert last_step(stage / "checkpoints") == 6, "no iteration was trained after the alarm, none was lost"
+    seen = r"alarm at iteration 6: kl_joint_nats is (\S+), allowed at most 1e-09 nats; look at \S+report.md"
     (value,) = {match[1] for text in said for match in re.finditer(seen, text)}
     report = (stage / "alarm/report.md").read_text()
     row = re.search(r"\| kl_joint_nats \| nan \| (\S+) \| \*\*at most 1e-09 nats\*\* \|", report)
@@ -192,14 +192,14 @@ def test_an_alarm_stops_all_processes_of_a_run_with_a_report_and_they_had_learnt
     assert (stage / "alarm/videos.png").is_file() and not (stage / "lora").exists()
 
     rows, alone = (read_metrics(trained / f"runs/{run}/stage3/metrics.jsonl") for run in ("ranks", "whole"))
-    assert [row["step"] for row in rows] == [0, 1, 2], "what raised the alarm is logged too"
+    assert [row["step"] for row in rows] == list(range(7)), "what raised the alarm is logged too"
     for name in ("val_reward", "reward_mean", "grad_norm"):
         assert rows[0][name] == pytest.approx(alone[0][name], rel=1e-2), name
     # The second matrix of each pair begins at 0, so that its size is that of what was learnt.
     one, two = (
         torch.cat([matrix.flatten() for matrix in state["parameters"][1::2]])
         for state in (
-            torch.load(trained / f"runs/{run}/stage3/checkpoints/step-000002/trainer.pt")
+            torch.load(trained / f"runs/{run}/stage3/checkpoints/step-000006/trainer.pt")
             for run in ("whole", "ranks")
         )
     )
@@ -266,7 +266,7 @@ def test_scores_that_fail_stop_the_run_with_the_reasons(trained: Path, endpoint:
     assert code == 2
     assert "pre-flight skipped" in output
     assert "alarm at iteration 0: val_failed_fraction is 1, allowed at most 0.5 without a score" in error
-    code, output, error = ended("policy.train", f"{flags} --skip-preflight --no-monitor.enabled")
+    code, output, error = ended("policy.train", f"{flags} --skip-preflight --monitor.no-enabled")
     assert code == 2
     assert "4 of 4 rollouts have no score" in error and "INFRA" in error
     assert not list((trained / "runs/late/stage3").glob("checkpoints/*"))
