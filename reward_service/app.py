@@ -181,12 +181,12 @@ class Ingress:
                 last = status
             await asyncio.sleep(HEALTH_PERIOD_S)
 
-    async def drain(self, seconds: float) -> int:
-        """Take no more calls, and wait so long for those under way; returns how many are left."""
+    async def drain(self, seconds: float) -> tuple[str, int]:
+        """Take no more calls, and wait so long for those under way; returns this deployment's name and how
+        many are left."""
         self._draining = True
-        if self._servicer is None:
-            return 0
-        return await self._servicer.drain(seconds)
+        left = 0 if self._servicer is None else await self._servicer.drain(seconds)
+        return serve.get_replica_context().deployment, left
 
     async def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
         """Serving if every kind of scorer has one that runs; looked up once a second at most."""

@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -34,6 +35,7 @@ from reward_service.ready import EVERY_INTERFACE, PRESETS, announce, check_port,
 
 START_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
+APP = "phys4d"
 RUNS = itertools.count()
 """Each has an ingress of its own name, so that one listens before the other ends."""
 logger = logging.getLogger(__name__)
@@ -150,18 +152,34 @@ def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
 
 
 def _drain(seconds: float) -> None:
-    """Take no more calls, and let those under way end."""
+    """Take no more calls, and let those under way end, also in an ingress that is being replaced."""
     import ray.serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
+    ends = time.monotonic() + seconds
     try:
-        left = ray.serve.get_app_handle("phys4d").drain.remote(seconds).result(timeout_s=seconds + 5)
+        drained, left = ray.serve.get_app_handle(APP).drain.remote(seconds).result(timeout_s=seconds + 5)
+        while others := _other_ingresses(drained):
+            if time.monotonic() > ends:
+                logger.warning("calls of %s are not waited for any longer", ", ".join(others))
+                break
+            time.sleep(0.1)
     except (TimeoutError, RayError, RayServeException) as error:
         logger.warning("calls under way are not waited for: %s", error)
     else:
         if left:
             logger.warning("%d calls did not end within %g s", left, seconds)
+
+
+def _other_ingresses(name: str) -> list[str]:
+    """Ingresses that live beside the deployment of this name: they start, or end their last calls."""
+    import ray.util
+
+    from reward_service.app import INGRESS
+
+    actors = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
+    return [each for each in actors if f"::{APP}#{INGRESS}" in each and f"::{APP}#{name}#" not in each]
 
 
 class Served:
@@ -206,7 +224,7 @@ def _run(config: ServiceConfig, generation: int, port: int) -> None:
 
     number = next(RUNS)
     ingress = f"{INGRESS}{number or ''}"
-    ray.serve.run(build(config, generation, port=port, ingress=ingress), name="phys4d", route_prefix=None)
+    ray.serve.run(build(config, generation, port=port, ingress=ingress), name=APP, route_prefix=None)
 
 
 def _tell(redeployed: "Future[None]") -> None:
@@ -220,7 +238,7 @@ def _reason_of_failure() -> str:
     """The last line of what a failed deployment says of itself."""
     import ray.serve
 
-    for deployment in ray.serve.status().applications["phys4d"].deployments.values():
+    for deployment in ray.serve.status().applications[APP].deployments.values():
         lines = [line.strip() for line in deployment.message.splitlines() if "Error" in line]
         if lines:
             return lines[-1]

@@ -47,10 +47,11 @@ def service(folder: Path, run_service, lucky_requirements: Path) -> Iterator[tup
         "rewards_for_tests:Slow",
         f"rewards_for_tests:Lucky @ {requirements}",
     ]
-    flags = ("--num-replicas", "2", "--token-file", str(folder / "token"), "--rewards", *rewards)
+    # Busy cores take long to replace scorers that calls under way wait for.
+    flags = ("--num-replicas", "2", "--drain-s", "60", "--token-file", str(folder / "token"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        with run_service("serve", folder, *flags) as (endpoint, pid):
+        with run_service("serve", folder, *flags, "--rewards", *rewards) as (endpoint, pid):
             yield endpoint, pid
 
 
