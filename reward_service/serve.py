@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from phys4d.reward.client import RewardClient
 from phys4d.reward.plugin import find_reward_class
@@ -178,8 +179,9 @@ def _other_ingresses(name: str) -> list[str]:
 
     from reward_service.app import INGRESS
 
-    actors = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
-    return [each for each in actors if f"::{APP}#{INGRESS}" in each and f"::{APP}#{name}#" not in each]
+    actors = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
+    names = [actor["name"] for actor in actors]
+    return [each for each in names if f"::{APP}#{INGRESS}" in each and f"::{APP}#{name}#" not in each]
 
 
 class Served:
