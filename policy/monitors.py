@@ -174,7 +174,7 @@ class Monitors:
             raise UserError(
                 f"monitors have no {' and no '.join(lacking)} to compare with, so that nothing would watch "
                 "the trained reward; see that there is an estimator (`make pretrain`) and that rewards are "
-                f"scored, remove {self.folder} and run again, or set --no-monitor.enabled"
+                f"scored, remove {self.folder} and run again, or set --monitor.no-enabled"
             )
         if not self.baseline:
             self._keep(dict(now))

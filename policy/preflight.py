@@ -219,7 +219,7 @@ def _monitors(trainer: Trainer) -> Check:
     if trainer.watcher is None:
         found = (
             f"no depth estimator in {trainer.config.run / 'estimator'} to read a held-out reward with; train "
-            "it with `make pretrain`, or set --no-monitor.enabled"
+            "it with `make pretrain`, or set --monitor.no-enabled"
         )
     return Check("monitors", trainer.watcher is not None, found)
 

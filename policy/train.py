@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> Path:
 
     limit_threads(config.num_threads)
     ranks = Ranks.launched()
-    check_finished(config.run / "stage2", "sft")
+    check_finished(config.run / "stage2", "sft.train")
     ranks.share(config.rollout.prompts_per_batch * config.rollout.group_size)
     stage = config.run / "stage3"
     _resume_point(config, stage)

@@ -214,7 +214,7 @@ def train(config: StageOneConfig) -> Path:
     from pretrain.estimator import depth_estimator
 
     limit_threads(config.num_threads)
-    check_finished(config.run / "base", "base")
+    check_finished(config.run / "base", "pretrain.base")
     ranks = Ranks.current(config.device)
     seed_everything(config.seed)
     truth = open_dataset(config.truth, "train")

@@ -87,8 +87,8 @@ def train(config: StageTwoConfig) -> Path:
     from phys4d.training.ranks import Ranks
 
     limit_threads(config.num_threads)
-    for stage, target in (("base", "base"), ("stage1", "pretrain")):
-        check_finished(config.run / stage, target)
+    for stage, program in (("base", "pretrain.base"), ("stage1", "pretrain.train")):
+        check_finished(config.run / stage, program)
     ranks = Ranks.current(config.device)
     device = ranks.device
     seed_everything(config.seed)

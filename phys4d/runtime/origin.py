@@ -1,6 +1,7 @@
 """What a training goes out from, so that it is not continued from something else."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,9 +35,20 @@ def check_same(checkpoint: Path, before: Mapping[str, str], now: Mapping[str, st
         )
 
 
+def _weights(folder: Path) -> list[Path]:
+    """All safetensors files below, also in the linked folders of a published model."""
+    walk = os.walk(folder, followlinks=True)
+    found = sorted(Path(place, name) for place, _, names in walk for name in names)
+    if not (found := [path for path in found if path.suffix == ".safetensors"]):
+        raise FileNotFoundError(
+            f"no safetensors file in {folder}; the stage that writes them has to be run again"
+        )
+    return found
+
+
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+    for file in _weights(path) if path.is_dir() else [path]:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as content:

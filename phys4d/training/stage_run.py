@@ -39,14 +39,17 @@ MAY_CHANGE = {
 """Settings that an interrupted stage may go on with anew, since they do not change what is learnt."""
 
 
-def check_finished(stage: Path, target: str) -> None:
+def check_finished(stage: Path, program: str) -> None:
     """Refuse a stage that was begun again and interrupted: what lies there is of the training before.
 
     Raises:
-        UserError: says which target of make finishes it.
+        UserError: says which program finishes it; make may take what lies there for finished.
     """
     if (stage / "checkpoints").is_dir():
-        raise UserError(f"{stage} was interrupted; finish it with `make {target}`")
+        raise UserError(
+            f"{stage} was begun and interrupted; finish it with `python -m {program} --run {stage.parent}` "
+            "and the settings of its config.toml"
+        )
 
 
 class StageRun:

@@ -100,7 +100,7 @@ def test_a_monitor_does_not_turn_itself_off_where_rewards_fail(tmp_path: Path) -
         with pytest.raises(UserError, match=f"alarm at iteration 0: {name} is 1, allowed at most 0.5"):
             monitors.check(0, {name: 1.0})
     for name in REWARDS:
-        with pytest.raises(UserError, match=f"monitors have no {name} to compare with.*--no-monitor.enabled"):
+        with pytest.raises(UserError, match=f"monitors have no {name} to compare with.*--monitor.no-enabled"):
             monitors.check(0, {key: value for key, value in scored.items() if key != name})
     assert not (tmp_path / "monitors.json").exists(), "none of these is what later iterations compare with"
     monitors.check(0, scored)

@@ -46,24 +46,32 @@ def test_a_stage_that_failed_keeps_its_checkpoints_and_a_finished_one_does_not(t
 
 def test_a_stage_goes_on_from_what_it_began_from_only(tmp_path: Path) -> None:
     model, data = tmp_path / "model", tmp_path / "index.json"
+    published = tmp_path / "published"
+    published.mkdir()
     model.mkdir()
-    (model / "model.safetensors").write_bytes(b"weights")
+    # A published model is linked part by part.
+    (model / "transformer").symlink_to(published, target_is_directory=True)
+    with pytest.raises(FileNotFoundError, match="no safetensors file in .*model"):
+        StageRun.open(tmp_path / "stage1", "", sources={"base model": model})
+    (published / "model.safetensors").write_bytes(b"weights")
     data.write_text("{}")
     stage, sources = tmp_path / "stage1", {"base model": model, "data": data}
     with pytest.raises(RuntimeError), StageRun.open(stage, "", sources=sources) as run:
         run.save("heads", 1, {"step": 1})
         raise RuntimeError
-    with pytest.raises(UserError, match="stage1 was interrupted; finish it with `make pretrain`"):
-        check_finished(stage, "pretrain")
-    (model / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(
+        UserError, match=r"stage1 was begun and interrupted; finish it with `python -m pretrain.train --run "
+    ):
+        check_finished(stage, "pretrain.train")
+    (published / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(
         UserError, match=r"trained from something else \(base model differ\); remove .*stage1"
     ):
         StageRun.open(stage, "", sources=sources)
-    (model / "model.safetensors").write_bytes(b"weights")
+    (published / "model.safetensors").write_bytes(b"weights")
     with StageRun.open(stage, "", sources=sources) as run:
         assert run.restore("heads") == {"step": 1}
-    check_finished(stage, "pretrain")
+    check_finished(stage, "pretrain.train")
 
 
 def test_a_stage_that_is_begun_again_is_unfinished_before_its_first_checkpoint(tmp_path: Path) -> None:
@@ -71,5 +79,5 @@ def test_a_stage_that_is_begun_again_is_unfinished_before_its_first_checkpoint(t
         pass
     with pytest.raises(RuntimeError), StageRun.open(tmp_path, "one = 2\n"):
         raise RuntimeError
-    with pytest.raises(UserError, match="was interrupted"):
-        check_finished(tmp_path, "sft")
+    with pytest.raises(UserError, match="was begun and interrupted"):
+        check_finished(tmp_path, "sft.train")
