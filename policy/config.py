@@ -82,6 +82,11 @@ class AlgorithmConfig:
     learning_rate: float = 1e-3
     lora_rank: int = 16
     """Rank and alpha of the policy's adapter."""
+    lora_levels: Literal["all", "window"] = "all"
+    """Noise levels at which the adapter works: all, or those down to the last step that windows reach. Later
+    steps are not trained; an adapter that works there too changes how things look, unrewarded. One that does
+    not says so in `scope.json` beside its weights, which stock pipelines of diffusers do not read.
+    `diffusion_nft` has no windows: always all."""
     clip_range: float = 1e-3
     """PPO clip on the ratio of mean log-probabilities."""
     kl_weight: float = 0.0
@@ -159,7 +164,8 @@ class RewardConfig:
     """What reads depth and motion: the heads on the reference's features, or estimators on decoded RGB."""
     sources: dict[str, float] = field(default_factory=dict)
     """Rewards and their weights, if it is not one of one service: `NAME` on `endpoint`, `NAME@HOST:PORT` on
-    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos."""
+    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos.
+    Put one that looks at depth and motion first: monitors hold it out, read by the other reader."""
     aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
     """Several rewards: advantages of their weighted sum, or the sum of their advantages."""
     send_rgb: bool = False

@@ -19,6 +19,7 @@ from policy.config import HardwareConfig, MonitorConfig, TrainConfig
 
 if TYPE_CHECKING:
     from policy.ranks import Ranks
+    from policy.schedules import Schedule
     from policy.trainer import Trainer
 
 ORIGIN_NAME = "origin.json"
@@ -206,6 +207,16 @@ def _look_first(trainer: Trainer, stage: Path) -> None:
         raise fault
 
 
+def least_trained_level(config: TrainConfig, schedule: Schedule) -> float:
+    """The noise level from which the policy's adapter works; 0 is all levels."""
+    from policy.algorithms import ALGORITHMS
+    from policy.windows import last_position
+
+    if config.algorithm.lora_levels == "all" or not ALGORITHMS[config.algorithm.name].records_steps:
+        return 0.0
+    return schedule.model_level(last_position(config.rollout))
+
+
 def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     """Model, readers, data and optimiser of a run, as `Trainer` takes them."""
     import torch
@@ -213,6 +224,7 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     from phys4d.data import open_dataset
     from phys4d.models.estimators import load_depth_estimator
     from phys4d.models.lora import add_lora, store_base
+    from phys4d.models.lora_scope import limit_to_levels
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import Ema
     from policy.algorithms import ALGORITHMS
@@ -260,6 +272,7 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
         noise_level=rollout.noise_level,
         storage_dtype=torch.bfloat16 if rollout.storage == "bfloat16" else None,
     )
+    limit_to_levels(model.transformer, POLICY, least_trained_level(config, rule.schedule))
     if ranks.is_first:
         print(rule.schedule.describe(), flush=True)
     return {

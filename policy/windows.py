@@ -24,3 +24,10 @@ def window(config: RolloutConfig, iteration: int, rng: random.Random) -> range:
     else:
         first = rng.randint(0, last)
     return range(first, first + config.window_size)
+
+
+def last_position(config: RolloutConfig) -> int:
+    """The last position that any group's window can hold."""
+    if config.window == "fixed":
+        return config.window_start + config.window_size - 1
+    return config.window_end - 1

@@ -80,8 +80,8 @@ class _Gate:
 
 def limit_to_levels(transformer: Any, name: str, min_level: float) -> None:
     """Let adapter `name` work only on videos at noise level `min_level` or above, in [0, 1]."""
-    if not 0 <= min_level < 1:
-        raise ValueError(f"the least noise level of an adapter must be in [0, 1), got {min_level}")
+    if not 0 <= min_level <= 1:
+        raise ValueError(f"the least noise level of an adapter must be in [0, 1], got {min_level}")
     if min_level == 0:
         return
     gate = _Gate(transformer, min_level)

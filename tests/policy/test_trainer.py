@@ -12,6 +12,7 @@ import torch
 
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import add_lora
+from phys4d.models.lora_scope import least_level, limit_to_levels
 from phys4d.models.wan import tiny_wan
 from phys4d.runtime.errors import UserError
 from phys4d.training import Ema
@@ -24,6 +25,8 @@ from policy.ranks import Ranks
 from policy.reading import Reader
 from policy.rewards import Rewards
 from policy.rollout import Rollouts, sample, sampling_rule
+from policy.schedules import flow_schedule
+from policy.train import least_trained_level
 from policy.trainer import OldPolicy, Trainer
 
 T, H, W = 5, 32, 32
@@ -70,14 +73,22 @@ def dataset() -> Any:
     ]
 
 
-def make_trainer(config: TrainConfig = CONFIG, reward: str = "brightness") -> Trainer:
+def make_trainer(config: TrainConfig = CONFIG, *rewards: str) -> Trainer:
     torch.manual_seed(0)
     model = tiny_wan(CAPTIONS, width=32, num_layers=3).eval()
     torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.2)
     heads = GeometryHeads(**(model.head_sizes | {"channels": 16})).eval()
     parameters = add_lora(model.transformer, "policy", rank=2, targets=model.lora_targets)
     rollout = config.rollout
-    sources = {f"{__name__}:{reward}": 1.0}
+    sources = {f"{__name__}:{reward}": 1.0 for reward in rewards or ("brightness",)}
+    rule = sampling_rule(
+        model,
+        rollout.num_steps,
+        shift=rollout.shift,
+        sampler=rollout.sampler,
+        noise_level=rollout.noise_level,
+    )
+    limit_to_levels(model.transformer, "policy", least_trained_level(config, rule.schedule))
     return Trainer(
         config=config,
         model=model,
@@ -85,13 +96,7 @@ def make_trainer(config: TrainConfig = CONFIG, reward: str = "brightness") -> Tr
         rewards=Rewards(RewardConfig(sources=sources), ""),
         dataset=dataset(),
         held_out=load_prompts(dataset(), range(2)),
-        rule=sampling_rule(
-            model,
-            rollout.num_steps,
-            shift=rollout.shift,
-            sampler=rollout.sampler,
-            noise_level=rollout.noise_level,
-        ),
+        rule=rule,
         parameters=parameters,
         optimiser=torch.optim.AdamW(parameters, config.algorithm.learning_rate),
         ema=Ema(parameters, 0.9),
@@ -99,6 +104,35 @@ def make_trainer(config: TrainConfig = CONFIG, reward: str = "brightness") -> Tr
         watcher=Reader(model, heads, None),
         old=OldPolicy(parameters, 0.0) if config.algorithm.name == "diffusion_nft" else None,
     )
+
+
+def test_an_adapter_of_window_levels_trains_and_leaves_the_last_steps_to_the_reference() -> None:
+    """Windows end before position 3 of 4, so that the last step is the reference's whatever is learnt."""
+    trainer = make_trainer(with_algorithm(lora_levels="window"))
+    levels = [trainer.rule.schedule.model_level(i) for i in range(4)]
+    assert least_level(trainer.model.transformer, "policy") == levels[2] > levels[3]
+    trainer.iterate(0)
+    conditioning = trainer.held_out_videos()[1]
+    latents = torch.randn(len(conditioning), *trainer.model.latent_shape(T, H, W))
+    for i, level in enumerate(levels):
+        learnt = trainer.model.predict(latents, level, conditioning).velocity_BCThw
+        with trainer.model.reference():
+            given = trainer.model.predict(latents, level, conditioning).velocity_BCThw
+        assert torch.equal(learnt, given) == (i == 3), i
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({}, 0.0),
+        ({"lora_levels": "window"}, 0.9),
+        ({"lora_levels": "window", "name": "diffusion_nft"}, 0.0),
+    ],
+)
+def test_where_the_adapter_works(changes: dict[str, Any], level: float) -> None:
+    """The third of eight steps with shift 3 is at .9; finished videos are noised to any level."""
+    config = with_algorithm(**changes)
+    assert least_trained_level(config, flow_schedule(8, shift=3.0)) == pytest.approx(level)
 
 
 def with_algorithm(**changes: Any) -> TrainConfig:
@@ -210,7 +244,7 @@ def test_a_sound_run_passes_the_look_before_it_and_is_left_as_it_was(tmp_path: P
 
 def test_each_fault_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="pre-flight failed .reward: the same rollout earns 1.0 and then 2.0"):
-        preflight(make_trainer(reward="fickle"), tmp_path)
+        preflight(make_trainer(CONFIG, "fickle"), tmp_path)
 
     trainer = make_trainer()
     unused = torch.nn.Parameter(torch.zeros(2, 2))
@@ -266,7 +300,10 @@ def test_monitors_look_at_the_same_videos_every_time(tmp_path: Path) -> None:
         and set(pixel_statistics(np.zeros((1, 3, 4, 4, 3)))) <= set(first)
     )
     assert {"unique_points", "coverage"} <= set(first)
-    silenced = make_trainer(reward="silent")
+    # Of several rewards the first is held out; what the others say of the pixels is not part of it.
+    several = make_trainer(CONFIG, "brightness", "fickle")
+    assert several.watch(several.held_out_videos())["held_out_reward"] == first["held_out_reward"]
+    silenced = make_trainer(CONFIG, "silent")
     seen = silenced.watch(silenced.held_out_videos())
     assert seen["held_out_failed_fraction"] == 1.0 and "held_out_reward" not in seen
     assert silenced.evaluate() == {"val_failed_fraction": 1.0}

@@ -1,11 +1,12 @@
 """Where the trained steps lie."""
 
 import random
+from typing import Literal
 
 import pytest
 
 from policy.config import RolloutConfig
-from policy.windows import window
+from policy.windows import last_position, window
 
 
 def test_a_random_window_visits_every_start_and_is_the_same_for_one_seed() -> None:
@@ -27,3 +28,12 @@ def test_a_fixed_window_stays_and_a_sliding_one_moves_towards_the_data_and_stops
 def test_a_window_that_would_start_too_late_is_refused() -> None:
     with pytest.raises(ValueError, match="window_start must be in .* here at most 2, got 3"):
         RolloutConfig(window_size=2, window_end=4, window_start=3)
+
+
+@pytest.mark.parametrize("kind", ["random", "fixed", "sliding"])
+def test_the_last_position_is_the_last_that_any_group_trains(
+    kind: Literal["random", "fixed", "sliding"],
+) -> None:
+    config = RolloutConfig(num_steps=8, window=kind, window_size=2, window_end=6, window_start=1)
+    trained = {i for step in range(60) for i in window(config, step, random.Random(step))}
+    assert max(trained) == last_position(config)
