@@ -50,9 +50,9 @@ class TableConfig:
     held_out: Path = Path("data/rigid/test")
     """DIR/SPLIT of the scenes that are measured."""
     train_flags: str = ""
-    """More flags of `policy.train`, e.g. "--num-iterations 50"."""
+    """More flags of `policy.train`, after an equals sign: --train-flags="--num-iterations 50"."""
     evaluate_flags: str = ""
-    """More flags of `policy.best_of_n` and `policy.evaluate`, e.g. "--num-scenes 16"."""
+    """More flags of `policy.best_of_n` and `policy.evaluate`: --evaluate-flags="--num-scenes 16"."""
 
     def __post_init__(self) -> None:
         for name in ("presets", "seeds"):
