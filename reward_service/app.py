@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from zlib import crc32
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -36,6 +37,7 @@ GRPC_SERVICER_FUNCTIONS = [
 RETRIES_WHEN_RENEWED = 3
 HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 5.0
+ASK_PERIOD_S = 1.0
 INGRESS = "Ingress"
 SUCCESSOR_PERIOD_S = 0.2
 SUCCESSOR_TIMEOUT_S = 180.0
@@ -51,16 +53,16 @@ class StreamRefused(Exception):
 class Scorer:
     """Keeps a process that holds the rewards and scores rollouts, one after the other."""
 
-    def __init__(self, config: ServiceConfig, requirements: Path | None, generation: int) -> None:
+    def __init__(self, config: ServiceConfig, requirements: Path | None, edition: str) -> None:
         logging.getLogger().setLevel(logging.WARNING)
         packages = () if requirements is None else (install(requirements),)
         self._process = ScorerProcess(config, packages)
-        self._offer = self._process.start()
+        self._answer = edition, self._process.start()
         self._lock = asyncio.Lock()
 
-    async def describe(self) -> Offer:
-        """What this scorer offers."""
-        return self._offer
+    async def describe(self) -> tuple[str, Offer]:
+        """Its edition, and what it offers."""
+        return self._answer
 
     async def score(self, name: str, rollout: Rollout) -> Outcome:
         """Score one rollout; one that is cancelled while it waits is not scored."""
@@ -89,7 +91,7 @@ class Ingress:
     Args:
         config: tokens, limits, metrics.
         scorers: who scores.
-        generation: tells one configuration from the next.
+        edition: that of the scorers that belong to it.
         port: where it listens itself; None leaves calls to Ray's proxies.
     """
 
@@ -98,17 +100,26 @@ class Ingress:
     _server: grpc.aio.Server | None = None
 
     async def __init__(
-        self, config: ServiceConfig, scorers: list[DeploymentHandle], generation: int, port: int | None
+        self, config: ServiceConfig, scorers: list[DeploymentHandle], edition: str, port: int | None
     ) -> None:
         self._config = config
         self._scorers = scorers
         self._scorer_of: dict[str, DeploymentHandle] = {}
         self._token = OnChange([config.token_file], partial(read_token, config.token_file))
-        self._servicer: RewardServicer | None = None
         self._draining = False
         self._looking: asyncio.Task[health_pb2.HealthCheckResponse.ServingStatus] | None = None
         self._look_again = 0.0
         self._metrics = ServiceMetrics()
+        self._servicer = RewardServicer(
+            config.limits,
+            token=self._token,
+            offer=Offer(versions={}),
+            score=self._score,
+            metrics=self._metrics,
+            cache_size=config.cache_size,
+        )
+        self._offered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking = asyncio.create_task(self._ask(edition))
         configure_logging(config.log_format, getattr(logging, config.log_level))
         if config.metrics_port is not None:
             # The replica that this one replaces may still hold the port.
@@ -120,7 +131,7 @@ class Ingress:
                 LateServicer(self._ready),
                 LateHealth(self.Check, self.Watch),
                 token=self._token,
-                is_full=lambda: self._servicer is not None and self._servicer.is_full(),
+                is_full=self._servicer.is_full,
                 shares_port=True,
             )
             await self._server.start()
@@ -185,7 +196,7 @@ class Ingress:
         """Take no more calls, and wait so long for those under way; returns this deployment's name and how
         many are left."""
         self._draining = True
-        left = 0 if self._servicer is None else await self._servicer.drain(seconds)
+        left = await self._servicer.drain(seconds)
         return serve.get_replica_context().deployment, left
 
     async def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
@@ -217,22 +228,40 @@ class Ingress:
         return serving if well else health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def _ready(self) -> RewardServicer:
-        if self._servicer is None:
-            offers = await asyncio.gather(*(scorer.describe.remote() for scorer in self._scorers))
-            self._scorer_of = {
-                name: scorer
-                for scorer, offer in zip(self._scorers, offers, strict=True)
-                for name in offer.versions
-            }
-            self._servicer = RewardServicer(
-                self._config.limits,
-                token=self._token,
-                offer=merge(offers),
-                score=self._score,
-                metrics=self._metrics,
-                cache_size=self._config.cache_size,
-            )
+        """The servicer, once it is known what scorers offer."""
+        await asyncio.wait((self._offered, self._asking), return_when=asyncio.FIRST_COMPLETED)
+        if self._asking.done():
+            self._asking.result()
         return self._servicer
+
+    async def _ask(self, edition: str) -> None:
+        """Ask each kind of scorer what it offers, again while one of another edition answers.
+
+        Ray replaces scorers one by one: until they are all new, what the old ones offer counts.
+
+        Raises:
+            ValueError: two kinds have rewards of one name.
+        """
+        offers: dict[DeploymentHandle, Offer] = {}
+        old = self._scorers
+        while old:
+            try:
+                answers = await asyncio.gather(*(scorer.describe.remote() for scorer in old))
+                offers |= {scorer: offer for scorer, (_, offer) in zip(old, answers, strict=True)}
+                old = [scorer for scorer, (its, _) in zip(old, answers, strict=True) if its != edition]
+                self._servicer.offer = merge([offers[scorer] for scorer in self._scorers])
+            except (RayError, RayServeException) as error:
+                logger.warning("what scorers offer is not known: %s", error)
+            except ValueError:
+                # A reward may go from one kind to another, and both offer it until the old one is replaced.
+                if not old:
+                    raise
+            else:
+                self._scorer_of = {name: s for s in self._scorers for name in offers[s].versions}
+                if not self._offered.done():
+                    self._offered.set_result(None)
+            if old:
+                await asyncio.sleep(ASK_PERIOD_S)
 
     async def _score(self, name: str, rollout: Rollout) -> Outcome:
         response = self._scorer_of[name].score.remote(name, rollout)
@@ -279,6 +308,8 @@ def build(
         ingress: name of its deployment, which begins with `Ingress`. Ray ends a replica before it starts the
             one that replaces it; under another name both listen for a while.
     """
+    # A cluster replaces configurations too, and each is generation 0 there.
+    edition = f"{generation}-{crc32(repr(config).encode()):08x}"
     shared: dict[str, Any] = {
         "health_check_period_s": 2,
         # A replica that is replaced ends as soon as its calls have.
@@ -308,7 +339,7 @@ def build(
             max_constructor_retry_count=1 if generation == 0 else RETRIES_WHEN_RENEWED,
             **size,
             **shared,
-        )(Scorer).bind(group, requirements, generation)
+        )(Scorer).bind(group, requirements, edition)
         for index, (group, requirements) in enumerate(scorer_groups(config))
     ]
     takeover_s = 0.0 if port is None else SUCCESSOR_TIMEOUT_S
@@ -322,4 +353,4 @@ def build(
         max_queued_requests=256,
         **at_door,
     )(Ingress)
-    return door.bind(config, scorers, generation, port)
+    return door.bind(config, scorers, edition, port)

@@ -67,7 +67,7 @@ class RewardServicer:
     Args:
         limits: how much a call may carry.
         token: tells what callers must show, or None.
-        offer: what the scorers offer.
+        offer: what the scorers offer; may be replaced while calls go on.
         score: sends a rollout to a scorer; must turn every failure into an outcome.
         metrics: where to count.
         cache_size: outcomes remembered.
@@ -85,7 +85,7 @@ class RewardServicer:
     ) -> None:
         self._limits = limits
         self._token = token
-        self._offer = offer
+        self.offer = offer
         self._score = score
         self._metrics = metrics
         self._cache = ResultCache(cache_size)
@@ -200,7 +200,7 @@ class RewardServicer:
             )
             for name, kind in (wire.REQUIRED_TENSORS | wire.OPTIONAL_TENSORS).items()
         ]
-        offer, limits = self._offer, self._limits
+        offer, limits = self.offer, self._limits
         return pb.GetServerInfoResponse(
             rewards=[
                 pb.RewardInfo(
@@ -221,11 +221,11 @@ class RewardServicer:
 
     def _open(self, call: Call, request_id: str, reward: str, budget_ms: int) -> None:
         """Check what a call says of itself."""
-        reward = reward or next(iter(self._offer.versions))
+        reward = reward or next(iter(self.offer.versions))
         if len(request_id) > MAX_REQUEST_ID:
             raise _invalid(f"request_id must have at most {MAX_REQUEST_ID} characters, got {len(request_id)}")
-        if reward not in self._offer.versions:
-            raise _invalid(f"unknown reward {reward[:64]!r}; on offer: {', '.join(self._offer.versions)}")
+        if reward not in self.offer.versions:
+            raise _invalid(f"unknown reward {reward[:64]!r}; on offer: {', '.join(self.offer.versions)}")
         if budget_ms < 0:
             raise _invalid(f"budget_ms must not be negative, got {budget_ms}")
         call.open(request_id, reward, budget_ms)
@@ -315,7 +315,7 @@ class RewardServicer:
     def _key(self, call: Call, message: pb.Rollout) -> tuple[str, ...] | None:
         if not message.idempotency_key:
             return None
-        version = self._offer.versions[call.reward]
+        version = self.offer.versions[call.reward]
         return call.reward, version, message.idempotency_key, wire.content_digest(message)
 
     async def _first(self, parts: AsyncIterator[pb.ScoreStreamRequest]) -> pb.StreamOpen:
