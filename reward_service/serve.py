@@ -52,10 +52,10 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
         raise ValueError(
             "this service has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
         )
+    room = needed(config)
     port = config.port or free_port()
     check_port(config.host, port)
-    groups = scorer_groups(config)
-    for group, requirements in groups:
+    for group, requirements in scorer_groups(config):
         if requirements is None:
             for target in group.rewards:
                 find_reward_class(target)
@@ -82,8 +82,7 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
     temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
-        # Room for a second ingress, which takes over from the first.
-        _start_ray(config, (config.max_replicas or config.num_replicas) * len(groups) + 2, temp_dir)
+        _start_ray(config, int(room["CPU"]), temp_dir)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: signals.put(number))
         # No proxies of Ray: see `reward_service.door`.
@@ -109,7 +108,7 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
             threading.Thread(target=_end_with_stdin, args=(signals,), daemon=True).start()
         # Beside this thread, which must hear SIGTERM also while replicas are replaced.
         with ThreadPoolExecutor(1) as redeploying:
-            served = Served(config, port, reread)
+            served = Served(config, port, reread, room)
             while signals.get() == signal.SIGHUP:
                 redeploying.submit(served.renew).add_done_callback(_tell)
             _drain(config.drain_s)
@@ -125,6 +124,17 @@ def _end_with_stdin(signals: "queue.SimpleQueue[int]") -> None:
     """Ask to end when whoever holds the other end of standard input is gone."""
     sys.stdin.buffer.read()
     signals.put(signal.SIGTERM)
+
+
+def needed(config: ServiceConfig) -> dict[str, float]:
+    """What Ray sets aside for a configuration; without it replicas would wait forever.
+
+    Raises:
+        ValueError: a requirements file does not exist.
+    """
+    num_scorers = (config.max_replicas or config.num_replicas) * len(scorer_groups(config))
+    # Two more for the ingress and the one that takes over from it.
+    return {"CPU": num_scorers + 2, "GPU": num_scorers * config.num_gpus}
 
 
 def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
@@ -191,12 +201,16 @@ class Served:
         config: what is served now.
         port: where; it stays.
         reread: the configuration as files and environment have it by then.
+        room: what the cluster was started with, as `needed` tells it.
     """
 
-    def __init__(self, config: ServiceConfig, port: int, reread: Callable[[], ServiceConfig]) -> None:
+    def __init__(
+        self, config: ServiceConfig, port: int, reread: Callable[[], ServiceConfig], room: dict[str, float]
+    ) -> None:
         self._config, self._generation = config, 0
         self._port = port
         self._reread = reread
+        self._room = room
         self._numbers = itertools.count(1)
 
     def renew(self) -> None:
@@ -204,6 +218,12 @@ class Served:
         number = next(self._numbers)
         try:
             config = self._reread()
+            lacking = [name for name, number in needed(config).items() if number > self._room[name]]
+            if lacking:
+                raise ValueError(
+                    f"it needs more {' and '.join(lacking)} than the service was started with; "
+                    "restart the service for more scorers"
+                )
         except (ValueError, OSError, SystemExit) as error:
             logger.error("configuration %d is not served: %s", number, error)
             return
