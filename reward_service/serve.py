@@ -32,7 +32,7 @@ from phys4d.runtime.malloc import keep_large_blocks
 from phys4d.runtime.threads import limit_threads
 from reward_service.config import ServiceConfig, read_token
 from reward_service.packages import scorer_groups
-from reward_service.ready import EVERY_INTERFACE, PRESETS, announce, check_port, free_port, reachable
+from reward_service.ready import EVERY_INTERFACE, PRESETS, announce, held_port, reachable
 
 START_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
@@ -53,12 +53,18 @@ def serve(config: ServiceConfig, reread: Callable[[], ServiceConfig]) -> None:
             "this service has no TLS: put a gateway in front of it, or use python -m reward_service.plain"
         )
     room = needed(config)
-    port = config.port or free_port()
-    check_port(config.host, port)
     for group, requirements in scorer_groups(config):
         if requirements is None:
             for target in group.rewards:
                 find_reward_class(target)
+    # The ingress listens many seconds later.
+    with held_port(config.host, config.port) as port:
+        _serve(config, port, reread, room)
+
+
+def _serve(
+    config: ServiceConfig, port: int, reread: Callable[[], ServiceConfig], room: dict[str, float]
+) -> None:
     # Ray's processes find rewards of the working folder and keep their thread counts.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

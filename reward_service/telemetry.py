@@ -72,7 +72,7 @@ class ServiceMetrics:
         """Answer `GET /metrics` in a thread; returns the port."""
         from prometheus_client import start_http_server
 
-        server, _ = start_http_server(port, addr=host, registry=self.registry)
+        server, _ = start_http_server(port, addr=host.strip("[]"), registry=self.registry)
         return server.server_port
 
     def serve_when_free(self, host: str, port: int) -> None:
