@@ -7,6 +7,7 @@ and SIGINT stop it with all its processes, once calls under way have ended. SIGH
 rewards' code again and replaces all replicas, one after the other, while calls go on.
 """
 
+import atexit
 import itertools
 import logging
 import os
@@ -81,11 +82,16 @@ def _serve(
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # The ingress listens itself, and gRPC serves one loop of a process best.
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+    # Ray, once it is there, has a handler for SIGTERM that exits too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _quit)
     import ray
     import ray.serve
 
     # Sockets lie in this folder, and their paths must stay below 108 characters.
     temp_dir = Path(tempfile.mkdtemp(prefix="phys4d-ray-", dir="/tmp"))
+    # A cluster that was still starting ends at Python's exit, and writes until then; this comes after it.
+    atexit.register(shutil.rmtree, temp_dir, ignore_errors=True)
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
         _start_ray(config, int(room["CPU"]), temp_dir)
@@ -124,6 +130,11 @@ def _serve(
         # The whole cluster ends with us. Ending the application first takes up to 30 s on busy cores.
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _quit(number: int, _: object) -> None:
+    """End at once, and clean up."""
+    sys.exit(128 + number)
 
 
 def _end_with_stdin(signals: "queue.SimpleQueue[int]") -> None:
