@@ -164,8 +164,7 @@ class RewardConfig:
     """What reads depth and motion: the heads on the reference's features, or estimators on decoded RGB."""
     sources: dict[str, float] = field(default_factory=dict)
     """Rewards and their weights, if it is not one of one service: `NAME` on `endpoint`, `NAME@HOST:PORT` on
-    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos.
-    Put one that looks at depth and motion first: monitors hold it out, read by the other reader."""
+    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos."""
     aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
     """Several rewards: advantages of their weighted sum, or the sum of their advantages."""
     send_rgb: bool = False

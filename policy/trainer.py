@@ -247,8 +247,8 @@ class Trainer:
         rows = [pixel_statistics(video[None]) for video in self.reader.decode(latents).numpy()]
         if self.watcher is not None:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
-            # Of several rewards the first: others may look at the pixels, which no reader changes.
-            for row, reward in zip(rows, values(self.rewards.score(read))[:, 0].tolist(), strict=True):
+            weights = torch.tensor(self.rewards.weights, dtype=torch.float64)
+            for row, reward in zip(rows, (values(self.rewards.score(read)) @ weights).tolist(), strict=True):
                 row["held_out_failed_fraction"] = float(not math.isfinite(reward))
                 if math.isfinite(reward):
                     row["held_out_reward"] = reward

@@ -300,9 +300,6 @@ def test_monitors_look_at_the_same_videos_every_time(tmp_path: Path) -> None:
         and set(pixel_statistics(np.zeros((1, 3, 4, 4, 3)))) <= set(first)
     )
     assert {"unique_points", "coverage"} <= set(first)
-    # Of several rewards the first is held out; what the others say of the pixels is not part of it.
-    several = make_trainer(CONFIG, "brightness", "fickle")
-    assert several.watch(several.held_out_videos())["held_out_reward"] == first["held_out_reward"]
     silenced = make_trainer(CONFIG, "silent")
     seen = silenced.watch(silenced.held_out_videos())
     assert seen["held_out_failed_fraction"] == 1.0 and "held_out_reward" not in seen
