@@ -87,13 +87,11 @@ def train(config: TrainConfig) -> Path:
             )
         # Read again, now that no other run writes here.
         checkpoint, start = ranks.tell(_resume_point(config, stage) if ranks.is_first else None)
-        service = None
         endpoint = ""
         if ranks.is_first:
-            endpoint, service = stack.enter_context(reward_service(config.reward, stage / "service.log"))
+            endpoint = stack.enter_context(reward_service(config.reward, stage / "service.log"))
         endpoint = ranks.tell(endpoint)
-        revive = (lambda: None) if service is None else service.restart_if_dead
-        rewards = stack.enter_context(Rewards(config.reward, endpoint, revive=revive))
+        rewards = stack.enter_context(Rewards(config.reward, endpoint))
         trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
         origin = _origin(config)
         if checkpoint is not None:
