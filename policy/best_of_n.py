@@ -86,48 +86,46 @@ def best_of_n(config: BestOfNConfig) -> Path:
     best: dict[tuple[int, int], tuple[float, Tensor]] = {}
     scored: list[tuple[tuple[int, int], Tensor, Tensor]] = []
     num_failed = 0
-    with reward_service(reward) as (endpoint, service):
-        revive = (lambda: None) if service is None else service.restart_if_dead
-        with Rewards(reward, endpoint, revive=revive) as rewards:
-            weights = torch.tensor(rewards.weights, dtype=torch.float64)
-            bar = progress(total=len(jobs), desc=f"best of {num_candidates}", unit="video")
-            waiting: list[tuple[Pending, Tensor, list[tuple[int, int, int]]]] = []
+    with reward_service(reward) as endpoint, Rewards(reward, endpoint) as rewards:
+        weights = torch.tensor(rewards.weights, dtype=torch.float64)
+        bar = progress(total=len(jobs), desc=f"best of {num_candidates}", unit="video")
+        waiting: list[tuple[Pending, Tensor, list[tuple[int, int, int]]]] = []
 
-            def keep_best() -> None:
-                """Take in the oldest batch; candidates of a prompt follow each other, so whole prompts go."""
-                nonlocal num_failed
-                pending, latents, batch = waiting.pop(0)
-                rows = values(pending.result())
-                num_failed += int(rows.isnan().any(dim=1).sum())
-                scored.extend(((s, i), r, v) for (s, i, _), r, v in zip(batch, rows, latents, strict=True))
-                while len(scored) >= num_candidates:
-                    group = [scored.pop(0) for _ in range(num_candidates)]
-                    table = torch.stack([row for _, row, _ in group])
-                    chosen = pick(table, weights, reward.aggregation)
-                    if chosen is not None:
-                        best[group[0][0]] = float(table[chosen] @ weights), group[chosen][2].clone()
-                bar.update(len(batch))
+        def keep_best() -> None:
+            """Take in the oldest batch; candidates of a prompt follow each other, so whole prompts go."""
+            nonlocal num_failed
+            pending, latents, batch = waiting.pop(0)
+            rows = values(pending.result())
+            num_failed += int(rows.isnan().any(dim=1).sum())
+            scored.extend(((s, i), r, v) for (s, i, _), r, v in zip(batch, rows, latents, strict=True))
+            while len(scored) >= num_candidates:
+                group = [scored.pop(0) for _ in range(num_candidates)]
+                table = torch.stack([row for _, row, _ in group])
+                chosen = pick(table, weights, reward.aggregation)
+                if chosen is not None:
+                    best[group[0][0]] = float(table[chosen] @ weights), group[chosen][2].clone()
+            bar.update(len(batch))
 
-            for start in range(0, len(jobs), config.batch_size):
-                batch = jobs[start : start + config.batch_size]
-                chosen = conditioning.select(torch.tensor([i for _, i, _ in batch]))
-                latents = sample(
-                    model,
-                    chosen,
-                    rule,
-                    num_latent_frames=num_latent_frames(model, prompts),
-                    seeds=[candidate_seed(config, s, prompts[i], k) for s, i, k in batch],
-                ).latents_BCThw
-                ids = [f"best-of-n/{s}/{prompts[i].key}/{k}" for s, i, k in batch]
-                of = [prompts[i] for _, i, _ in batch]
-                sent = reader.rollouts(latents, chosen, of, ids, rgb=rewards.needs_rgb)
-                waiting.append((rewards.submit(sent), latents.cpu(), batch))
-                # Scoring of one batch overlaps with sampling of the next.
-                if len(waiting) > 1:
-                    keep_best()
-            while waiting:
+        for start in range(0, len(jobs), config.batch_size):
+            batch = jobs[start : start + config.batch_size]
+            chosen = conditioning.select(torch.tensor([i for _, i, _ in batch]))
+            latents = sample(
+                model,
+                chosen,
+                rule,
+                num_latent_frames=num_latent_frames(model, prompts),
+                seeds=[candidate_seed(config, s, prompts[i], k) for s, i, k in batch],
+            ).latents_BCThw
+            ids = [f"best-of-n/{s}/{prompts[i].key}/{k}" for s, i, k in batch]
+            of = [prompts[i] for _, i, _ in batch]
+            sent = reader.rollouts(latents, chosen, of, ids, rgb=rewards.needs_rgb)
+            waiting.append((rewards.submit(sent), latents.cpu(), batch))
+            # Scoring of one batch overlaps with sampling of the next.
+            if len(waiting) > 1:
                 keep_best()
-            bar.close()
+        while waiting:
+            keep_best()
+        bar.close()
     lost = [f"{prompts[i].key} seed {s}" for s, i, _ in jobs if (s, i) not in best]
     if lost:
         raise UserError(f"no candidate of {lost[0]} has a score; mend the reward service and run again")

@@ -85,8 +85,7 @@ class AlgorithmConfig:
     lora_levels: Literal["all", "window"] = "all"
     """Noise levels at which the adapter works: all, or those down to the last step that windows reach. Later
     steps are not trained; an adapter that works there too changes how things look, unrewarded. One that does
-    not says so in `scope.json` beside its weights, which stock pipelines of diffusers do not read.
-    `diffusion_nft` has no windows: always all."""
+    not says so in `scope.json` beside its weights, which stock pipelines of diffusers do not read."""
     clip_range: float = 1e-3
     """PPO clip on the ratio of mean log-probabilities."""
     kl_weight: float = 0.0
@@ -129,6 +128,8 @@ class AlgorithmConfig:
                 f"step_weight {self.step_weight} is for grpo and ddpo, {self.name} has weights of its own; "
                 "set it to none"
             )
+        if self.lora_levels == "window" and self.name == "diffusion_nft":
+            raise ValueError("diffusion_nft has no windows and trains at all levels; set lora_levels to all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,7 @@ class RewardConfig:
     """What reads depth and motion: the heads on the reference's features, or estimators on decoded RGB."""
     sources: dict[str, float] = field(default_factory=dict)
     """Rewards and their weights, if it is not one of one service: `NAME` on `endpoint`, `NAME@HOST:PORT` on
-    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos.
-    Put one that looks at depth and motion first: monitors hold it out, read by the other reader."""
+    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos."""
     aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
     """Several rewards: advantages of their weighted sum, or the sum of their advantages."""
     send_rgb: bool = False
@@ -175,7 +175,7 @@ class RewardConfig:
 
     def through(self, service: RewardConfig) -> RewardConfig:
         """The same rewards, read alike, from another service."""
-        rewards = ("name", "reader", "sources", "aggregation", "send_rgb")
+        rewards = ("name", "reader", "sources", "aggregation", "send_rgb", "preset")
         return replace(service, **{name: getattr(self, name) for name in rewards})
 
     def __post_init__(self) -> None:

@@ -132,11 +132,14 @@ class Monitors:
     folder: Path
     """Stage 3's; `monitors.json` and, after an alarm, `alarm/` lie there."""
     baseline: dict[str, float] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
+    """Iteration that each value of the baseline is of: 0, or the first in which it could be measured."""
 
     def __post_init__(self) -> None:
         path = self.folder / "monitors.json"
         if path.is_file():
-            self.baseline = json.loads(path.read_text(encoding="utf-8"))
+            read = json.loads(path.read_text(encoding="utf-8"))
+            self.baseline, self.since = read["baseline"], read["since"]
 
     def check(
         self,
@@ -157,14 +160,15 @@ class Monitors:
             UserError: a threshold is passed, and names the report; or a held-out reward is not in the record.
         """
         if iteration == 0:
-            self.baseline = {}
+            self.baseline, self.since = {}, {}
         if found := alarms(now, self.baseline, self.config):
             report = self._write_report(iteration, now, found)
             if picture is not None:
                 picture(report.parent / "videos.png")
             first = found[0]
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            before = f"at iteration 0 {first.baseline:.4g}, " if math.isfinite(first.baseline) else ""
+            since = self.since.get(first.name)
+            before = "" if since is None else f"at iteration {since} {first.baseline:.4g}, "
             raise UserError(
                 f"alarm at iteration {iteration}: {first.name} is {first.value:.4g}, {before}allowed "
                 f"{first.rule}{more}; look at {report}, then change the reward, or the thresholds under "
@@ -176,18 +180,16 @@ class Monitors:
                 "the trained reward; see that there is an estimator (`make pretrain`) and that rewards are "
                 f"scored, remove {self.folder} and run again, or set --monitor.no-enabled"
             )
-        if not self.baseline:
-            self._keep(dict(now))
-        if late := now.keys() - self.baseline.keys() - {"kl_joint_nats"}:
-            names = ", ".join(sorted(late))
-            print(f"monitors: {names} from now on against iteration {iteration}", flush=True)
-            self._keep(self.baseline | {name: now[name] for name in late})
+        if new := now.keys() - self.baseline.keys() - {"kl_joint_nats"}:
+            if iteration > 0:
+                names = ", ".join(sorted(new))
+                print(f"monitors: {names} from now on against iteration {iteration}", flush=True)
+            self.baseline = self.baseline | {name: now[name] for name in now if name in new}
+            self.since = self.since | dict.fromkeys(new, iteration)
+            record = {"baseline": self.baseline, "since": self.since}
+            atomic_write_text(self.folder / "monitors.json", json.dumps(record, indent=1))
         if lost := self.baseline.keys() - now.keys():
             print(f"monitors: no {', '.join(sorted(lost))} at iteration {iteration}", flush=True)
-
-    def _keep(self, baseline: dict[str, float]) -> None:
-        self.baseline = baseline
-        atomic_write_text(self.folder / "monitors.json", json.dumps(baseline, indent=1))
 
     def _write_report(self, iteration: int, now: Mapping[str, float], found: Sequence[Alarm]) -> Path:
         passed = {alarm.name: alarm.rule for alarm in found}
@@ -197,13 +199,13 @@ class Monitors:
             "The run was stopped: its videos changed in ways that the trained reward does not ask for, or "
             "can no longer be watched.",
             "",
-            "| statistic | iteration 0 | now | allowed |",
-            "|---|---|---|---|",
+            "| statistic | at iteration | it was | now | allowed |",
+            "|---|---|---|---|---|",
         ]
         for name, value in now.items():
             before = self.baseline.get(name, math.nan)
             rule = f"**{passed[name]}**" if name in passed else ""
-            lines.append(f"| {name} | {before:.5g} | {value:.5g} | {rule} |")
+            lines.append(f"| {name} | {self.since.get(name, '')} | {before:.5g} | {value:.5g} | {rule} |")
         lines += ["", "`videos.png` shows the held-out videos. The last checkpoint is untouched.", ""]
         path = self.folder / "alarm" / "report.md"
         path.parent.mkdir(exist_ok=True)

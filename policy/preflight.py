@@ -17,7 +17,7 @@ from phys4d.runtime.errors import UserError
 from phys4d.runtime.files import atomic_write_text
 from policy.losses import LossStats, clipped_policy_loss
 from policy.prompts import encode_prompts, num_latent_frames
-from policy.rewards import Rewards
+from policy.reading import Reader
 from policy.rollout import Rollouts, replay, sample
 from policy.trainer import Trainer
 from policy.update import ON_POLICY_TOLERANCE, largest_gap
@@ -46,7 +46,7 @@ def preflight(trainer: Trainer, folder: Path) -> list[Check]:
     """
     rollouts = _sample(trainer)
     checks = [_hashes(trainer, rollouts), *_replay(trainer, rollouts), *_gradient(trainer, rollouts)]
-    checks += [_rewards(trainer, rollouts), _monitors(trainer)]
+    checks += [_rewards(trainer, rollouts), _monitors(trainer, rollouts)]
     for check in checks:
         print(f"pre-flight {'ok' if check.passed else 'FAILED'}: {check.name}: {check.found}", flush=True)
     atomic_write_text(
@@ -199,41 +199,53 @@ def _reclaimable_bytes() -> int:
 
 
 def _rewards(trainer: Trainer, rollouts: Rollouts) -> Check:
-    """The same rollout earns the same twice."""
-    first, second = (_scored(trainer.rewards, trainer, rollouts, name) for name in ("a", "b"))
-    pairs = list(zip(first, second, strict=True))
-    differ = [(x, y) for x, y in pairs if x != y]
-    if differ:
-        return Check("reward", False, f"the same rollout earns {differ[0][0]} and then {differ[0][1]}")
-    numbers = [x for x in first if isinstance(x, float)]
-    if len(numbers) < len(first) / 2:
-        return Check("reward", False, f"no score: {next(x for x in first if isinstance(x, str))}")
-    return Check("reward", True, f"the same twice, {numbers[0]:.4g}")
+    """Each reward gives a score, and the same rollout earns the same twice."""
+    first, second = (_scored(trainer, trainer.reader, rollouts, name) for name in ("a", "b"))
+    earned = []
+    for label, once, again in zip(trainer.rewards.labels, first, second, strict=True):
+        of = "" if len(first) == 1 else f" of {label}"
+        differ = [(x, y) for x, y in zip(once, again, strict=True) if x != y]
+        if differ:
+            return Check(
+                "reward", False, f"the same rollout earns {differ[0][0]} and then {differ[0][1]}{of}"
+            )
+        numbers = [x for x in once if isinstance(x, float)]
+        if len(numbers) < len(once) / 2:
+            return Check("reward", False, f"no score{of}: {next(x for x in once if isinstance(x, str))}")
+        earned.append(f"{numbers[0]:.4g}{of}")
+    return Check("reward", True, f"the same twice, {', '.join(earned)}")
 
 
-def _monitors(trainer: Trainer) -> Check:
-    """A reward that is never trained on needs a second reader of depth and motion."""
+def _monitors(trainer: Trainer, rollouts: Rollouts) -> Check:
+    """A reward that is never trained on needs a second reader of depth and motion, and must depend on it."""
     if not trainer.config.monitor.enabled:
         return Check("monitors", True, "off, as asked for by monitor.enabled")
-    found = "a held-out reward watches"
     if trainer.watcher is None:
         found = (
             f"no depth estimator in {trainer.config.run / 'estimator'} to read a held-out reward with; train "
             "it with `make pretrain`, or set --monitor.no-enabled"
         )
-    return Check("monitors", trainer.watcher is not None, found)
+        return Check("monitors", False, found)
+    if _scored(trainer, trainer.reader, rollouts, "a") == _scored(trainer, trainer.watcher, rollouts, "c"):
+        return Check("monitors", True, "the reward is the same by either reader, so none is held out")
+    return Check("monitors", True, "a held-out reward watches")
 
 
-def _scored(rewards: Rewards, trainer: Trainer, rollouts: Rollouts, name: str) -> Sequence[float | str]:
+def _scored(
+    trainer: Trainer, reader: Reader, rollouts: Rollouts, name: str
+) -> Sequence[Sequence[float | str]]:
+    """By source, of each video its score or why it has none."""
     prompts = [trainer.held_out[0]] * NUM_VIDEOS
     ids = [f"preflight-{name}/{k}" for k in range(NUM_VIDEOS)]
-    sent = trainer.reader.rollouts(
-        rollouts.latents_BCThw, rollouts.conditioning, prompts, ids, rgb=rewards.needs_rgb
+    sent = reader.rollouts(
+        rollouts.latents_BCThw, rollouts.conditioning, prompts, ids, rgb=trainer.rewards.needs_rgb
     )
     return [
-        o.score.value
-        if o.score is not None
-        else f"{getattr(o.result, 'error_class', '')} {getattr(o.result, 'reason', '')}"
-        for column in rewards.score(sent)
-        for o in column
+        [
+            o.score.value
+            if o.score is not None
+            else f"{getattr(o.result, 'error_class', '')} {getattr(o.result, 'reason', '')}"
+            for o in column
+        ]
+        for column in trainer.rewards.score(sent)
     ]

@@ -6,7 +6,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
@@ -81,25 +82,27 @@ class ServiceReward:
     so that it does not matter whether the first sending arrived.
     """
 
-    def __init__(self, client: RewardClient, *, outage_s: float, revive: Callable[[], None]) -> None:
+    def __init__(self, client: RewardClient, *, outage_s: float) -> None:
         self.client = client
         self.outage_s = outage_s
         self.num_outages = 0
         self.num_resent = 0
-        self._revive = revive
+        self._gone_since: float | None = None
         self._closing = threading.Event()
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
-        """Outcomes in order; those of a service that stays away for longer than `outage_s` are failures."""
+        """Outcomes in order; those of a service that stays away for longer than `outage_s` are failures.
+
+        That time is one of the service: a second batch does not wait for it all over again.
+        """
         outcomes = {o.sample_id: o for o in self.client.score(rollouts)}
-        give_up = time.monotonic() + self.outage_s
         resends = 0
         while lost := [r for r in rollouts if _failed(outcomes[r.sample_id])]:
             answers = self._answers()
             sudden = [r for r in lost if _failed(outcomes[r.sample_id]) in GONE]
-            if answers and (not sudden or resends == RESENDS):
+            if answers and (not sudden or resends >= RESENDS):
                 break
-            if not answers and not self._wait(give_up, len(lost)):
+            if not answers and not self._wait(len(lost)):
                 break
             again = sudden if answers else lost
             resends += 1
@@ -112,20 +115,21 @@ class ServiceReward:
             self.client.server_info(timeout_s=2.0)
         except ConnectionError:
             return False
+        self._gone_since = None
         return True
 
-    def _wait(self, give_up: float, num_lost: int) -> bool:
+    def _wait(self, num_lost: int) -> bool:
         """Until the service answers again; False if it does not in time."""
-        self.num_outages += 1
-        left_s = give_up - time.monotonic()
-        if left_s > 0:
+        if self._gone_since is None:
+            self._gone_since = time.monotonic()
+            self.num_outages += 1
             print(
                 f"the reward service at {self.client.endpoint} is gone with {num_lost} rollouts under way; "
-                f"waiting up to {left_s:.0f} s for it",
+                f"waiting up to {self.outage_s:.0f} s for it",
                 flush=True,
             )
+        give_up = self._gone_since + self.outage_s
         while time.monotonic() < give_up and not self._closing.is_set():
-            self._revive()
             if self._answers():
                 print(f"the reward service at {self.client.endpoint} is back", flush=True)
                 return True
@@ -156,13 +160,10 @@ class FunctionReward:
 class Rewards:
     """All rewards of a run, each scoring in a thread of its own."""
 
-    def __init__(
-        self, config: RewardConfig, endpoint: str, *, revive: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, config: RewardConfig, endpoint: str) -> None:
         """
         Args:
             endpoint: the run's service.
-            revive: called while that service is gone, to start it again if it is ours.
 
         Raises:
             ConnectionError: a service does not answer.
@@ -177,7 +178,7 @@ class Rewards:
                 self._rewards.append(FunctionReward(source.function))
                 continue
             given = source.endpoint or config.endpoint
-            # An outage is waited for here, where the service can be started again.
+            # An outage is waited for here, where rollouts are kept.
             client = connect(
                 given or endpoint,
                 config,
@@ -185,10 +186,7 @@ class Rewards:
                 timeout_s=10.0 if given else 30.0,
                 patience_s=PATIENCE_S,
             )
-            ours = not source.endpoint
-            self._rewards.append(
-                ServiceReward(client, outage_s=config.outage_s, revive=revive if ours else lambda: None)
-            )
+            self._rewards.append(ServiceReward(client, outage_s=config.outage_s))
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"reward-{s.name}") for s in self.sources]
 
     def __enter__(self) -> Self:
@@ -253,6 +251,13 @@ def values(outcomes: Sequence[Sequence[Outcome]]) -> Float64[Tensor, "samples so
     """Scores as numbers; NaN where there is none."""
     columns = [[math.nan if o.score is None else o.score.value for o in column] for column in outcomes]
     return torch.tensor(columns, dtype=torch.float64).T
+
+
+def failure_reasons(failures: Sequence[Failure]) -> str:
+    """The three most common classes and reasons, and the first message."""
+    reasons = Counter(f"{f.error_class} {f.reason}" for f in failures).most_common(3)
+    listed = ", ".join(f"{count}x {reason}" for reason, count in reasons)
+    return f"{listed}; first: {failures[0].message}"
 
 
 def _failed(outcome: Outcome) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from policy.advantages import Advantages, compute_advantages
 from policy.algorithms import ALGORITHMS
 from policy.config import TrainConfig
 from policy.ranks import Ranks
-from policy.rewards import Pending, Rewards, values
+from policy.rewards import Pending, Rewards, failure_reasons, values
 from policy.rollout import Rollouts
 
 _COUNTS = ("num_invalid", "num_groups", "num_small_groups", "num_flat_groups", "num_clipped")
@@ -130,9 +129,7 @@ class Scoring:
             return
         mine = [o.result for batch in self.outcomes if batch for column in batch for o in column]
         failures = self._ranks.gather_lists([f for f in mine if isinstance(f, Failure)])
-        reasons = Counter(f"{f.error_class} {f.reason}" for f in failures).most_common(3)
-        listed = ", ".join(f"{count}x {reason}" for reason, count in reasons)
         raise UserError(
-            f"{num_failed} of {len(whole)} rollouts have no score ({listed}; first: {failures[0].message}); "
-            "mend the reward service, then run again to resume"
+            f"{num_failed} of {len(whole)} rollouts have no score ({failure_reasons(failures)}); mend the "
+            "reward service, then run again to resume"
         )

@@ -19,6 +19,7 @@ from phys4d.reward.endpoints import ClientTls
 from policy.config import RewardConfig
 
 START_TIMEOUT_S = 180.0
+WATCH_EVERY_S = 1.0
 
 
 class LocalService:
@@ -34,6 +35,7 @@ class LocalService:
         self.endpoint = ""
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Start it and wait until it has a port; after the first time on that same port.
@@ -60,7 +62,7 @@ class LocalService:
             self._child = child
             deadline = time.monotonic() + START_TIMEOUT_S
             while not ready_file.exists():
-                if child.poll() is not None or time.monotonic() > deadline:
+                if child.poll() is not None or time.monotonic() > deadline or self._stopping.is_set():
                     tail = log_file.read_text(errors="replace").strip().splitlines()[-5:]
                     raise ConnectionError(
                         f"the reward service did not start (exit code {child.poll()}): {' | '.join(tail)}; "
@@ -69,24 +71,35 @@ class LocalService:
                 time.sleep(0.1)
             self.endpoint = ready_file.read_text().strip()
 
-    def restart_if_dead(self) -> None:
-        """Start it again if its process has ended; of several threads that see it, one does.
+    def keep_alive(self) -> None:
+        """Until `stop`, start it again whenever its process has ended, whoever waits for its rewards.
 
         That it does not start, for instance because its port is not free yet, is told and no error: it is
-        asked again while its rewards are waited for.
+        tried again until those who wait for it give up.
         """
+        while not self._stopping.wait(WATCH_EVERY_S):
+            self.restart_if_dead()
+
+    def restart_if_dead(self) -> None:
+        """Start it again if its process has ended; of several threads that see it, one does."""
         with self._lock:
-            if self._child is None or self._child.poll() is None:
+            if self._stopping.is_set() or self._child is None or self._child.poll() is None:
                 return
             seen = "" if self.log is None else f"; see {self.log}"
             print(f"the reward service ended (exit code {self._child.poll()}){seen}", flush=True)
             try:
                 self.start()
             except ConnectionError as error:
-                print(error, flush=True)
+                if not self._stopping.is_set():
+                    print(error, flush=True)
 
     def stop(self, grace_s: float = 20.0) -> None:
-        """Ask the child to end, then end its process group."""
+        """Ask the child to end, then end its process group; one that is just being started again, too."""
+        self._stopping.set()
+        with self._lock:
+            self._stop(grace_s)
+
+    def _stop(self, grace_s: float) -> None:
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
             try:
@@ -121,17 +134,16 @@ def security(config: RewardConfig, endpoint: str) -> dict[str, Any]:
 
 
 @contextmanager
-def reward_service(
-    config: RewardConfig, log: Path | None = None
-) -> Iterator[tuple[str, LocalService | None]]:
-    """An endpoint, and the service if it was started here, which ends with the block."""
+def reward_service(config: RewardConfig, log: Path | None = None) -> Iterator[str]:
+    """An endpoint; of a service that is started here, which is kept alive and ends with the block."""
     if config.endpoint:
-        yield config.endpoint, None
+        yield config.endpoint
         return
     service = LocalService(config, log)
     try:
         service.start()
-        yield service.endpoint, service
+        threading.Thread(target=service.keep_alive, name="reward-service", daemon=True).start()
+        yield service.endpoint
     finally:
         service.stop()
 
@@ -143,8 +155,8 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient]:
     Raises:
         ConnectionError: nothing answers at the endpoint, or the child died while starting; says what to do.
     """
-    with reward_service(config) as (endpoint, service):
-        yield connect(endpoint, config, reward=config.name, timeout_s=10.0 if service is None else 30.0)
+    with reward_service(config) as endpoint:
+        yield connect(endpoint, config, reward=config.name, timeout_s=10.0 if config.endpoint else 30.0)
 
 
 def connect(

@@ -87,13 +87,11 @@ def train(config: TrainConfig) -> Path:
             )
         # Read again, now that no other run writes here.
         checkpoint, start = ranks.tell(_resume_point(config, stage) if ranks.is_first else None)
-        service = None
         endpoint = ""
         if ranks.is_first:
-            endpoint, service = stack.enter_context(reward_service(config.reward, stage / "service.log"))
+            endpoint = stack.enter_context(reward_service(config.reward, stage / "service.log"))
         endpoint = ranks.tell(endpoint)
-        revive = (lambda: None) if service is None else service.restart_if_dead
-        rewards = stack.enter_context(Rewards(config.reward, endpoint, revive=revive))
+        rewards = stack.enter_context(Rewards(config.reward, endpoint))
         trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
         origin = _origin(config)
         if checkpoint is not None:
@@ -159,17 +157,19 @@ def train(config: TrainConfig) -> Path:
 
 
 def _origin(config: TrainConfig) -> dict[str, str]:
-    """What a run goes out from: digests of the model, of stage 2 and of the index of its data."""
+    """What a run goes out from: digests of the models that make and read its videos and of its data."""
     from phys4d.data.format import INDEX_NAME
 
-    return digests(
-        {
-            "base model": config.run / "base" / "model",
-            "adapter": config.run / "stage2" / "lora",
-            "heads": config.run / "stage2" / "heads.safetensors",
-            "data": config.data / "train" / INDEX_NAME,
-        }
-    )
+    sources = {
+        "base model": config.run / "base" / "model",
+        "adapter": config.run / "stage2" / "lora",
+        "heads": config.run / "stage2" / "heads.safetensors",
+        "data": config.data / "train" / INDEX_NAME,
+        "held-out data": config.data / "val" / INDEX_NAME,
+    }
+    if (config.run / "estimator").is_dir():
+        sources["estimator"] = config.run / "estimator"
+    return digests(sources)
 
 
 def _resume_point(config: TrainConfig, stage: Path) -> tuple[Path | None, int]:
@@ -209,10 +209,9 @@ def _look_first(trainer: Trainer, stage: Path) -> None:
 
 def least_trained_level(config: TrainConfig, schedule: Schedule) -> float:
     """The noise level from which the policy's adapter works; 0 is all levels."""
-    from policy.algorithms import ALGORITHMS
     from policy.windows import last_position
 
-    if config.algorithm.lora_levels == "all" or not ALGORITHMS[config.algorithm.name].records_steps:
+    if config.algorithm.lora_levels == "all":
         return 0.0
     return schedule.model_level(last_position(config.rollout))
 

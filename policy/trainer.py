@@ -23,6 +23,7 @@ from phys4d.models.reading import to_numpy
 from phys4d.report.videos import Video
 from phys4d.runtime.seeding import derive_seed
 from phys4d.training import Ema
+from phys4d.types import Failure
 from policy.algorithms import ALGORITHMS
 from policy.config import TrainConfig
 from policy.film import panels, write_sheet
@@ -30,7 +31,7 @@ from policy.monitors import cloud_statistics, pixel_statistics
 from policy.prompts import Prompt, encode_prompts, load_prompts, num_latent_frames
 from policy.ranks import Ranks
 from policy.reading import Reader
-from policy.rewards import Rewards, values
+from policy.rewards import Rewards, failure_reasons, values
 from policy.rollout import SamplingRule, sample, sample_all
 from policy.scoring import Sampled, Scoring
 from policy.update import UpdateStats, update_policy
@@ -111,13 +112,14 @@ class Trainer:
         rewards = torch.cat([scoring.values(b) for b in range(num_batches)])
         first = sampled.rollouts[0].latents_BCThw
         num_dims = int(self.model.generated_mask(first).expand(first[:1].shape).sum())
-        scalars = _update_scalars(updates)
-        self.kl_joint_nats = scalars["kl"] * num_dims * terms
+        scalars = update_scalars(updates)
+        if any(update.num_terms for update in updates):
+            self.kl_joint_nats = scalars["kl"] * num_dims * terms
         return {
             **reward_scalars(rewards, self.rewards, rollout.group_size),
             **self._component_scalars(scoring),
             **scalars,
-            "kl_joint_nats": self.kl_joint_nats,
+            **({} if self.kl_joint_nats is None else {"kl_joint_nats": self.kl_joint_nats}),
             "dropped_groups": float(sum(a.num_dropped_groups for a in advantages)),
             "sample_s": sampled_at - start,
             "wait_s": scoring.wait_s,
@@ -223,6 +225,11 @@ class Trainer:
         )
         table = torch.tensor(rows, dtype=torch.float64)
         whole = table[~table.isnan().any(dim=1)]
+        mine = [o.result for column in outcomes for o in column]
+        failures = self.ranks.gather_lists([f for f in mine if isinstance(f, Failure)])
+        if failures and self.ranks.is_first:
+            num_failed, why = len(table) - len(whole), failure_reasons(failures)
+            print(f"{num_failed} of {len(table)} held-out videos have no score ({why})", flush=True)
         if not len(whole):
             return {"val_failed_fraction": 1.0}
         return {
@@ -247,8 +254,8 @@ class Trainer:
         rows = [pixel_statistics(video[None]) for video in self.reader.decode(latents).numpy()]
         if self.watcher is not None:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
-            # Of several rewards the first: others may look at the pixels, which no reader changes.
-            for row, reward in zip(rows, values(self.rewards.score(read))[:, 0].tolist(), strict=True):
+            weights = torch.tensor(self.rewards.weights, dtype=torch.float64)
+            for row, reward in zip(rows, (values(self.rewards.score(read)) @ weights).tolist(), strict=True):
                 row["held_out_failed_fraction"] = float(not math.isfinite(reward))
                 if math.isfinite(reward):
                     row["held_out_reward"] = reward
@@ -333,13 +340,17 @@ def reward_scalars(rewards: Tensor, sources: Rewards, group_size: int) -> dict[s
     return scalars
 
 
-def _update_scalars(updates: Sequence[UpdateStats]) -> dict[str, float]:
+def update_scalars(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    """Means over the updates that had anything to train on."""
+    trained = [update for update in updates if update.num_terms] or updates
     mean = {
-        item.name: sum(float(getattr(u, item.name)) for u in updates) / len(updates)
+        item.name: sum(float(getattr(u, item.name)) for u in trained) / len(trained)
         for item in dataclasses.fields(updates[0])
     }
     return {
         **mean,
+        "num_terms": sum(u.num_terms for u in updates),
+        "skipped": sum(u.skipped for u in updates) / len(updates),
         "ratio_max": max(u.ratio_max for u in updates),
         "skipped_updates": sum(u.skipped for u in updates),
     }

@@ -25,6 +25,8 @@ ON_POLICY_TOLERANCE = 1e-4
 class UpdateStats:
     """Means over the terms of one optimiser step."""
 
+    num_terms: float
+    """Trained terms, over all ranks; without any the means are 0 and say nothing."""
     policy_loss: float
     kl: float
     """Nats per generated dim to the reference."""
@@ -115,6 +117,7 @@ def update_policy(
     if not skipped:
         optimiser.step()
     return UpdateStats(
+        num_terms=total,
         policy_loss=loss / max(1.0, total),
         kl=kl / max(1.0, kl_total),
         ratio_max=ratio_gap,

@@ -27,6 +27,7 @@ import sft.train
 from phys4d.data import open_dataset
 from phys4d.models import registry
 from phys4d.models.lora import load_lora
+from phys4d.models.lora_scope import least_level
 from phys4d.runtime import config as configs
 from phys4d.runtime.errors import UserError, run_main
 from phys4d.runtime.metrics import read_metrics
@@ -34,6 +35,7 @@ from policy.config import RewardConfig, TrainConfig
 from policy.external import evaluate_videos
 from policy.inference_config import EvaluateConfig, SampleConfig
 from policy.physics_iq import encode_mp4
+from policy.stages import load_stage
 from pretrain.base_config import BaseConfig
 from pretrain.config import StageOneConfig
 from sft.config import StageTwoConfig
@@ -187,7 +189,7 @@ def test_an_alarm_stops_all_processes_of_a_run_with_a_report_and_they_had_learnt
     seen = r"alarm at iteration 6: kl_joint_nats is (\S+), allowed at most 1e-09 nats; look at \S+report.md"
     (value,) = {match[1] for text in said for match in re.finditer(seen, text)}
     report = (stage / "alarm/report.md").read_text()
-    row = re.search(r"\| kl_joint_nats \| nan \| (\S+) \| \*\*at most 1e-09 nats\*\* \|", report)
+    row = re.search(r"\| kl_joint_nats \|  \| nan \| (\S+) \| \*\*at most 1e-09 nats\*\* \|", report)
     assert row is not None and 1e-9 < float(row[1]) == pytest.approx(float(value), rel=1e-3)
     assert (stage / "alarm/videos.png").is_file() and not (stage / "lora").exists()
 
@@ -380,8 +382,11 @@ def test_every_other_backbone_goes_through_all_stages(
     steps = [row["step"] for row in rows if "val_abs_rel" in row]
     assert steps == ([0, 2, 4] if "--heads.validate-every 2" in first else [0, 4])
     run(StageTwoConfig, "sft/presets", sft.train.train, f"{SMALL_TRAINING['sft.train']} {second}")
-    small_rl = f"{STAGE3} {service} --num-iterations 2"
+    levels, least = {"tiny-cogvideox": ("window", 0.5), "tiny-open-sora": ("all", 0.0)}[preset]
+    small_rl = f"{STAGE3} {service} --num-iterations 2 --algorithm.lora-levels {levels}"
     run(TrainConfig, "policy/presets/train", policy.train.train, small_rl)
+    trained_from = least_level(load_stage(Path(f"runs/{preset}"), "stage3")[0].transformer, "policy")
+    assert trained_from == least, "of four steps windows reach the third, at half the noise"
     rows = read_metrics(Path(f"runs/{preset}/stage3/metrics.jsonl"))
     assert all(0 < row["reward_mean"] <= 1 and row["failed_fraction"] == 0 for row in rows[:-1])
     # Untrained heads may earn all siblings the lowest reward: such of the 2 groups have nothing to teach.

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import mujoco
@@ -283,12 +282,6 @@ class RgbRenderer:
         self._model.light_diffuse.numpy()[0] = np.array([light["diffuse"], light["fill"]])[:, None]
         self._model.light_ambient.numpy()[0] = np.array([light["ambient"], 0.0])[:, None]
         self._model.light_specular.numpy()[0] = np.array([0.4, 0.0])[:, None]
-
-
-@lru_cache(maxsize=4)
-def shared_renderer(*, width: int, height: int, num_frames: int, supersampling: int = 2) -> RgbRenderer:
-    """The process's renderer for videos of this size; not for several threads at once."""
-    return RgbRenderer(width=width, height=height, num_frames=num_frames, supersampling=supersampling)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from phys4d.scenes.model import BuiltScene
 from phys4d.scenes.rays import merged_meshes, raycast
 from phys4d.scenes.registry import NoAcceptableDraw, sample_scene, second_take
 from phys4d.scenes.render_config import RenderConfig, split_name
-from phys4d.scenes.rgb import RgbRenderer, shared_renderer
+from phys4d.scenes.rgb import RgbRenderer
 from phys4d.scenes.trajectory import Trajectory, UnstableSimulation
 from phys4d.types import Camera
 
@@ -19,6 +19,8 @@ SEED_STRIDE = 2**32
 MAX_SEEDS = 8
 """A sample whose seed yields no scene takes seed + 2^32, seed + 2 x 2^32 and so on, up to here."""
 Take = tuple[BuiltScene, Trajectory]
+
+_RENDERERS: dict[tuple[int, int, int, int], RgbRenderer] = {}
 
 
 def render_sample(
@@ -109,12 +111,13 @@ def film(
 
 
 def _renderer(config: RenderConfig) -> RgbRenderer:
-    return shared_renderer(
-        width=config.width,
-        height=config.height,
-        num_frames=config.num_frames,
-        supersampling=config.supersampling,
-    )
+    """The process's renderer for videos of this size."""
+    size = (config.width, config.height, config.num_frames, config.supersampling)
+    if size not in _RENDERERS:
+        _RENDERERS[size] = RgbRenderer(
+            width=size[0], height=size[1], num_frames=size[2], supersampling=size[3]
+        )
+    return _RENDERERS[size]
 
 
 def _full_annotations(

@@ -108,7 +108,7 @@ def test_a_monitor_does_not_turn_itself_off_where_rewards_fail(tmp_path: Path) -
     resumed.check(5, scored)
     with pytest.raises(UserError, match="alarm at iteration 10: held_out_failed_fraction is 0.6"):
         resumed.check(10, {"val_reward": 0.9, "val_failed_fraction": 0.0, "held_out_failed_fraction": 0.6})
-    assert "| held_out_failed_fraction | 0.5 | 0.6 | **at most 0.5 without a score** |" in (
+    assert "| held_out_failed_fraction | 0 | 0.5 | 0.6 | **at most 0.5 without a score** |" in (
         tmp_path / "alarm" / "report.md"
     ).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match=r"max_failed_fraction must be in \[0, 1\), got 1.0"):
@@ -126,8 +126,18 @@ def test_what_iteration_0_lacked_is_watched_from_the_first_iteration_that_has_it
     assert "no luminance at iteration 5" in said
     assert "coverage from now on against iteration 10" in said
     resumed = Monitors(MonitorConfig(), tmp_path)
-    with pytest.raises(UserError, match=r"coverage is 0\.3, at iteration 0 0\.8"):
+    with pytest.raises(UserError, match=r"coverage is 0\.3, at iteration 10 0\.8"):
         resumed.check(15, REWARDS | {"luminance": 0.5, "coverage": 0.3})
+
+
+def test_monitors_that_are_switched_on_late_say_what_they_compare_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitors = Monitors(MonitorConfig(), tmp_path)
+    monitors.check(100, REWARDS)
+    assert "held_out_reward, val_reward from now on against iteration 100" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"held_out_reward is 0\.3, at iteration 100 0\.5"):
+        monitors.check(105, {"held_out_reward": 0.3, "val_reward": 0.6})
 
 
 def test_a_policy_far_from_the_reference_alarms() -> None:

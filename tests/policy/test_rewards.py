@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -108,28 +109,28 @@ def test_a_killed_service_that_comes_back_loses_nothing_and_scores_the_same(serv
     sources = {"motion_smoothness": 1.0, f"{__name__}:brightness": 0.5}
     config = RewardConfig(sources=sources, timeout_s=20, outage_s=120)
     sent = rollouts(6)
-    revived = []
-
-    def revive() -> None:
-        revived.append(1)
-        if service.process.poll() is not None:
-            service.start()
-
-    with Rewards(config, service.endpoint, revive=revive) as rewards:
+    with Rewards(config, service.endpoint) as rewards:
         before = values(rewards.score(sent))
         service.kill()
+        threading.Timer(3.0, service.start).start()
         after = values(rewards.score(sent))
-        assert revived and rewards.num_outages == 1 and rewards.num_resent == 6
+        assert rewards.num_outages == 1 and rewards.num_resent == 6
     assert torch.equal(before, after)
     assert before[:, 1].tolist() == pytest.approx([0.2] * 6)
     assert len(set(before[:, 0].tolist())) == 6
 
 
 def test_a_service_that_stays_away_gives_failures_and_no_numbers(service: PlainService) -> None:
-    config = RewardConfig(timeout_s=5, outage_s=0.5, max_attempts=1)
+    """Batches that follow one another wait for one outage together."""
+    config = RewardConfig(timeout_s=5, outage_s=6.0, max_attempts=1)
     with Rewards(config, service.endpoint) as rewards:
         service.kill()
+        start = time.monotonic()
+        rewards.submit(rollouts(2))
+        rewards.submit(rollouts(2))
         (outcomes,) = rewards.score(rollouts(2))
+        assert time.monotonic() - start < 6.0 + 3 * (2.0 + 2.0), "three batches, 6 s each, are 18 s and more"
+        assert rewards.num_outages == 1
     assert all(isinstance(o.result, Failure) and o.result.error_class == "INFRA" for o in outcomes)
     assert values([outcomes]).isnan().all()
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from policy.config import RewardConfig
-from policy.service import LocalService, security
+from policy.service import LocalService, reward_service, security
 from tests.processes import ROOT, command_line, descendants
 
 
@@ -30,6 +30,30 @@ def test_a_dead_service_is_started_again_once_however_many_sources_see_it(
         for _ in range(4):
             threads.submit(service.restart_if_dead)
     assert len(starts) == 1
+
+
+def test_a_dead_service_is_started_again_though_nobody_waits_for_it_and_not_after_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("policy.service.WATCH_EVERY_S", 0.01)
+    services: list[LocalService] = []
+
+    def start(self: LocalService) -> None:
+        """A process that ends at once the first two times."""
+        services.append(self)
+        seconds = 0 if len(services) < 3 else 600
+        command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
+        self._child = subprocess.Popen(command, start_new_session=True)
+
+    monkeypatch.setattr(LocalService, "start", start)
+    with reward_service(RewardConfig()):
+        deadline = time.monotonic() + 30
+        while len(services) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    child = services[0]._child
+    assert child is not None and child.poll() is not None, "the third ends with the block"
+    time.sleep(0.1)
+    assert len(services) == 3
 
 
 @pytest.mark.slow
