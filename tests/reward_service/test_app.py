@@ -63,6 +63,7 @@ async def ingress_before(
             yield ingress, reward_pb2_grpc.RewardServiceStub(channel)
     finally:
         ingress._asking.cancel()
+        assert ingress._server is not None
         await ingress._server.stop(None)
 
 
