@@ -257,7 +257,8 @@ class Ingress:
                 if not old:
                     raise
             else:
-                self._scorer_of = {name: s for s in self._scorers for name in offers[s].versions}
+                # Calls under way keep the scorer of a reward that is gone, which fails them.
+                self._scorer_of |= {name: s for s in self._scorers for name in offers[s].versions}
                 if not self._offered.done():
                     self._offered.set_result(None)
             if old:

@@ -315,7 +315,7 @@ class RewardServicer:
     def _key(self, call: Call, message: pb.Rollout) -> tuple[str, ...] | None:
         if not message.idempotency_key:
             return None
-        version = self.offer.versions[call.reward]
+        version = self.offer.versions.get(call.reward, "")
         return call.reward, version, message.idempotency_key, wire.content_digest(message)
 
     async def _first(self, parts: AsyncIterator[pb.ScoreStreamRequest]) -> pb.StreamOpen:
