@@ -36,6 +36,10 @@ class ResultCache:
             outcome = replace(outcome, result=replace(outcome.score, cached=True))
         return outcome
 
+    def forget(self, key: Hashable) -> None:
+        """Remember nothing under a key."""
+        self._done.pop(key, None)
+
     async def get(self, key: Hashable, score: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The outcome under a key: remembered, or of a run under way, or of `score()`.
 

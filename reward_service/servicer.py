@@ -310,6 +310,9 @@ class RewardServicer:
 
         key = self._key(call, message)
         outcome = await score() if key is None else await self._cache.get(key, score)
+        if key is not None and outcome.score is not None and outcome.score.scorer_version != key[1]:
+            # By a scorer of before or after a renewal: a repeat may meet the one that is announced.
+            self._cache.forget(key)
         return Outcome(sample_id=message.sample_id, result=outcome.result)
 
     def _key(self, call: Call, message: pb.Rollout) -> tuple[str, ...] | None:

@@ -35,6 +35,7 @@ class Replicas:
     def __init__(self, *answers: tuple[str, Offer]) -> None:
         self.answers = list(answers)
         self.num_asked = self.num_scored = 0
+        self.scorer_versions = ["1"]
         self.answering = asyncio.Event()
         self.scoring = asyncio.Event()
         self.describe = SimpleNamespace(remote=self._describe)
@@ -48,7 +49,8 @@ class Replicas:
     async def _score(self, name: str, rollout: Rollout) -> Outcome:
         self.num_scored += 1
         await self.scoring.wait()
-        return Outcome(sample_id=rollout.sample_id, result=Score(value=1.0))
+        version = self.scorer_versions[min(self.num_scored, len(self.scorer_versions)) - 1]
+        return Outcome(sample_id=rollout.sample_id, result=Score(value=1.0, scorer_version=version))
 
 
 @asynccontextmanager
@@ -99,6 +101,25 @@ def test_two_kinds_of_scorers_with_one_reward_are_told_to_callers() -> None:
                 kind.answering.set()
             with pytest.raises(grpc.aio.AioRpcError, match="two rewards share a name"):
                 await offered(stub)
+
+    asyncio.run(run())
+
+
+def test_a_score_of_another_version_than_is_announced_is_not_remembered(small_rollouts) -> None:
+    async def run() -> None:
+        scorers = Replicas(("new", Offer(versions={"a": "2"})))
+        scorers.scorer_versions = ["1", "2"]
+        async with ingress_before(scorers) as (_, stub):
+            scorers.answering.set()
+            scorers.scoring.set()
+            message = wire.rollout_to_proto(small_rollouts(1)[0])
+            message.idempotency_key = "once"
+            told = []
+            for _ in range(3):
+                answer = await stub.ScoreBatch(pb.ScoreBatchRequest(rollouts=[message]), timeout=30)
+                score = answer.outcomes[0].score
+                told.append((score.scorer_version, score.cached))
+            assert told == [("1", False), ("2", False), ("2", True)]
 
     asyncio.run(run())
 
