@@ -10,6 +10,7 @@ rewards' code again and replaces all replicas, one after the other, while calls 
 import atexit
 import itertools
 import logging
+import math
 import os
 import queue
 import secrets
@@ -95,6 +96,7 @@ def _serve(
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
         _start_ray(config, int(room["CPU"]), temp_dir)
+        _require_gpus(room["GPU"], config)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: signals.put(number))
         # No proxies of Ray: see `reward_service.door`.
@@ -150,8 +152,11 @@ def needed(config: ServiceConfig) -> dict[str, float]:
         ValueError: a requirements file does not exist.
     """
     num_scorers = (config.max_replicas or config.num_replicas) * len(scorer_groups(config))
+    share = config.num_gpus
+    # A scorer has its share from one GPU.
+    gpus = math.ceil(num_scorers / int(1 / share + 1e-9)) if 0 < share < 1 else num_scorers * share
     # Two more for the ingress and the one that takes over from it.
-    return {"CPU": num_scorers + 2, "GPU": num_scorers * config.num_gpus}
+    return {"CPU": num_scorers + 2, "GPU": gpus}
 
 
 def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
@@ -177,6 +182,18 @@ def _start_ray(config: ServiceConfig, num_cpus: int, temp_dir: Path) -> None:
                 raise
             logger.warning("Ray did not start in time; trying again")
             ray.shutdown()
+
+
+def _require_gpus(asked: float, config: ServiceConfig) -> None:
+    """Refuse what this machine's GPUs cannot hold: its scorers would wait without end for theirs."""
+    import ray
+
+    found = ray.cluster_resources().get("GPU", 0.0)
+    if asked > found:
+        raise ValueError(
+            f"scorers with num_gpus={config.num_gpus:g} need {asked:g} GPUs, Ray found {found:g} here; "
+            "lower num_gpus, num_replicas or max_replicas"
+        )
 
 
 def _drain(seconds: float) -> None:

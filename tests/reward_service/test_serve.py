@@ -22,8 +22,9 @@ from phys4d.reward.calls import status_code
 from phys4d.reward.client import RewardClient
 from phys4d.reward.v1 import reward_pb2 as pb
 from phys4d.types import Failure, Rollout
-from reward_service.config import ChamferSettings
+from reward_service.config import ChamferSettings, ServiceConfig
 from reward_service.scoring import score
+from reward_service.serve import needed
 from tests.processes import command_line, descendants
 
 pytestmark = pytest.mark.slow
@@ -308,18 +309,28 @@ def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(service, sma
     assert not alive
 
 
-def test_scorers_that_do_not_start_are_one_line(tmp_path: Path) -> None:
-    target = "examples.motion_smoothness:MotionSmoothness(scale_px=-1)"
-    command = [
-        sys.executable,
-        "-m",
-        "reward_service.serve",
-        "--port",
-        "0",
-        "--no-scene-chamfer",
-        "--rewards",
-        target,
-    ]
+def refused(*flags: str) -> str:
+    """The last line of a service that does not start."""
+    command = [sys.executable, "-m", "reward_service.serve", "--port", "0", "--no-scene-chamfer", *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 2
-    assert "scale_px must be positive" in result.stderr.splitlines()[-1]
+    return result.stderr.splitlines()[-1]
+
+
+def test_scorers_that_do_not_start_are_one_line() -> None:
+    target = "examples.motion_smoothness:MotionSmoothness(scale_px=-1)"
+    assert "scale_px must be positive" in refused("--rewards", target)
+
+
+def test_more_gpus_than_there_are_are_refused_instead_of_waited_for() -> None:
+    target = "examples.motion_smoothness:MotionSmoothness"
+    last = refused("--rewards", target, "--num-gpus", "64", "--num-replicas", "2")
+    assert "need 128 GPUs, Ray found" in last
+    assert "lower num_gpus" in last
+
+
+@pytest.mark.parametrize(
+    ("scorers", "share", "gpus"), [(2, 0, 0), (3, 2, 6), (3, 0.6, 3), (10, 0.1, 1), (5, 0.25, 2)]
+)
+def test_no_share_of_a_gpu_is_taken_from_two(scorers: int, share: float, gpus: int) -> None:
+    assert needed(ServiceConfig(num_replicas=scorers, num_gpus=share))["GPU"] == gpus
