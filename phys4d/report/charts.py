@@ -158,7 +158,7 @@ def dot_chart(
             mean = sum(finite) / len(finite)
             marks.append(
                 f'<line class="mean" {_level(centre - 18, centre + 18, y(mean))}/>'
-                f'<text class="value" x="{centre:.1f}" y="{y(mean) - 9:.1f}">{number(mean)}</text>'
+                f'<text class="value" x="{centre:.1f}" y="{y(max(finite)) - 9:.1f}">{number(mean)}</text>'
             )
         for place, value in enumerate(finite):
             shift = (place - (len(finite) - 1) / 2) * 7

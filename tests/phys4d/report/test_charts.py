@@ -1,6 +1,7 @@
 """Axes have round ticks that cover the data, and what cannot be drawn is left out, not guessed."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,15 @@ def test_the_running_mean_passes_over_what_is_not_a_number() -> None:
 def test_charts_without_a_finite_value_are_left_out() -> None:
     assert line_chart("Loss", [Series(name="loss", points=[(0, math.nan)])]) == ""
     assert dot_chart("Error", [("Base", [math.nan])], unit="m", references=[]) == ""
+
+
+def test_the_mean_is_written_above_all_its_dots() -> None:
+    figure = dot_chart("Error", [("Base", [1.0, 2.0, 9.0])], unit="m", references=[])
+    dots = [float(y) for y in re.findall(r'<circle[^>]* cy="([0-9.]+)"', figure)]
+    assert len(dots) == 3
+    written = re.search(r'class="value"[^>]* y="([0-9.]+)">4.00<', figure)
+    assert written is not None
+    assert float(written[1]) < min(dots) - 4, "the radius of a dot"
 
 
 def test_a_chart_says_its_values_aloud() -> None:
