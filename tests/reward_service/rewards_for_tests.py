@@ -35,6 +35,16 @@ class Slow(Constant):
         return super().score(rollout)
 
 
+class Versioned(Constant):
+    """Of the version that its process found in a file."""
+
+    name = "versioned"
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.version = Path(file).read_text()
+
+
 class Raising(Constant):
     """Has a bug."""
 

@@ -32,3 +32,10 @@ def test_a_configuration_that_the_cluster_has_no_room_for_is_refused(
     assert not served, "what was served goes on as it is"
     service.renew()
     assert [config.num_replicas for config in served] == [1]
+
+
+@pytest.mark.parametrize(
+    ("scorers", "share", "gpus"), [(2, 0, 0), (3, 2, 6), (3, 0.6, 3), (10, 0.1, 1), (5, 0.25, 2)]
+)
+def test_no_share_of_a_gpu_is_taken_from_two(scorers: int, share: float, gpus: int) -> None:
+    assert needed(ServiceConfig(num_replicas=scorers, num_gpus=share))["GPU"] == gpus

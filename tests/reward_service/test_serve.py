@@ -21,10 +21,9 @@ from phys4d.reward import wire
 from phys4d.reward.calls import status_code
 from phys4d.reward.client import RewardClient
 from phys4d.reward.v1 import reward_pb2 as pb
-from phys4d.types import Failure, Rollout
-from reward_service.config import ChamferSettings, ServiceConfig
+from phys4d.types import Failure, Rollout, Score
+from reward_service.config import ChamferSettings
 from reward_service.scoring import score
-from reward_service.serve import needed
 from tests.processes import command_line, descendants
 
 pytestmark = pytest.mark.slow
@@ -42,10 +41,12 @@ def service(folder: Path, run_service, lucky_requirements: Path) -> Iterator[tup
     (folder / "token").write_text(TOKEN)
     requirements = folder / "requirements.txt"
     requirements.write_text(lucky_requirements.read_text().replace("./", f"{lucky_requirements.parent}/"))
+    (folder / "version").write_text("1")
     rewards = [
         "rewards_for_tests:Constant(seconds=0.05)",
         "rewards_for_tests:Crashing",
         "rewards_for_tests:Slow",
+        f"rewards_for_tests:Versioned(file={str(folder / 'version')!r})",
         f"rewards_for_tests:Lucky @ {requirements}",
     ]
     # Busy cores take long to replace scorers that calls under way wait for.
@@ -292,6 +293,27 @@ def test_replicas_are_replaced_under_load_without_an_error(service, small_rollou
         assert streaming.result(60) > 1
 
 
+def test_a_new_version_is_never_taken_for_the_old_one(service, folder: Path, small_rollouts) -> None:
+    """After SIGHUP new clients learn of it; who knew the old version gets no score instead of another's."""
+
+    def versions(text: str) -> set[str]:
+        with connect(service, reward="versioned") as client:
+            results = [outcome.result for outcome in client.score(small_rollouts(2, text=text))]
+        return {r.scorer_version if isinstance(r, Score) else r.reason for r in results}
+
+    assert versions("before") == {"1"}
+    with connect(service, reward="versioned") as client:
+        assert all(o.score is not None for o in client.score(small_rollouts(2, text="known")))
+        (folder / "version").write_text("2")
+        os.kill(service[1], signal.SIGHUP)
+        deadline = time.monotonic() + 180
+        while (seen := versions(f"{time.monotonic()}")) != {"2"}:
+            assert seen <= {"1", "2", "OTHER_VERSION"}
+            assert time.monotonic() < deadline, seen
+        failures = [outcome.result for outcome in client.score(small_rollouts(2, text="after"))]
+    assert [f.reason for f in failures if isinstance(f, Failure)] == ["OTHER_VERSION"] * 2
+
+
 def test_calls_under_way_end_before_a_service_that_is_asked_to_stop(service, small_rollouts) -> None:
     """The last test of this service: it ends with all its processes, and nothing was sent twice."""
     started = {service[1], *descendants(service[1])}
@@ -327,10 +349,3 @@ def test_more_gpus_than_there_are_are_refused_instead_of_waited_for() -> None:
     last = refused("--rewards", target, "--num-gpus", "64", "--num-replicas", "2")
     assert "need 128 GPUs, Ray found" in last
     assert "lower num_gpus" in last
-
-
-@pytest.mark.parametrize(
-    ("scorers", "share", "gpus"), [(2, 0, 0), (3, 2, 6), (3, 0.6, 3), (10, 0.1, 1), (5, 0.25, 2)]
-)
-def test_no_share_of_a_gpu_is_taken_from_two(scorers: int, share: float, gpus: int) -> None:
-    assert needed(ServiceConfig(num_replicas=scorers, num_gpus=share))["GPU"] == gpus
