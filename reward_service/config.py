@@ -38,6 +38,30 @@ class ChamferSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SurfaceSettings:
+    """The reward `surface_chamfer`."""
+
+    margin_m: float = 0.3
+    """A pixel shows an object where its depth is that much nearer than what is behind all objects there."""
+    tau_m: float = 0.5
+    """Distances count up to this; a frame without any object counts as this far away."""
+    sigma_m: float = 0.3
+    """The reward of a frame is 1 / (1 + e / sigma_m): at an error of sigma_m it is one half. 0.2 m is the
+    median error of the tiny stage 2."""
+    floor_m: float = 0.005
+    """Error of a perfect rollout, subtracted from every frame's."""
+    max_rays: int = 4096
+    """Pixels of a frame that are compared at most, on a lattice."""
+
+    def __post_init__(self) -> None:
+        for name in ("margin_m", "tau_m", "sigma_m", "max_rays"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.floor_m < 0:
+            raise ValueError(f"floor_m must not be negative, got {self.floor_m}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitSettings:
     """How much one call may carry."""
 
@@ -114,7 +138,8 @@ class ServiceConfig:
     object_store_mb: int = 256
     """Shared memory in which Ray hands rollouts to scorers."""
     scene_chamfer: bool = True
-    """Offer the built-in rewards, `scene_chamfer` and `rollout_chamfer`: re-simulation and 4D Chamfer."""
+    """Offer the built-in rewards, `scene_chamfer`, `rollout_chamfer` and `surface_chamfer`: re-simulation and
+    4D Chamfer."""
     rewards: tuple[str, ...] = ()
     """Further rewards, each `package.module:Class` or `package.module:Class(option=literal)`; after it
     ` @ requirements.txt` for packages that only this reward's processes get."""
@@ -135,6 +160,7 @@ class ServiceConfig:
     reflection: bool = False
     """Let callers list the methods. It needs no token."""
     chamfer: ChamferSettings = field(default_factory=ChamferSettings)
+    surface: SurfaceSettings = field(default_factory=SurfaceSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
 

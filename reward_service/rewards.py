@@ -17,9 +17,11 @@ def make_rewards(config: ServiceConfig) -> dict[str, Reward]:
     rewards: list[Reward] = []
     if config.scene_chamfer:
         from reward_service.scoring import RolloutChamfer, SceneChamfer
+        from reward_service.surface import SurfaceChamfer
 
         rewards.append(SceneChamfer(config.chamfer))
         rewards.append(RolloutChamfer(config.chamfer, num_threads=config.num_threads))
+        rewards.append(SurfaceChamfer(config.chamfer, config.surface))
     rewards += [load_reward(target) for target in config.rewards]
     names = [reward.name for reward in rewards]
     if len(set(names)) != len(names):

@@ -13,10 +13,12 @@ What is missing counts as tau, input that makes no sense is a `DataError`, and n
 
 import hashlib
 import time
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from jaxtyping import Float64
 
 from phys4d.geometry.camera import unproject
 from phys4d.geometry.motion import carry_points
@@ -25,10 +27,10 @@ from phys4d.metrics.chamfer_reward import chamfer_reward, motion_weight
 from phys4d.reward.plugin import DataError
 from phys4d.scenes.registry import CATEGORIES
 from phys4d.types import Rollout, Score
-from reward_service.alignment import align_depth, warp_residual
-from reward_service.config import ChamferSettings
+from reward_service.alignment import Alignment, align_depth, warp_residual
+from reward_service.config import ChamferSettings, SurfaceSettings
 from reward_service.nearest import nearest_trajectory
-from reward_service.truth import SceneTruth, check_camera, check_masks, follow, rebuild
+from reward_service.truth import FirstFrame, SceneTruth, check_camera, check_masks, follow, rebuild
 
 Mode = Literal["scene", "rollout"]
 
@@ -37,9 +39,10 @@ MIN_MASK_PIXELS = 12
 STATIC_WEIGHT_M = 0.05
 
 
-def version_of(settings: ChamferSettings) -> str:
+def version_of(*settings: ChamferSettings | SurfaceSettings) -> str:
     """Version of the code and a digest of the settings: scores under other settings do not compare."""
-    return f"{VERSION}+{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+    told = ", ".join(map(repr, settings))
+    return f"{VERSION}+{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 class SceneChamfer:
@@ -97,20 +100,8 @@ def score(
         DataError: the rollout cannot be scored; see the reasons in this module, in `truth` and in `nearest`.
     """
     start = time.perf_counter()
-    depth, motion = _checked_arrays(rollout)
-    checked = time.perf_counter()
-    first, truth = rebuild(rollout.scene, rollout.camera.width, rollout.camera.height, settings.max_points)
-    rebuilt = time.perf_counter()
-    check_camera(rollout.camera, first.camera)
-    check_masks(rollout.object_ids, first, settings.min_iou, MIN_MASK_PIXELS)
-    if len(first.pixels) == 0:
-        raise DataError("NO_VISIBLE_OBJECT", "no object shows in frame 0, so there is nothing to follow")
-
-    background = (first.object_ids == 0) & (rollout.object_ids == 0)
-    alignment = align_depth(depth[0], first.depth_m, background, fit_shift=settings.fit_shift)
-    depth = alignment.scale * depth + alignment.shift_m
-    # A change of depth is scaled like depth; the shift drops out of it.
-    motion = motion * (1.0, 1.0, alignment.scale)
+    read = align(rollout, settings)
+    first, truth, depth, motion, alignment = read.first, read.truth, read.depth, read.motion, read.alignment
     tracks = carry_points(first.pixels, depth, motion)
     z_m = tracks.lifted_m if settings.depth_source == "lifted" else tracks.carried_m
     points = unproject(tracks.uv, z_m, first.camera)
@@ -151,10 +142,52 @@ def score(
         simulator=CATEGORIES[rollout.scene.category].engine(),
         scoring_s=ended - start,
         phases_s={
-            "simulate": rebuilt - checked + simulated - lifted,
-            "lift": lifted - rebuilt,
+            "simulate": read.simulate_s + simulated - lifted,
+            "lift": lifted - start - read.simulate_s,
             "chamfer": ended - simulated,
         },
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aligned:
+    """A rollout that can be scored, its depth in metres, and the scene it is compared with."""
+
+    first: FirstFrame
+    truth: SceneTruth
+    depth: Float64[np.ndarray, "frames height width"]
+    """z-depth in metres."""
+    motion: Float64[np.ndarray, "frames-1 height width 3"]
+    """(du, dv) in pixels and dz in metres."""
+    alignment: Alignment
+    simulate_s: float
+    """What rebuilding the scene took, in seconds."""
+
+
+def align(rollout: Rollout, settings: ChamferSettings) -> Aligned:
+    """Check a rollout, rebuild its scene, and align its depth to the simulator's on static pixels of frame 0.
+
+    Raises:
+        DataError: the rollout cannot be scored, or is not of its scene.
+    """
+    depth, motion = _checked_arrays(rollout)
+    start = time.perf_counter()
+    first, truth = rebuild(rollout.scene, rollout.camera.width, rollout.camera.height, settings.max_points)
+    simulate_s = time.perf_counter() - start
+    check_camera(rollout.camera, first.camera)
+    check_masks(rollout.object_ids, first, settings.min_iou, MIN_MASK_PIXELS)
+    if len(first.pixels) == 0:
+        raise DataError("NO_VISIBLE_OBJECT", "no object shows in frame 0, so there is nothing to follow")
+    background = (first.object_ids == 0) & (rollout.object_ids == 0)
+    alignment = align_depth(depth[0], first.depth_m, background, fit_shift=settings.fit_shift)
+    return Aligned(
+        first=first,
+        truth=truth,
+        depth=alignment.scale * depth + alignment.shift_m,
+        # A change of depth is scaled like depth; the shift drops out of it.
+        motion=motion * (1.0, 1.0, alignment.scale),
+        alignment=alignment,
+        simulate_s=simulate_s,
     )
 
 

@@ -63,7 +63,12 @@ def call(endpoint: str, request: pb.ScoreBatchRequest) -> pb.ScoreBatchResponse:
 
 def test_the_server_tells_what_it_offers(connect) -> None:
     info = connect().wait_ready(5)
-    assert [r.name for r in info.rewards][:3] == ["scene_chamfer", "rollout_chamfer", "constant"]
+    assert [r.name for r in info.rewards][:4] == [
+        "scene_chamfer",
+        "rollout_chamfer",
+        "surface_chamfer",
+        "constant",
+    ]
     assert info.simulator.startswith("mujoco ")
     offered = {c.name: c for c in info.categories}
     assert {"drop", "collision", "ramp", "tower", "projectile"} <= set(offered["rigid"].families)
