@@ -31,7 +31,7 @@ def test_the_policy_table_reads_what_its_programs_wrote_and_refuses_what_others_
         last["policy.best_of_n"] = "best_of_n/latents.safetensors"
         last["policy.evaluate"] = f"{name}/results.json"
         path = Path(flags["--run"]) / last[program]
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"stage": "stage3", "reader": "heads", "metric": "4D Chamfer", "mean": 1.0}]
         path.write_text(json.dumps({"rows": rows}))
         return SimpleNamespace(returncode=0)
@@ -39,10 +39,11 @@ def test_the_policy_table_reads_what_its_programs_wrote_and_refuses_what_others_
     monkeypatch.setattr(kept, "subprocess", SimpleNamespace(run=run))
     flags = ["--runs", str(tmp_path), "--out", str(tmp_path / "out"), "--presets", "tiny-wan", "--seeds", "0"]
     flags += ["--held-out", f"data/rigid/{split}"]
-    monkeypatch.setattr("sys.argv", ["policy_table", *flags])
-    for _ in range(2):
+    for more in (["--no-best-of-n"], ["--no-best-of-n"], [], []):
+        monkeypatch.setattr("sys.argv", ["policy_table", *flags, *more])
         policy_table.main()
-    assert ran == list(policy_table.PROGRAMS)
+    without, added = ["policy.train", "policy.evaluate"], ["policy.best_of_n", "policy.evaluate"]
+    assert ran == without + added, "what best-of-N adds is measured again, and nothing else is done twice"
     assert json.loads((tmp_path / "out/results.json").read_text())["tiny-wan"]
     monkeypatch.setattr("sys.argv", ["policy_table", *flags, "--train-flags=--num-iterations 2"])
     with pytest.raises(UserError, match="choose another --out"):
