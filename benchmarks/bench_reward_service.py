@@ -252,13 +252,16 @@ def scored(name: str, phase: str) -> None:
 
     @rate(f"{name}, 64 x 64, {phase or 'all of it'}", unit="rollouts")
     def scoring() -> tuple[Work, int]:
-        from reward_service.config import ChamferSettings
+        from reward_service.config import ChamferSettings, SurfaceSettings
         from reward_service.scoring import RolloutChamfer, SceneChamfer
+        from reward_service.surface import SurfaceChamfer
 
-        reward = {kind.name: kind for kind in (SceneChamfer, RolloutChamfer)}[name](ChamferSettings())
+        chamfer = ChamferSettings()
+        rewards = SceneChamfer(chamfer), RolloutChamfer(chamfer), SurfaceChamfer(chamfer, SurfaceSettings())
+        reward = {each.name: each for each in rewards}[name]
         rollout = truth(64)
         # With its search for velocities one takes seconds.
-        count = 8 if name == SceneChamfer.name else 1
+        count = 1 if name == RolloutChamfer.name else 8
 
         def work() -> object:
             scores = [reward.score(anew(rollout)) for _ in range(count)]
@@ -268,7 +271,7 @@ def scored(name: str, phase: str) -> None:
         return work, count
 
 
-for each in ("scene_chamfer", "rollout_chamfer"):
+for each in ("scene_chamfer", "rollout_chamfer", "surface_chamfer"):
     for part in ("", "simulate", "lift", "chamfer"):
         scored(each, part)
 

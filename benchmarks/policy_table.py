@@ -111,7 +111,9 @@ def run_program(config: TableConfig, preset: str, seed: int, program: str, clock
     made, noted = folder / written(config, program), folder / f"{program}-flags.txt"
     if program == "policy.evaluate":
         if not config.best_of_n:
-            asked += WITHOUT
+            # One that was made with best-of-N holds all that is asked.
+            with_it = noted.is_file() and noted.read_text().strip() == asked
+            asked += "" if with_it else WITHOUT
         elif made.exists() and noted.is_file() and noted.read_text().strip() == asked + WITHOUT:
             made.unlink()
     if is_begun(made, noted, asked):

@@ -1,7 +1,7 @@
 """What no schema sees: that the objects of a release fit one another."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from deploy.rendering import Manifest, of_kind, pods
-from reward_service.config import ChamferSettings, LimitSettings, ServiceConfig
+from reward_service.config import ServiceConfig
 
 GRPC_PORT, HTTP_PORT, METRICS_PORT = 9000, 8000, 9464
 
@@ -319,8 +319,13 @@ def check_value_schema(schema: dict[str, Any]) -> int:
         ValueError: the chart knows a setting that the service has not, or lacks one of a nested table.
     """
     config = schema["properties"]["config"]["properties"]
-    for name, settings in (("chamfer", ChamferSettings), ("limits", LimitSettings)):
-        here, there = set(config[name]["properties"]), {field.name for field in fields(settings)}
+    for table in fields(ServiceConfig):
+        name, settings = table.name, table.default_factory
+        # TLS is the gateway's.
+        if not is_dataclass(settings) or name == "tls":
+            continue
+        here = set(config.get(name, {}).get("properties", ()))
+        there = {field.name for field in fields(settings)}
         if here != there:
             raise ValueError(
                 f"values.schema.json: config.{name} differs from the service: {sorted(here ^ there)}"

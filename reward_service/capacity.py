@@ -40,7 +40,8 @@ class CapacityConfig:
     metrics: str = ""
     """URL or file of the metrics of a running service, whose mean costs are taken."""
     measure: int = 0
-    """Rollouts to score here and now for the costs; 0 measures none."""
+    """Rollouts to score here and now with `scene_chamfer` for the costs; 0 measures none. A trainer that asks
+    for further rewards has each rollout scored by them too: take the costs from `metrics` then."""
     width: int = 64
     """Pixels of a rollout that is measured."""
     height: int = 64

@@ -33,14 +33,19 @@ class WeightedSum:
     Components: the value of each part under its name, and the parts' own ones as `name.component`.
 
     Args:
-        parts: (name, target, weight) of each; the target is as in `NamedReward`, or `scene_chamfer`.
-        chamfer: settings of `scene_chamfer` by name, see `reward_service.config.ChamferSettings`.
+        parts: (name, target, weight) of each; the target is as in `NamedReward`, or `scene_chamfer` or
+            `surface_chamfer`.
+        chamfer: settings by name, see `reward_service.config.ChamferSettings`.
+        surface: likewise, see `reward_service.config.SurfaceSettings`.
     """
 
     name = "weighted_sum"
 
     def __init__(
-        self, parts: Sequence[tuple[str, str, float]], chamfer: dict[str, Any] | None = None
+        self,
+        parts: Sequence[tuple[str, str, float]],
+        chamfer: dict[str, Any] | None = None,
+        surface: dict[str, Any] | None = None,
     ) -> None:
         names = [name for name, _, _ in parts]
         if not parts or len(set(names)) != len(names):
@@ -48,7 +53,9 @@ class WeightedSum:
         for name, _, weight in parts:
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of {name} must be finite, got {weight}")
-        self._parts = [(name, _load(target, chamfer or {}), weight) for name, target, weight in parts]
+        self._parts = [
+            (name, _load(target, chamfer or {}, surface or {}), weight) for name, target, weight in parts
+        ]
         # Scores are comparable only between the same versions and weights.
         self.version = "+".join(f"{weight:g}*{name}@{reward.version}" for name, reward, weight in self._parts)
 
@@ -69,10 +76,13 @@ class WeightedSum:
         )
 
 
-def _load(target: str, chamfer: dict[str, Any]) -> Reward:
-    if target != "scene_chamfer":
+def _load(target: str, chamfer: dict[str, Any], surface: dict[str, Any]) -> Reward:
+    if target not in ("scene_chamfer", "surface_chamfer"):
         return load_reward(target)
-    from reward_service.config import ChamferSettings
+    from reward_service.config import ChamferSettings, SurfaceSettings
     from reward_service.scoring import SceneChamfer
+    from reward_service.surface import SurfaceChamfer
 
-    return SceneChamfer(ChamferSettings(**chamfer))
+    if target == "scene_chamfer":
+        return SceneChamfer(ChamferSettings(**chamfer))
+    return SurfaceChamfer(ChamferSettings(**chamfer), SurfaceSettings(**surface))

@@ -39,10 +39,10 @@ MIN_MASK_PIXELS = 12
 STATIC_WEIGHT_M = 0.05
 
 
-def version_of(*settings: ChamferSettings | SurfaceSettings) -> str:
+def version_of(*settings: ChamferSettings | SurfaceSettings, code: str = VERSION) -> str:
     """Version of the code and a digest of the settings: scores under other settings do not compare."""
     told = ", ".join(map(repr, settings))
-    return f"{VERSION}+{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return f"{code}+{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 class SceneChamfer:

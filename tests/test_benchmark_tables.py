@@ -39,7 +39,7 @@ def test_the_policy_table_reads_what_its_programs_wrote_and_refuses_what_others_
     monkeypatch.setattr(kept, "subprocess", SimpleNamespace(run=run))
     flags = ["--runs", str(tmp_path), "--out", str(tmp_path / "out"), "--presets", "tiny-wan", "--seeds", "0"]
     flags += ["--held-out", f"data/rigid/{split}"]
-    for more in (["--no-best-of-n"], ["--no-best-of-n"], [], []):
+    for more in (["--no-best-of-n"], ["--no-best-of-n"], [], [], ["--no-best-of-n"]):
         monkeypatch.setattr("sys.argv", ["policy_table", *flags, *more])
         policy_table.main()
     without, added = ["policy.train", "policy.evaluate"], ["policy.best_of_n", "policy.evaluate"]

@@ -1,6 +1,6 @@
 """Reward functions on pixels, as `phys4d.reward.callables` takes them: against side effects of other rewards.
 
---reward.sources scene_chamfer 1 phys4d.reward.appearance:little_change 0.25
+--reward.sources scene_chamfer 1 phys4d.reward.appearance:little_change 0.5
 --reward.aggregation normalize_then_sum
 """
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
+
+from phys4d.reward.plugin import DataError
 
 FLOOR = 0.25
 """Grey levels: half of what rounding to whole levels can hide."""
@@ -22,12 +24,16 @@ def little_change(completions: Sequence[UInt8[np.ndarray, "frames height width 3
     beside a reward that wants motion.
 
     Raises:
-        ValueError: a video has a single frame.
+        DataError: a video has a single frame.
     """
     values = []
     for video in completions:
         if len(video) < 2:
-            raise ValueError(f"a video must have 2 or more frames to change, got shape {np.shape(video)}")
+            raise DataError(
+                "SINGLE_FRAME",
+                f"a video must have 2 or more frames to change, got shape {np.shape(video)}; make longer "
+                "ones or leave little_change out",
+            )
         grey = np.asarray(video, np.float32).mean(-1)
         values.append(-float(np.log(np.abs(grey[1:] - grey[0]).mean() + FLOOR)))
     return values

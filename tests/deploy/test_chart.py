@@ -14,8 +14,10 @@ from ray.serve._private import constants
 
 from deploy import consistency, rendering, schemas, scripts
 from deploy.rendering import of_kind, pods
+from phys4d.reward.plugin import load_reward
 from phys4d.runtime.config import from_mapping
 from reward_service.app import build
+from reward_service.combined import WeightedSum
 from reward_service.config import ServiceConfig
 
 PROFILES = rendering.CHART / "profiles"
@@ -86,6 +88,21 @@ def test_rewards_become_what_the_service_takes() -> None:
     assert application["args"]["scene_chamfer"] is False
     (scorer,) = [d for d in application["deployments"] if d["name"] == "Scorer"]
     assert scorer["ray_actor_options"]["num_gpus"] == 0.5
+
+
+def test_built_in_rewards_have_weights_and_settings(tmp_path: Path) -> None:
+    values = yaml.safe_load(CPU.read_text())
+    values["config"] = {"surface": {"max_rays": 1000}, "chamfer": {"fit_shift": False}}
+    smooth = "examples.motion_smoothness:MotionSmoothness"
+    values["rewards"] = [{"name": "smooth", "importPath": smooth, "weight": 0.25}]
+    values["surfaceChamferWeight"] = 0.5
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    (application,) = serve_config(rendering.render(tmp_path / "values.yaml"))["applications"]
+    assert application["args"]["surface"] == {"max_rays": 1000}
+    (target,) = application["args"]["rewards"]
+    parts = [("scene_chamfer", "scene_chamfer", 1.0), ("surface_chamfer", "surface_chamfer", 0.5)]
+    asked = WeightedSum([*parts, ("smooth", f"{smooth}()", 0.25)], **values["config"])
+    assert load_reward(target).version == asked.version
 
 
 def test_numbers_of_a_values_file_arrive_as_they_were_written(tmp_path: Path) -> None:

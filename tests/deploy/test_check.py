@@ -1,6 +1,7 @@
 """What `make deploy-check` refuses: every kind of fault once, put into the chart's own objects."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,18 @@ def test_metrics_are_found_in_queries_and_in_what_prometheus_reads() -> None:
     assert {"phys4d_outcomes_total", "ray_serve_deployment_queued_queries"} <= named
     text = '# HELP a b\nphys4d_calls_total{code="OK"} 3\nray_node_cpu_utilization 4\n'
     assert exported_names(text) == {"phys4d_calls_total", "ray_node_cpu_utilization"}
+
+
+def test_settings_that_chart_and_service_do_not_share_are_told() -> None:
+    path = rendering.CHART / "values.schema.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    config = schema["properties"]["config"]["properties"]
+    assert consistency.check_value_schema(schema) == len(config)
+    for name in ("chamfer", "surface", "limits"):
+        table = config.pop(name)
+        with pytest.raises(ValueError, match=f"config.{name} differs from the service"):
+            consistency.check_value_schema(schema)
+        config[name] = table
+    config["chamfers"] = {}
+    with pytest.raises(ValueError, match="config has .'chamfers'., the service has not"):
+        consistency.check_value_schema(schema)

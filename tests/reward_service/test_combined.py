@@ -41,6 +41,18 @@ def test_a_sum_is_its_parts_times_their_weights_and_fails_with_them(small_rollou
         WeightedSum([("three", parts[0][1], float("nan"))])
 
 
+def test_built_in_rewards_are_parts_with_settings_of_their_own(make_truth) -> None:
+    parts = [("scene", "scene_chamfer", 1.0), ("surface", "surface_chamfer", 0.5)]
+    settings = {"chamfer": {"fit_frames": 4}, "surface": {"max_rays": 1000}}
+    score = WeightedSum(parts, **settings).score(make_truth("drop"))
+    assert score.value == score.components["scene"] + 0.5 * score.components["surface"] > 1.4
+    assert {"scene.cd_frame_m", "surface.surface_cd_m"} <= set(score.components)
+    other = WeightedSum(parts, chamfer={"fit_frames": 4})
+    assert score.scorer_version == WeightedSum(parts, **settings).version != other.version
+    with pytest.raises(ValueError, match="floor_m must be at least 0 and below tau_m"):
+        WeightedSum(parts, surface={"floor_m": 0.5})
+
+
 def test_one_class_can_be_offered_under_two_names() -> None:
     targets = [
         f"reward_service.combined:NamedReward(name={n!r}, target={SMOOTH!r})" for n in ("fine", "coarse")

@@ -15,6 +15,7 @@ from reward_service import surface
 from reward_service.config import ChamferSettings, SurfaceSettings
 from reward_service.scoring import SceneChamfer
 from reward_service.surface import SurfaceChamfer
+from reward_service.truth import rebuild
 
 CHAMFER, SURFACE = ChamferSettings(), SurfaceSettings()
 FAMILIES = ("drop", "collision", "ramp", "tower", "projectile")
@@ -33,7 +34,8 @@ def test_the_simulators_own_video_scores_one(make_truth: MakeTruth, family: str,
     result = score(make_truth(family, seed))
     assert result.value > 0.99
     assert result.components["area_ratio"] == pytest.approx(1, abs=0.02)
-    assert result.components["missing_fraction"] == 0
+    assert result.components["missing_frames_fraction"] == 0
+    assert result.components["depth_warp_m"] < 0.02
     assert result.components["gain"] > 0.1
 
 
@@ -118,10 +120,85 @@ def test_what_a_video_adds_is_seen_here_only(make_truth: MakeTruth) -> None:
 
 def test_a_frame_without_an_object_is_as_bad_as_tau(make_truth: MakeTruth) -> None:
     result = score(absent(make_truth("drop")))
-    assert result.components["missing_fraction"] == 1
-    assert result.components["cd_frame_m"] == SURFACE.tau_m
+    assert result.components["missing_frames_fraction"] == 1
+    assert result.components["surface_cd_m"] == SURFACE.tau_m
     excess = SURFACE.tau_m - SURFACE.floor_m
     assert result.value == pytest.approx(1 / (1 + excess / SURFACE.sigma_m))
+
+
+def test_what_shows_after_the_last_object_has_left_is_as_bad_as_tau(make_truth: MakeTruth) -> None:
+    """Both balls leave the picture before the middle of the video."""
+    spec = scenes.sample_spec("rigid", "collision", 6, num_frames=49)
+    truth = make_truth("collision", spec=spec)
+    first, _ = rebuild(spec, 64, 64, CHAMFER.max_points)
+    shown = np.unique(surface.see(first, 49, SURFACE).frame_id)
+    gone = np.setdiff1d(np.arange(49), shown)
+    assert len(gone) > 10
+    depth = np.array(truth.depth)
+    depth[gone] = 1.0
+    honest, wall = score(truth), score(replace(truth, depth=depth))
+    assert honest.value > 0.99
+    lost = 1 - 1 / (1 + (SURFACE.tau_m - SURFACE.floor_m) / SURFACE.sigma_m)
+    assert honest.value - wall.value == pytest.approx(lost * len(gone) / 48, abs=0.01)
+    assert wall.components["area_ratio"] > 2
+    assert wall.components["missing_frames_fraction"] == 0
+
+
+def test_errors_are_those_of_their_definition() -> None:
+    """Frame by frame: half as deep a wall, one point of two, too much, missing, and rightly nothing."""
+    at = {x: (x, 0.0, 1.0) for x in (0.0, 0.1, 0.3)}
+    pred = {0: [0.0], 1: [0.1], 2: [0.0, 0.3], 3: [0.0], 4: [], 5: []}
+    true = {0: [0.0], 1: [0.0], 2: [0.0], 3: [], 4: [0.3], 5: []}
+    clouds = []
+    for points in (pred, true):
+        clouds.append(np.array([at[x] for xs in points.values() for x in xs]))
+        clouds.append(np.repeat(np.arange(6), [len(xs) for xs in points.values()]))
+    errors = surface._compare(*clouds, 6, SURFACE)
+    np.testing.assert_allclose(errors.acc_m, [0.1, 0.15, 0.5, 0.5, 0.0])
+    np.testing.assert_allclose(errors.comp_m, [0.1, 0.0, 0.0, 0.5, 0.0])
+    np.testing.assert_allclose(errors.cd_m, [0.1, 0.075, 0.5, 0.5, 0.0])
+
+
+def test_points_are_where_the_rays_of_their_pixels_hit() -> None:
+    """A picture that is wider than high, and an object that is not in its middle."""
+    spec = scenes.sample_spec("rigid", "projectile", 0)
+    first, _ = rebuild(spec, 80, 48, CHAMFER.max_points)
+    seen = surface.see(first, spec.num_frames, replace(SURFACE, max_rays=80 * 48))
+    camera, expected = first.camera, []
+    trajectory = scenes.simulate(first.scene)
+    for frame in range(spec.num_frames):
+        depth, ids = scenes.raycast(first.scene, trajectory, frame, camera)[:2]
+        for row, column in zip(*np.nonzero((ids > 0) & (depth < seen.limit_m)), strict=True):
+            x = (column + 0.5 - camera.cx) / camera.fx
+            y = (row + 0.5 - camera.cy) / camera.fy
+            expected.append(depth[row, column] * np.array([x, y, 1.0]))
+    assert len(expected) > 100
+    np.testing.assert_allclose(seen.points_m, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "max_rays"),
+    [(48, 64, 4096), (170, 215, 4096), (480, 848, 4096), (1000, 10, 1), (7, 5, 6)],
+)
+def test_pixels_are_spread_over_the_picture_and_not_too_many(height: int, width: int, max_rays: int) -> None:
+    rows, columns = surface.lattice(height, width, max_rays)
+    assert 0 < len(rows) * len(columns) <= max_rays
+    for chosen, size in ((rows, height), (columns, width)):
+        assert chosen[0] >= 0 and chosen[-1] < size
+        assert abs(chosen.mean() - (size - 1) / 2) <= max(1, np.diff(chosen, prepend=0).max() / 2)
+    if height * width <= max_rays:
+        assert len(rows) * len(columns) == height * width
+
+
+def test_settings_of_the_motion_rewards_do_not_change_its_version() -> None:
+    version = SurfaceChamfer(CHAMFER, SURFACE).version
+    assert SurfaceChamfer(replace(CHAMFER, tau_m=2.0, fit_frames=5), SURFACE).version == version
+    assert SurfaceChamfer(replace(CHAMFER, fit_shift=False), SURFACE).version != version
+
+
+def test_a_margin_that_hides_all_objects_is_told(make_truth: MakeTruth) -> None:
+    with pytest.raises(DataError, match=r"no object is 50.0 m before .* surface.margin_m, .*lower it"):
+        score(make_truth("drop"), margin_m=50.0)
 
 
 def test_a_frozen_rollout_earns_the_frozen_baseline(make_truth: MakeTruth) -> None:
@@ -161,7 +238,25 @@ def test_what_cannot_be_read_is_a_data_error(make_truth: MakeTruth) -> None:
     assert info.value.reason == "NON_FINITE_DEPTH"
 
 
-@pytest.mark.parametrize("changes", [{"tau_m": 0.0}, {"max_rays": 0}, {"margin_m": -1.0}, {"floor_m": -0.1}])
-def test_settings_that_make_no_sense_are_refused(changes: dict) -> None:
+@pytest.mark.parametrize("settings", [SURFACE, CHAMFER])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tau_m": 0.0}, "tau_m must be above 0 and finite, got 0.0"),
+        ({"tau_m": np.inf}, "tau_m must be above 0 and finite, got inf"),
+        ({"sigma_m": np.inf}, "sigma_m must be above 0 and finite"),
+        ({"sigma_m": np.nan}, "sigma_m must be above 0 and finite"),
+        ({"floor_m": -0.1}, "floor_m must be at least 0"),
+        ({"floor_m": np.nan}, "floor_m must be at least 0"),
+        ({"floor_m": 0.3, "tau_m": 0.3}, "below tau_m, 0.3, got 0.3; .* a missing object earns"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: object, changes: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        replace(settings, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"max_rays": 0}, {"margin_m": -1.0}])
+def test_settings_of_its_own_are_checked(changes: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         replace(SURFACE, **changes)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from phys4d.reward.appearance import FLOOR, little_change
+from phys4d.reward.plugin import DataError
 
 
 def video(size: int, level: int = 200) -> np.ndarray:
@@ -40,5 +41,5 @@ def test_the_value_is_that_of_its_definition() -> None:
 
 
 def test_a_single_frame_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 or more frames"):
+    with pytest.raises(DataError, match="SINGLE_FRAME: .*2 or more frames.*leave little_change out"):
         little_change([np.zeros((1, 4, 4, 3), np.uint8)])

@@ -85,6 +85,10 @@ reward_service.remote:RemoteReward(name={{ .name | quote }}, endpoint={{ .endpoi
 {{- if kindIs "bool" . }}{{ ternary "True" "False" . }}{{ else }}{{ toJson . }}{{ end }}
 {{- end }}
 
+{{- define "phys4d.literals" -}}
+{{- range $key, $value := . }}{{ printf "%q: %s, " $key (include "phys4d.literal" $value) }}{{ end }}
+{{- end }}
+
 {{- define "phys4d.targets" -}}
 {{- $weighted := false }}{{ $targets := list }}{{ $parts := list }}
 {{- $names := list }}
@@ -96,13 +100,14 @@ reward_service.remote:RemoteReward(name={{ .name | quote }}, endpoint={{ .endpoi
 {{- end }}
 {{- if $weighted }}
 {{- if .Values.sceneChamfer }}{{ $parts = append $parts (printf "(%q, %q, %s)" "scene_chamfer" "scene_chamfer" (toJson .Values.sceneChamferWeight)) }}{{ end }}
+{{- if and .Values.sceneChamfer .Values.surfaceChamferWeight }}{{ $parts = append $parts (printf "(%q, %q, %s)" "surface_chamfer" "surface_chamfer" (toJson .Values.surfaceChamferWeight)) }}{{ end }}
 {{- range .Values.rewards }}
 {{- if hasKey . "weight" }}{{ $parts = append $parts (printf "(%q, %q, %s)" .name (include "phys4d.target" .) (toJson .weight)) }}{{ else }}
 {{- fail (printf "rewards: %s has no weight while another one has; give each a weight or none" .name) }}{{ end }}
 {{- end }}
-{{- $chamfer := "" }}
-{{- range $key, $value := .Values.config.chamfer }}{{ $chamfer = printf "%s%q: %s, " $chamfer $key (include "phys4d.literal" $value) }}{{ end }}
-{{- $targets = append $targets (printf "reward_service.combined:WeightedSum(parts=[%s], chamfer={%s})" (join ", " $parts) $chamfer) }}
+{{- $chamfer := include "phys4d.literals" .Values.config.chamfer }}
+{{- $surface := include "phys4d.literals" .Values.config.surface }}
+{{- $targets = append $targets (printf "reward_service.combined:WeightedSum(parts=[%s], chamfer={%s}, surface={%s})" (join ", " $parts) $chamfer $surface) }}
 {{- else }}
 {{- range .Values.rewards }}
 {{- if .endpoint }}{{ $targets = append $targets (include "phys4d.target" .) }}{{ else }}

@@ -43,6 +43,9 @@ applications:
       {{- with $config.chamfer }}
       chamfer: {{ toJson . }}
       {{- end }}
+      {{- with $config.surface }}
+      surface: {{ toJson . }}
+      {{- end }}
       {{- with $config.limits }}
       limits: {{ toJson . }}
       {{- end }}
