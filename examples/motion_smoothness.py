@@ -19,12 +19,13 @@ class MotionSmoothness:
     """
 
     name = "motion_smoothness"
-    version = "1"
 
     def __init__(self, scale_px: float = 1.0) -> None:
         if scale_px <= 0:
             raise ValueError(f"scale_px must be positive pixels, got {scale_px}")
         self.scale_px = scale_px
+        # Another scale gives other scores, and a run refuses to mix them.
+        self.version = f"1+{scale_px:g}px"
 
     def score(self, rollout: Rollout) -> Score:
         """Score the motion of the objects' pixels of frame 0."""

@@ -140,7 +140,7 @@ def _replayed(
         )
         if not part.trained.any():
             continue
-        # Without a price on it the KL is only watched: the first recorded step of each video will do.
+        # Without a price on it the KL is only watched: the first recorded step of each video tells of all.
         videos = set(recorded.videos or range(len(whole.values)))
         with_kl = batch.config.kl_weight > 0 or not videos <= watched
         watched |= videos
@@ -150,6 +150,8 @@ def _replayed(
             with torch.no_grad(), batch.model.reference():
                 reference = replay(batch.model, batch.rule, batch.rollouts, recorded)
             kl = kl_gaussian(out.mean, reference.mean, out.std, batch.model.generated_mask(out.mean))
+            if not batch.config.kl_weight:
+                kl = kl * _over_window(batch, recorded).to(kl)
         result = loss(dataclasses.replace(batch, advantages=part), recorded, out, kl)
         result.loss.backward()
         results.append((result.stats, with_kl))
@@ -223,6 +225,19 @@ def _negative_aware(batch: Batch) -> list[tuple[LossStats, bool]]:
         )
         results.append((stats, with_kl))
     return results
+
+
+def _over_window(batch: Batch, recorded: RecordedStep) -> Tensor:
+    """By what the mean KL of a video's recorded steps is more than that of this one, where the velocity is
+    equally far from the reference at all of them: later steps are less noisy."""
+    windows: dict[int, list[int]] = {}
+    for step in batch.rollouts.steps:
+        for video in step.videos or range(len(batch.rollouts.latents_BCThw)):
+            windows.setdefault(video, []).append(step.i)
+    here = _kl_factors(batch.rule, [recorded.i])
+    videos = recorded.videos or range(len(batch.rollouts.latents_BCThw))
+    means = [_kl_factors(batch.rule, windows[video]).mean() for video in videos]
+    return torch.stack(means) / here
 
 
 def _kl_factors(rule: SamplingRule, positions: list[int]) -> Tensor:

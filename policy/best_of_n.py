@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
             f"num_scenes is {config.num_scenes}, but {config.data} {config.split} has {len(dataset)}; "
             "lower it or render more"
         )
-    trained = _trained(config)
+    trained = _trained(config.run)
     reward = config.reward if trained is None else trained.reward.through(config.reward)
     prompts = load_prompts(dataset, range(config.num_scenes))
     num_candidates, calls = config.num_candidates, None
@@ -147,9 +148,9 @@ def best_of_n(config: BestOfNConfig) -> Path:
     return config.run / FOLDER
 
 
-def _trained(config: BestOfNConfig) -> TrainConfig | None:
+def _trained(run: Path) -> TrainConfig | None:
     """What stage 3 was trained with, if it was."""
-    path = config.run / STAGE3
+    path = run / STAGE3
     return configs.from_toml(TrainConfig, path) if path.is_file() else None
 
 
@@ -222,7 +223,18 @@ def _made_for(config: BestOfNConfig | EvaluateConfig) -> dict[str, Any]:
         "data": str(config.data),
         **{name: getattr(config, name) for name in names},
         "stage2": hashlib.sha256(weights).hexdigest()[:16],
+        "stage3": _compute_and_reward(config.run),
     }
+
+
+def _compute_and_reward(run: Path) -> str:
+    """Digest of what the number of candidates and their order depend on in stage 3; empty without one."""
+    trained = _trained(run)
+    if trained is None:
+        return ""
+    reward = {name: getattr(trained.reward, name) for name in ("name", "reader", "sources", "aggregation")}
+    known = [trained.num_iterations, asdict(trained.rollout), asdict(trained.algorithm), reward]
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def picked_split(run: Path) -> str:
@@ -234,7 +246,8 @@ def chosen_latents(config: EvaluateConfig, seed: int, prompts: Sequence[Prompt])
     """The picked videos of one seed, one per prompt.
 
     Raises:
-        UserError: they were picked for other scenes, seeds or sampling steps, or of another stage 2.
+        UserError: they were picked for other scenes, seeds or sampling steps, of another stage 2, or at the
+            compute or by the reward of another stage 3.
     """
     from safetensors.torch import load_file
 

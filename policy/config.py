@@ -43,7 +43,8 @@ class RolloutConfig:
     storage: Literal["float32", "bfloat16"] = "float32"
     """What the latents of the window are kept in; they are rounded before log-probabilities are taken."""
     prompt_order: Literal["random", "epochs"] = "random"
-    """Prompts drawn anew in each iteration, or every prompt once an epoch with TRL's RepeatSampler."""
+    """Prompts drawn anew in each iteration, or every prompt once an epoch with TRL's RepeatSampler; an epoch
+    ends where fewer than `num_prompts` are left."""
 
     def __post_init__(self) -> None:
         if self.group_size < 2:

@@ -1,9 +1,10 @@
 """Watches for reward hacking: what the trained reward does not see, measured against iteration 0.
 
 Held-out prompts with the same noise every time are decoded and looked at: motion energy, luminance, edges and
-flicker of the pixels; where the motion takes the objects' points; and a reward that is never trained on, read
-by whichever of heads and estimators the training does not use. A policy that has found a hole in its reward
-raises the one and spoils the others. Thresholds stop the run and leave a report.
+flicker of the pixels; where the motion takes the objects' points; and a reward that is never trained on, the
+trained ones that take depth and motion, read by whichever of heads and estimators the training does not use;
+rewards that take pixels alone are left out of it, since nothing of them is held out. A policy that has found
+a hole in its reward raises the one and spoils the others. Thresholds stop the run and leave a report.
 """
 
 from __future__ import annotations
@@ -134,6 +135,8 @@ class Monitors:
     baseline: dict[str, float] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
     """Iteration that each value of the baseline is of: 0, or the first in which it could be measured."""
+    has_held_out_reward: bool = True
+    """Of rewards that take pixels alone none is held out, and the record goes without."""
 
     def __post_init__(self) -> None:
         path = self.folder / "monitors.json"
@@ -174,7 +177,8 @@ class Monitors:
                 f"{first.rule}{more}; look at {report}, then change the reward, or the thresholds under "
                 "monitor"
             )
-        if lacking := [name for name in HELD_OUT if name not in (self.baseline or now)]:
+        needed = HELD_OUT if self.has_held_out_reward else HELD_OUT[:1]
+        if lacking := [name for name in needed if name not in (self.baseline or now)]:
             raise UserError(
                 f"monitors have no {' and no '.join(lacking)} to compare with, so that nothing would watch "
                 "the trained reward; see that there is an estimator (`make pretrain`) and that rewards are "

@@ -1,9 +1,10 @@
-"""What must hold before a long run: looked at on two videos of the first held-out prompt, in seconds."""
+"""What must hold before a long run: looked at on a video of each of two held-out prompts, in seconds."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from phys4d.models.cache import EncodingCache
 from phys4d.runtime.errors import UserError
 from phys4d.runtime.files import atomic_write_text
 from policy.losses import LossStats, clipped_policy_loss
-from policy.prompts import encode_prompts, num_latent_frames
+from policy.prompts import Prompt, encode_prompts, num_latent_frames
 from policy.reading import Reader
 from policy.rollout import Rollouts, replay, sample
 from policy.trainer import Trainer
 from policy.update import ON_POLICY_TOLERANCE, largest_gap
+from policy.windows import window
 
 NUM_VIDEOS = 2
 CACHE_TOLERANCE = 0.02
@@ -67,14 +69,18 @@ def note_skipped(folder: Path) -> None:
     atomic_write_text(folder / "preflight.json", json.dumps({"skipped": True, "checks": []}, indent=1))
 
 
+def _prompts(trainer: Trainer) -> list[Prompt]:
+    return [trainer.held_out[k % len(trainer.held_out)] for k in range(NUM_VIDEOS)]
+
+
 def _sample(trainer: Trainer) -> Rollouts:
-    prompts = [trainer.held_out[0]] * NUM_VIDEOS
+    prompts = _prompts(trainer)
     return sample(
         trainer.model,
         encode_prompts(trainer.cache, prompts),
         trainer.rule,
         num_latent_frames=num_latent_frames(trainer.model, prompts),
-        window=range(trainer.config.rollout.window_size),
+        window=window(trainer.config.rollout, 0, random.Random(0)),
         seeds=range(NUM_VIDEOS),
     )
 
@@ -85,10 +91,14 @@ def _hashes(trainer: Trainer, rollouts: Rollouts) -> Check:
     Cached embeddings may have been encoded in a batch of another size, which changes their rounding.
     """
     fresh = EncodingCache(trainer.model, None)
-    prompts = [trainer.held_out[0]] * NUM_VIDEOS
+    prompts = _prompts(trainer)
     first, second = encode_prompts(fresh, prompts), encode_prompts(fresh, prompts)
     if first.digests() != second.digests():
         return Check("conditioning", False, "another hash when encoded again")
+    one_each = encode_prompts(trainer.cache, prompts).digests()
+    siblings = [digest for digest in one_each for _ in range(NUM_VIDEOS)]
+    if trainer.condition(prompts, NUM_VIDEOS).digests() != siblings:
+        return Check("conditioning", False, "siblings are not sampled from their own prompt")
     seen = rollouts.conditioning
     pairs = [(seen.text_BLD, first.text_BLD), (seen.first_frame_BChw, first.first_frame_BChw)]
     gap = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-9)) for a, b in pairs)
@@ -220,22 +230,29 @@ def _monitors(trainer: Trainer, rollouts: Rollouts) -> Check:
     """A reward that is never trained on needs a second reader of depth and motion, and must depend on it."""
     if not trainer.config.monitor.enabled:
         return Check("monitors", True, "off, as asked for by monitor.enabled")
+    if not trainer.has_held_out_reward:
+        return Check("monitors", True, "all rewards take pixels alone, so none is held out")
     if trainer.watcher is None:
         found = (
             f"no depth estimator in {trainer.config.run / 'estimator'} to read a held-out reward with; train "
             "it with `make pretrain`, or set --monitor.no-enabled"
         )
         return Check("monitors", False, found)
-    if _scored(trainer, trainer.reader, rollouts, "a") == _scored(trainer, trainer.watcher, rollouts, "c"):
+    readers = trainer.reader, trainer.watcher
+    trained, watched = (_scored(trainer, r, rollouts, name) for r, name in zip(readers, "ac", strict=True))
+    rows = zip(trainer.rewards.labels, trainer.rewards.takes_geometry, trained, watched, strict=True)
+    held_out = [label for label, takes_geometry, a, b in rows if takes_geometry and a != b]
+    if not held_out:
         return Check("monitors", True, "the reward is the same by either reader, so none is held out")
-    return Check("monitors", True, "a held-out reward watches")
+    of = "" if len(trained) == 1 else f", of {' and '.join(held_out)}"
+    return Check("monitors", True, f"a held-out reward watches{of}")
 
 
 def _scored(
     trainer: Trainer, reader: Reader, rollouts: Rollouts, name: str
 ) -> Sequence[Sequence[float | str]]:
     """By source, of each video its score or why it has none."""
-    prompts = [trainer.held_out[0]] * NUM_VIDEOS
+    prompts = _prompts(trainer)
     ids = [f"preflight-{name}/{k}" for k in range(NUM_VIDEOS)]
     sent = reader.rollouts(
         rollouts.latents_BCThw, rollouts.conditioning, prompts, ids, rgb=trainer.rewards.needs_rgb

@@ -136,6 +136,17 @@ class ServiceReward:
             self._closing.wait(0.2)
         return False
 
+    def version(self) -> str:
+        """Name and version of the reward.
+
+        Raises:
+            ConnectionError: the service does not answer.
+        """
+        offered = self.client.server_info().rewards
+        name = self.client.reward
+        told = next(reward for reward in offered if reward.name == name or not name)
+        return f"{told.name} {told.version}"
+
     def close(self) -> None:
         self._closing.set()
         self.client.close()
@@ -149,6 +160,13 @@ class FunctionReward:
 
     def __init__(self, function: str) -> None:
         self._reward = CallableReward(function)
+
+    @property
+    def takes_geometry(self) -> bool:
+        return self._reward.takes_geometry
+
+    def version(self) -> str:
+        return f"{self._reward.name} {self._reward.version}"
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Outcome]:
         return self._reward.score_all(rollouts)
@@ -210,6 +228,20 @@ class Rewards:
     @property
     def weights(self) -> list[float]:
         return [source.weight for source in self.sources]
+
+    @property
+    def takes_geometry(self) -> list[bool]:
+        """Of each source, whether depth and motion go to it; a function may take pixels alone."""
+        return [not isinstance(r, FunctionReward) or r.takes_geometry for r in self._rewards]
+
+    def versions(self) -> dict[str, str]:
+        """Of each source, by its label, name and version of the reward.
+
+        Raises:
+            ConnectionError: a service does not answer.
+        """
+        labels = zip(self.labels, self._rewards, strict=True)
+        return {f"reward {label}": reward.version() for label, reward in labels}
 
     @property
     def num_outages(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from phys4d.models.heads import GeometryHeads
 from phys4d.models.load_config import LoadConfig
 from phys4d.models.lora import load_lora, merge_lora
 from phys4d.models.registry import load_model
+from phys4d.runtime.checkpoint import latest, step_of
 
 Stage = Literal["base", "stage1", "stage2", "stage3", "best_of_n"]
 STAGES: tuple[Stage, ...] = ("base", "stage1", "stage2", "stage3")
@@ -27,8 +29,24 @@ _LAST_WRITTEN: dict[Stage, str] = {
 
 
 def is_finished(run: Path, stage: Stage) -> bool:
-    """Whether a stage has written all that it writes."""
-    return (run / stage / _LAST_WRITTEN[stage]).is_file()
+    """Whether a stage has written all that it writes; a stage 3 that goes on to more iterations has not."""
+    return (run / stage / _LAST_WRITTEN[stage]).is_file() and not (stage == "stage3" and _goes_on(run))
+
+
+def _goes_on(run: Path) -> bool:
+    """Whether stage 3 was begun again for more iterations than its last checkpoint has behind it."""
+    checkpoint, settings = latest(run / "stage3" / "checkpoints"), run / "stage3" / "config.toml"
+    if checkpoint is None or not settings.is_file():
+        return False
+    asked = tomllib.loads(settings.read_text(encoding="utf-8")).get("num_iterations", 0)
+    if asked <= step_of(checkpoint):
+        return False
+    print(
+        f"stage 3 of {run} has {step_of(checkpoint)} of {asked} iterations, so it is left out; finish it "
+        "with `make rl-train`",
+        flush=True,
+    )
+    return True
 
 
 def results_name(kind: Literal["evaluation", "external"], split: str) -> str:

@@ -29,7 +29,6 @@ MAY_CHANGE = (
     "eval_batch_size",
     "checkpoint_every",
     "keep_checkpoints",
-    "num_threads",
     "reward.endpoint",
     "reward.num_replicas",
     "reward.timeout_s",
@@ -93,15 +92,16 @@ def train(config: TrainConfig) -> Path:
         endpoint = ranks.tell(endpoint)
         rewards = stack.enter_context(Rewards(config.reward, endpoint))
         trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
-        origin = _origin(config)
+        origin = _origin(config) | rewards.versions()
         if checkpoint is not None:
+            check_rewards(checkpoint, rewards.versions())
             trainer.restore(checkpoint)
             if run is not None:
                 print(f"resuming after iteration {start} from {checkpoint}", flush=True)
         if run is not None:
             run.rewind(start - 1 if start else -1)
         _look_first(trainer, stage)
-        monitors = Monitors(config.monitor, stage)
+        monitors = Monitors(config.monitor, stage, has_held_out_reward=trainer.has_held_out_reward)
 
         def measure(iteration: int) -> dict[str, float]:
             """Held-out rewards and monitors; all ranks stop where the first one raises an alarm."""
@@ -184,9 +184,28 @@ def _resume_point(config: TrainConfig, stage: Path) -> tuple[Path | None, int]:
             "raise it or name another run"
         )
     if checkpoint is not None:
-        path = checkpoint / ORIGIN_NAME
-        check_same(checkpoint, json.loads(path.read_text()) if path.is_file() else {}, _origin(config), stage)
+        check_same(checkpoint, _origin_of(checkpoint), _origin(config), stage)
     return checkpoint, start
+
+
+def check_rewards(checkpoint: Path, now: dict[str, str]) -> None:
+    """Refuse to go on with another reward than before; an endpoint may change, what it offers may not."""
+    before = _origin_of(checkpoint)
+    changed = [
+        f"{name} was {before.get(name, 'not noted')} and is {version}"
+        for name, version in now.items()
+        if before.get(name) != version
+    ]
+    if changed:
+        raise UserError(
+            f"{checkpoint} was trained on other rewards ({', '.join(changed)}), whose scores do not compare; "
+            "serve those, or train anew in another run"
+        )
+
+
+def _origin_of(checkpoint: Path) -> dict[str, str]:
+    path = checkpoint / ORIGIN_NAME
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _look_first(trainer: Trainer, stage: Path) -> None:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from phys4d.data import Dataset
 from phys4d.models.backbone import Backbone
 from phys4d.models.cache import EncodingCache
+from phys4d.models.protocol import Conditioning
 from phys4d.models.reading import to_numpy
 from phys4d.report.videos import Video
+from phys4d.runtime.errors import UserError
 from phys4d.runtime.seeding import derive_seed
 from phys4d.training import Ema
 from phys4d.types import Failure
@@ -36,6 +38,9 @@ from policy.rollout import SamplingRule, sample, sample_all
 from policy.scoring import Sampled, Scoring
 from policy.update import UpdateStats, update_policy
 from policy.windows import window
+
+MAX_NON_FINITE = 10
+"""Updates in a row whose gradient is not finite; they end a run."""
 
 
 class OldPolicy(Ema):
@@ -71,6 +76,9 @@ class Trainer:
     """KL of the trained steps of a video together, as of the last iteration."""
     cache: EncodingCache = field(init=False)
 
+    non_finite_in_a_row: int = 0
+    """Updates whose gradient was not finite, since the last one that was."""
+
     def __post_init__(self) -> None:
         self.cache = EncodingCache(self.model, self.config.memory.cache)
 
@@ -105,6 +113,7 @@ class Trainer:
                 )
                 if not updates[-1].skipped:
                     self.ema.update()
+                self._count_non_finite(updates[-1], iteration)
         if self.old is not None:
             self.old.follow(min(algorithm.nft_old_rate * iteration, algorithm.nft_old_limit))
         advantages = scoring.all_advantages()
@@ -128,6 +137,20 @@ class Trainer:
             "iteration_s": end - start,
         }
 
+    def _count_non_finite(self, update: UpdateStats, iteration: int) -> None:
+        self.non_finite_in_a_row = self.non_finite_in_a_row + 1 if update.non_finite else 0
+        if self.non_finite_in_a_row == MAX_NON_FINITE:
+            raise UserError(
+                f"the gradients of {MAX_NON_FINITE} updates in a row are not finite, the last of iteration "
+                f"{iteration}; lower algorithm.learning_rate or set --memory.dtype float32, and resume from "
+                "the last checkpoint"
+            )
+
+    @property
+    def has_held_out_reward(self) -> bool:
+        """Whether a reward depends on who reads depth and motion."""
+        return any(self.rewards.takes_geometry)
+
     def old_policy(self) -> AbstractContextManager[None]:
         """Within this context the weights are those that sample."""
         return nullcontext() if self.old is None else self.old.applied()
@@ -146,7 +169,7 @@ class Trainer:
             videos = [b * config.group_size + k for k in range(len(siblings))]
             groups = [video // config.group_size for video in videos]
             of_group = {group: window(config, iteration, rng) for group in dict.fromkeys(groups)}
-            conditioning = encode_prompts(self.cache, prompts).repeat(config.group_size).select(mine)
+            conditioning = self.condition(prompts, config.group_size).select(mine)
             seeds = [derive_seed(self.config.seed, "noise", iteration, video) for video in videos[mine]]
             shared = None
             if config.shared_prefix:
@@ -173,6 +196,10 @@ class Trainer:
             sampled.rollouts.append(rollouts)
             sampled.group_ids.append(groups)
         return sampled
+
+    def condition(self, prompts: Sequence[Prompt], group_size: int) -> Conditioning:
+        """What the siblings of all prompts are sampled from, those of a prompt next to one another."""
+        return encode_prompts(self.cache, prompts).repeat(group_size)
 
     def prompts_of(self, iteration: int, rng: random.Random) -> list[int]:
         """Indices of an iteration's prompts; a function of seed and iteration, so that it can be resumed."""
@@ -252,10 +279,13 @@ class Trainer:
         latents, conditioning, prompts = videos[0][chosen], videos[1].select(chosen), videos[2][chosen]
         ids = [f"watch/{prompt.key}" for prompt in prompts]
         rows = [pixel_statistics(video[None]) for video in self.reader.decode(latents).numpy()]
-        if self.watcher is not None:
+        if self.watcher is not None and self.has_held_out_reward:
             read = self.watcher.rollouts(latents, conditioning, prompts, ids, rgb=self.rewards.needs_rgb)
-            weights = torch.tensor(self.rewards.weights, dtype=torch.float64)
-            for row, reward in zip(rows, (values(self.rewards.score(read)) @ weights).tolist(), strict=True):
+            # What takes pixels alone is the trained reward itself, whoever reads the geometry.
+            held_out = torch.tensor(self.rewards.takes_geometry)
+            weights = torch.tensor(self.rewards.weights, dtype=torch.float64)[held_out]
+            earned = values(self.rewards.score(read))[:, held_out] @ weights
+            for row, reward in zip(rows, earned.tolist(), strict=True):
                 row["held_out_failed_fraction"] = float(not math.isfinite(reward))
                 if math.isfinite(reward):
                     row["held_out_reward"] = reward
@@ -291,6 +321,7 @@ class Trainer:
                 "old": None if self.old is None else self.old.average,
                 "optimiser": self.optimiser.state_dict(),
                 "kl_joint_nats": self.kl_joint_nats,
+                "non_finite_in_a_row": self.non_finite_in_a_row,
             },
             folder / "trainer.pt",
         )
@@ -308,6 +339,7 @@ class Trainer:
         self.ema.num_updates = state["num_ema_updates"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.kl_joint_nats = state["kl_joint_nats"]
+        self.non_finite_in_a_row = state["non_finite_in_a_row"]
 
 
 def mean_components(components: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -353,4 +385,5 @@ def update_scalars(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "skipped": sum(u.skipped for u in updates) / len(updates),
         "ratio_max": max(u.ratio_max for u in updates),
         "skipped_updates": sum(u.skipped for u in updates),
+        "non_finite": sum(u.non_finite for u in updates),
     }

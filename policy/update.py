@@ -36,6 +36,8 @@ class UpdateStats:
     grad_norm: float
     skipped: bool
     """The gradient was not finite or nothing could be compared, so the weights were left alone."""
+    non_finite: bool
+    """The gradient was not finite."""
 
 
 def update_policy(
@@ -113,7 +115,8 @@ def update_policy(
     )
     _gather_gradients(parameters, ranks, scale=max_terms / max(1.0, total))
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    skipped = total == 0 or not bool(torch.isfinite(grad_norm))
+    non_finite = total > 0 and not bool(torch.isfinite(grad_norm))
+    skipped = total == 0 or non_finite
     if not skipped:
         optimiser.step()
     return UpdateStats(
@@ -124,6 +127,7 @@ def update_policy(
         clip_fraction=clipped / max(1.0, total),
         grad_norm=float(grad_norm) if torch.isfinite(grad_norm) else 0.0,
         skipped=skipped,
+        non_finite=non_finite,
     )
 
 

@@ -42,6 +42,11 @@ class CallableReward:
         takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         self._names = None if takes_all else {p.name for p in parameters}
 
+    @property
+    def takes_geometry(self) -> bool:
+        """Whether depth and motion go to the function, so that it may depend on who read them."""
+        return self._names is None or not self._names.isdisjoint(("depths", "motions"))
+
     def score(self, rollout: Rollout) -> Score:
         """Score one rollout."""
         return self._checked(rollout, self._call([rollout])[0])

@@ -50,8 +50,9 @@ def darkness(completions: list[np.ndarray], **_: object) -> list[float]:
 class PlainService:
     """The plain reward service as a process that can be killed and started again on its port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: str = "") -> None:
         self.folder = folder
+        self.reward = f"examples.motion_smoothness:MotionSmoothness{options}"
         self.port = "0"
         self.start()
 
@@ -59,7 +60,7 @@ class PlainService:
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
         command = [sys.executable, "-m", "reward_service.plain", "--port", self.port, "--no-scene-chamfer"]
-        command += ["--rewards", "examples.motion_smoothness:MotionSmoothness", "--ready-file", str(ready)]
+        command += ["--rewards", self.reward, "--ready-file", str(ready)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
@@ -118,6 +119,47 @@ def test_a_killed_service_that_comes_back_loses_nothing_and_scores_the_same(serv
     assert torch.equal(before, after)
     assert before[:, 1].tolist() == pytest.approx([0.2] * 6)
     assert len(set(before[:, 0].tolist())) == 6
+
+
+def test_of_two_services_one_may_die_and_come_back(service: PlainService, tmp_path: Path) -> None:
+    """Each rollout goes to both; only what the dead one had is sent again, and to it alone."""
+    (tmp_path / "other").mkdir()
+    other = PlainService(tmp_path / "other", "(scale_px=0.5)")
+    try:
+        sources = {"motion_smoothness": 1.0, f"motion_smoothness@{other.endpoint}": -2.0}
+        sources[f"{__name__}:brightness"] = 1.0
+        config = RewardConfig(sources=sources, timeout_s=20, outage_s=120)
+        sent = rollouts(6)
+        with Rewards(config, service.endpoint) as rewards:
+            told = rewards.versions()
+            names = [f"reward motion_smoothness@{place}" for place in ("endpoint", other.endpoint)]
+            assert list(told) == [*names, "reward brightness"] and told["reward brightness"] == "brightness 1"
+            assert told[names[0]].startswith("motion_smoothness ") and told[names[0]] != told[names[1]]
+            assert rewards.takes_geometry == [True, True, True]
+            before = values(rewards.score(sent))
+            other.kill()
+            threading.Timer(2.0, other.start).start()
+            after = values(rewards.score(sent))
+            resent = [reward.num_resent for reward in rewards._rewards]
+        assert resent == [0, 6, 0]
+        assert torch.equal(before, after) and not before.isnan().any()
+        assert not torch.equal(before[:, 0], before[:, 1]), "their scales differ"
+    finally:
+        other.kill()
+
+
+def test_a_function_takes_geometry_if_it_names_it_or_takes_all() -> None:
+    sources = {f"{__name__}:{name}": 1.0 for name in ("brightness", "pixels_alone", "by_motion")}
+    with Rewards(RewardConfig(sources=sources), "") as rewards:
+        assert rewards.takes_geometry == [True, False, True]
+
+
+def pixels_alone(completions: list[np.ndarray], prompts: list[str]) -> list[float]:
+    return [0.0 for _ in completions]
+
+
+def by_motion(completions: list[np.ndarray], motions: list[np.ndarray]) -> list[float]:
+    return [float(motion.mean()) for motion in motions]
 
 
 def test_a_service_that_stays_away_gives_failures_and_no_numbers(service: PlainService) -> None:

@@ -1,6 +1,8 @@
 """The whole loop in one process, on an untrained tiny Wan and a reward function; and the look before it."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +15,13 @@ import torch
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import add_lora
 from phys4d.models.lora_scope import least_level, limit_to_levels
+from phys4d.models.protocol import Conditioning
 from phys4d.models.wan import tiny_wan
 from phys4d.runtime.errors import UserError
 from phys4d.training import Ema
 from phys4d.types import Camera, SceneSpec
 from policy.config import AlgorithmConfig, MemoryConfig, RewardConfig, RolloutConfig, TrainConfig
-from policy.monitors import pixel_statistics
+from policy.monitors import Monitors, pixel_statistics
 from policy.preflight import note_skipped, preflight
 from policy.prompts import load_prompts
 from policy.ranks import Ranks
@@ -26,7 +29,7 @@ from policy.reading import Reader
 from policy.rewards import Rewards
 from policy.rollout import Rollouts, sample, sampling_rule
 from policy.schedules import flow_schedule
-from policy.train import least_trained_level
+from policy.train import check_rewards, least_trained_level
 from policy.trainer import OldPolicy, Trainer, update_scalars
 from policy.update import UpdateStats
 
@@ -194,7 +197,14 @@ def test_groups_whose_rewards_spread_less_than_their_noise_train_nothing() -> No
 
 def test_an_update_without_terms_does_not_dilute_what_the_others_measured() -> None:
     one = UpdateStats(
-        num_terms=8, policy_loss=0.5, kl=2e-3, ratio_max=1e-6, clip_fraction=0.1, grad_norm=1.0, skipped=False
+        num_terms=8,
+        policy_loss=0.5,
+        kl=2e-3,
+        ratio_max=1e-6,
+        clip_fraction=0.1,
+        grad_norm=1.0,
+        skipped=False,
+        non_finite=False,
     )
     none = replace(one, num_terms=0, policy_loss=0.0, kl=0.0, clip_fraction=0.0, grad_norm=0.0, skipped=True)
     both = update_scalars([one, none])
@@ -206,19 +216,28 @@ def test_an_update_without_terms_does_not_dilute_what_the_others_measured() -> N
     assert trainer.iterate(0)["kl_joint_nats"] == 5.0, "nothing was measured, so the last value stands"
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_counted_also_on_policy() -> None:
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted_also_on_policy(tmp_path: Path) -> None:
     """Forward and ratio are sound, but one adapter matrix gets NaN; the first of the updates is on-policy."""
     trainer = make_trainer()
     before = [p.detach().clone() for p in trainer.parameters]
     broken = trainer.parameters[1].register_hook(lambda gradient: gradient * torch.nan)
     row = trainer.iterate(0)
-    assert row["skipped_updates"] == CONFIG.algorithm.updates_per_iteration == 2
+    assert row["skipped_updates"] == row["non_finite"] == CONFIG.algorithm.updates_per_iteration == 2
     assert row["dropped_groups"] == 0 and row["ratio_max"] < 1e-5
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before, strict=True))
     assert not trainer.optimiser.state and trainer.ema.num_updates == 0
+    for iteration in range(1, 4):
+        trainer.iterate(iteration)
+    trainer.save(tmp_path)
+    again = make_trainer()
+    again.restore(tmp_path)
+    again.parameters[1].register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(UserError, match="10 updates in a row are not finite, the last of iteration 4; lower"):
+        again.iterate(4)
     broken.remove()
     row = trainer.iterate(0)
-    assert row["skipped_updates"] == 0 and row["grad_norm"] > 0
+    assert row["skipped_updates"] == row["non_finite"] == 0 and row["grad_norm"] > 0
+    assert trainer.non_finite_in_a_row == 0
     assert not torch.equal(trainer.parameters[1], before[1]) and trainer.ema.num_updates == 2
 
 
@@ -289,6 +308,12 @@ def test_each_fault_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(trainer.model, "encode_text", lambda texts: -encode_text(texts))
     with pytest.raises(UserError, match="conditioning: sampling saw one that differs"):
         preflight(trainer, tmp_path)
+    trainer = make_trainer()
+    with monkeypatch.context() as patch:
+        # The prompts in turn, where the siblings of each should be next to one another.
+        patch.setattr(Conditioning, "repeat", lambda c, times: c.select(torch.arange(len(c)).repeat(times)))
+        with pytest.raises(UserError, match="conditioning: siblings are not sampled from their own prompt"):
+            preflight(trainer, tmp_path)
 
     trainer = make_trainer()
     trainer.watcher = None
@@ -311,6 +336,88 @@ def test_each_fault_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(trainer.model, "predict", drifting)
     with pytest.raises(UserError, match="replay: log-probabilities differ by .*ratio: 1 to within"):
         preflight(trainer, tmp_path)
+
+
+def nearness(completions: list[np.ndarray], depths: list[np.ndarray]) -> list[float]:
+    return [-float(np.asarray(depth, np.float32).mean()) for depth in depths]
+
+
+def dimness(completions: list[np.ndarray]) -> list[float]:
+    return [1000.0 - value for value in brightness(completions)]
+
+
+def test_the_held_out_reward_is_read_otherwise_and_without_what_takes_pixels_alone(tmp_path: Path) -> None:
+    """`dimness` is the same whoever reads the geometry, and would hide what the other reward loses."""
+    trainer = make_trainer(CONFIG, "nearness", "dimness")
+    other = GeometryHeads(**(trainer.model.head_sizes | {"channels": 16})).eval()
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    trainer.watcher = Reader(trainer.model, other, None)
+    assert preflight(trainer, tmp_path)[-1].found == "a held-out reward watches, of nearness"
+    latents, conditioning, prompts = videos = trainer.held_out_videos()
+    earned = [
+        np.mean(nearness([], [r.depth for r in reader.rollouts(latents, conditioning, prompts, ["a", "b"])]))
+        for reader in (trainer.watcher, trainer.reader)
+    ]
+    seen = trainer.watch(videos)["held_out_reward"]
+    assert seen == pytest.approx(earned[0]) and abs(seen - earned[1]) > 0.001
+    alone = make_trainer(CONFIG, "dimness")
+    assert preflight(alone, tmp_path)[-1].found == "all rewards take pixels alone, so none is held out"
+    assert "held_out_reward" not in alone.watch(alone.held_out_videos())
+    record = {"val_reward": 1.0}
+    Monitors(CONFIG.monitor, tmp_path, has_held_out_reward=alone.has_held_out_reward).check(0, record)
+    with pytest.raises(UserError, match="monitors have no held_out_reward"):
+        Monitors(CONFIG.monitor, tmp_path).check(0, record)
+
+
+def test_the_kl_of_one_step_tells_that_of_the_window() -> None:
+    """The first step of a window is the noisiest, so its KL is the least."""
+    measured = {}
+    for weight in (0.0, 1e-9):
+        trainer = make_trainer(with_algorithm(kl_weight=weight, learning_rate=0.05))
+        trainer.iterate(0)
+        measured[weight] = trainer.iterate(1)["kl_joint_nats"]
+    assert measured[0.0] == pytest.approx(measured[1e-9], rel=0.15)
+
+
+second_is_sampled = threading.Event()
+
+
+def patient(completions: list[np.ndarray]) -> list[float]:
+    assert second_is_sampled.wait(30), "nothing is sampled while rewards are computed"
+    time.sleep(0.5)
+    return brightness(completions)
+
+
+def test_the_trainer_samples_on_while_rewards_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch is scored only once the second has been sampled, and the wait is what is left then."""
+    trainer = make_trainer(CONFIG, "patient")
+    sampled: list[Rollouts] = []
+
+    def watched(*args: Any, **settings: Any) -> Rollouts:
+        sampled.append(sample(*args, **settings))
+        if len(sampled) == 2:
+            second_is_sampled.set()
+        return sampled[-1]
+
+    second_is_sampled.clear()
+    monkeypatch.setattr("policy.trainer.sample", watched)
+    row = trainer.iterate(0)
+    assert len(sampled) == 2 and row["failed_fraction"] == 0
+    # Two batches of half a second, one after the other, when nothing is left to sample.
+    assert 0.4 < row["wait_s"] < row["iteration_s"]
+
+
+def test_a_run_does_not_go_on_with_another_reward(tmp_path: Path) -> None:
+    """The endpoint may change; what it offers under the name, or in its first place, may not."""
+    noted = {"base model": "4f1c", "reward first": "scene_chamfer 1+4f1c22d0"}
+    (tmp_path / "origin.json").write_text(json.dumps(noted))
+    check_rewards(tmp_path, {"reward first": "scene_chamfer 1+4f1c22d0"})
+    told = "reward first was scene_chamfer 1.4f1c22d0 and is smooth 2.* scores do not compare; serve those"
+    with pytest.raises(UserError, match=told):
+        check_rewards(tmp_path, {"reward first": "smooth 2"})
+    with pytest.raises(UserError, match="reward other was not noted and is smooth 2"):
+        check_rewards(tmp_path, {"reward other": "smooth 2"})
 
 
 def test_monitors_look_at_the_same_videos_every_time(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_remote_reward_a_health_check_and_a_trainer_reach_a_server_with_token_
         security = {"token_file": str(token), **{name: str(file) for name, file in files.items()}}
         reward = RemoteReward("smooth_there", endpoint, reward="motion_smoothness", **security)
         (rollout,) = small_rollouts(1)
-        assert reward.score(rollout).value == 1.0 and reward.version == "1"
+        assert reward.score(rollout).value == 1.0 and reward.version == "1+0.5px"
         with pytest.raises(DataError, match="marks no pixel") as told:
             reward.score(replace(rollout, object_ids=0 * rollout.object_ids))
         assert told.value.reason == "NO_VISIBLE_OBJECT"
