@@ -243,7 +243,11 @@ def _monitors(trainer: Trainer, rollouts: Rollouts) -> Check:
     rows = zip(trainer.rewards.labels, trainer.rewards.takes_geometry, trained, watched, strict=True)
     held_out = [label for label, takes_geometry, a, b in rows if takes_geometry and a != b]
     if not held_out:
-        return Check("monitors", True, "the reward is the same by either reader, so none is held out")
+        return Check(
+            "monitors",
+            True,
+            "the reward of these videos is the same by either reader, so none may be held out",
+        )
     of = "" if len(trained) == 1 else f", of {' and '.join(held_out)}"
     return Check("monitors", True, f"a held-out reward watches{of}")
 

@@ -171,12 +171,11 @@ def test_stage_3_goes_on_bit_for_bit_after_sigterm_sigkill_and_the_death_of_its_
     assert all(moved), "some adapter matrices never moved"
     noted = json.loads((trained / "runs/parts/stage3/checkpoints/step-000006/origin.json").read_text())
     assert noted["reward first"].startswith("scene_chamfer 1+")
-    looked = json.loads((trained / "runs/parts/stage3/preflight.json").read_text())["checks"]
-    assert looked[-1]["found"] == "a held-out reward watches"
     rows = read_metrics(trained / "runs/parts/stage3/metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(7))
     assert all(0 < row["reward_mean"] <= 1 and row["failed_fraction"] == 0 for row in rows[:-1])
     assert rows[-2]["reward_outages"] >= 1
+    assert all(0 < row["monitor_held_out_reward"] <= 1 for row in rows[::2])
     assert (trained / "runs/parts/stage3/lora/pytorch_lora_weights.safetensors").is_file()
 
 
