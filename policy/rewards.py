@@ -75,6 +75,11 @@ def parse_sources(config: RewardConfig) -> list[Source]:
     return sources
 
 
+def needs_rgb(config: RewardConfig) -> bool:
+    """Whether videos are decoded for rewards: for services that are sent pixels, and for functions."""
+    return config.send_rgb or any(source.function for source in parse_sources(config))
+
+
 class ServiceReward:
     """One reward of a service that may go away and come back.
 
@@ -188,7 +193,7 @@ class Rewards:
             ValueError: see `parse_sources`.
         """
         self.sources = parse_sources(config)
-        self.needs_rgb = config.send_rgb or any(s.function for s in self.sources)
+        self.needs_rgb = needs_rgb(config)
         self._send_rgb = config.send_rgb
         self._rewards: list[ServiceReward | FunctionReward] = []
         for source in self.sources:

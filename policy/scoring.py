@@ -32,6 +32,16 @@ class Sampled:
     """Group of each video of a batch, over all ranks."""
 
 
+def needs_all(config: TrainConfig) -> bool:
+    """Whether rewards are compared beyond a group, so that the first update waits for all of an iteration."""
+    algorithm, reward = config.algorithm, config.reward
+    return (
+        ALGORITHMS[algorithm.name].compares == "batch"
+        or algorithm.std_scope != "group"
+        or reward.aggregation == "normalize_then_sum"
+    )
+
+
 class Scoring:
     """Waits for rewards and turns them into advantages, as far as those are asked for."""
 
@@ -45,12 +55,7 @@ class Scoring:
         self._values: list[Tensor | None] = [None] * len(sampled.rollouts)
         self._advantages: list[Advantages | None] = [None] * len(sampled.rollouts)
         self.wait_s = 0.0
-        algorithm, reward = config.algorithm, config.reward
-        self._needs_all = (
-            ALGORITHMS[algorithm.name].compares == "batch"
-            or algorithm.std_scope != "group"
-            or reward.aggregation == "normalize_then_sum"
-        )
+        self._needs_all = needs_all(config)
 
     def values(self, b: int) -> Tensor:
         """Rewards of a batch over all ranks, (videos, sources)."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import torch
+from diffusers import ModelMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -24,6 +27,30 @@ def num_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def base_bytes(transformer: ModelMixin, weight_bytes: int, storage: Literal["same", "float8"]) -> int:
+    """Bytes of the frozen weights under an adapter, as they are loaded and `store_base` then stores them.
+
+    What its class keeps in float32 takes 4 bytes a weight. With `float8` a weight with an adapter takes one.
+
+    Args:
+        transformer: with an adapter attached.
+        weight_bytes: of one weight as it is loaded.
+    """
+    in_float32 = set(transformer._keep_in_fp32_modules or ())
+    adapted = {
+        id(module.get_base_layer().weight)
+        for module in transformer.modules()
+        if storage == "float8" and isinstance(module, BaseTunerLayer)
+    }
+    total = 0
+    for name, parameter in transformer.named_parameters():
+        if parameter.requires_grad:
+            continue
+        each = 4 if in_float32 & set(name.split(".")) else weight_bytes
+        total += parameter.numel() * (1 if id(parameter) in adapted else each)
+    return total
+
+
 def inputs(model: Backbone, shape: tuple[int, ...], device: str) -> tuple[Tensor, Conditioning]:
     """Empty latents of one video and its conditioning."""
     text = torch.empty(1, model.text_length, model.text_encoder.config.d_model, device=device)
@@ -31,6 +58,7 @@ def inputs(model: Backbone, shape: tuple[int, ...], device: str) -> tuple[Tensor
     return torch.empty(1, *shape, device=device), Conditioning(text, first)
 
 
+@cache
 def forward_flops(preset: str, size: tuple[int, int, int]) -> dict[str, int]:
     """FLOPs (2 per multiply-add, matrix products and convolutions) of one call for one video.
 
@@ -46,6 +74,7 @@ def forward_flops(preset: str, size: tuple[int, int, int]) -> dict[str, int]:
     }
 
 
+@cache
 def training_step(
     preset: str, size: tuple[int, int, int], *, rank: int, checkpointing: bool
 ) -> dict[str, int]:
