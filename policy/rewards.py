@@ -18,6 +18,7 @@ from torch import Tensor
 
 from phys4d.reward.callables import CallableReward
 from phys4d.reward.client import RewardClient
+from phys4d.runtime.errors import UserError
 from phys4d.types import Failure, Outcome, Rollout
 from policy.config import RewardConfig
 from policy.service import connect
@@ -146,11 +147,16 @@ class ServiceReward:
 
         Raises:
             ConnectionError: the service does not answer.
+            UserError: it does not offer the reward.
         """
-        offered = self.client.server_info().rewards
-        name = self.client.reward
-        told = next(reward for reward in offered if reward.name == name or not name)
-        return f"{told.name} {told.version}"
+        offered = {reward.name: reward.version for reward in self.client.server_info().rewards}
+        name = self.client.reward or next(iter(offered), "")
+        if name not in offered:
+            raise UserError(
+                f"{self.client.endpoint} offers {', '.join(offered) or 'no reward'}, not {name!r}; name one "
+                "of those in reward.name or reward.sources, or serve it"
+            )
+        return f"{name} {offered[name]}"
 
     def close(self) -> None:
         self._closing.set()

@@ -92,9 +92,10 @@ def train(config: TrainConfig) -> Path:
         endpoint = ranks.tell(endpoint)
         rewards = stack.enter_context(Rewards(config.reward, endpoint))
         trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
-        origin = _origin(config) | rewards.versions()
+        versions = rewards.versions()
+        origin = _origin(config) | versions
         if checkpoint is not None:
-            check_rewards(checkpoint, rewards.versions())
+            check_rewards(checkpoint, versions)
             trainer.restore(checkpoint)
             if run is not None:
                 print(f"resuming after iteration {start} from {checkpoint}", flush=True)

@@ -142,8 +142,8 @@ class Trainer:
         if self.non_finite_in_a_row == MAX_NON_FINITE:
             raise UserError(
                 f"the gradients of {MAX_NON_FINITE} updates in a row are not finite, the last of iteration "
-                f"{iteration}; lower algorithm.learning_rate or set --memory.dtype float32, and resume from "
-                "the last checkpoint"
+                f"{iteration}; train anew in another run with a lower algorithm.learning_rate or "
+                "--memory.dtype float32"
             )
 
     @property

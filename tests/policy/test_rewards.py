@@ -15,6 +15,7 @@ import pytest
 import torch
 from trl.trainer.utils import nanstd
 
+from phys4d.runtime.errors import UserError
 from phys4d.types import Camera, Failure, Outcome, Rollout, SceneSpec, Score
 from policy.advantages import compute_advantages
 from policy.config import AlgorithmConfig, RewardConfig, TrainConfig
@@ -136,6 +137,11 @@ def test_of_two_services_one_may_die_and_come_back(service: PlainService, tmp_pa
             assert list(told) == [*names, "reward brightness"] and told["reward brightness"] == "brightness 1"
             assert told[names[0]].startswith("motion_smoothness ") and told[names[0]] != told[names[1]]
             assert rewards.takes_geometry == [True, True, True]
+            with (
+                Rewards(RewardConfig(name="absent"), service.endpoint) as absent,
+                pytest.raises(UserError, match="offers motion_smoothness, not 'absent'; name one of those"),
+            ):
+                absent.versions()
             before = values(rewards.score(sent))
             other.kill()
             threading.Timer(2.0, other.start).start()
