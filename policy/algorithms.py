@@ -27,7 +27,7 @@ from policy.losses import (
     guarded_log_ratio,
     negative_aware_terms,
 )
-from policy.rollout import RecordedStep, Rollouts, SamplingRule, replay
+from policy.rollout import RecordedStep, Rollouts, SamplingRule, check_conditioning, replay
 from policy.samplers import StepOut, generated_dims, kl_gaussian, masked_mean
 from policy.step_rules import longcat_weight
 
@@ -168,6 +168,7 @@ def _negative_aware(batch: Batch) -> list[tuple[LossStats, bool]]:
         return []
     model, schedule, config = batch.model, batch.rule.schedule, batch.config
     latents, conditioning = batch.rollouts.latents_BCThw, batch.rollouts.conditioning
+    check_conditioning(conditioning, batch.rollouts.digests)
     mask = model.generated_mask(latents)
     generated = generated_dims(mask, latents)
     first = conditioning.first_frame_BChw.unsqueeze(2)

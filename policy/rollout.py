@@ -144,6 +144,8 @@ class RecordedStep:
     x_next_BCThw: Float[Tensor, "batch channels frames h w"]
     log_prob_B: Float[Tensor, " batch"]
     """Mean over generated dims, under the policy that took the step."""
+    digests: tuple[str, ...]
+    """Hash of the conditioning that the model was handed at this step, of each of these videos."""
     mean_BCThw: Float[Tensor, "batch channels frames h w"] | None = None
     """Mean of the step, for algorithms that compare it."""
     videos: tuple[int, ...] | None = None
@@ -162,7 +164,7 @@ class Rollouts:
     conditioning: Conditioning
     steps: tuple[RecordedStep, ...]
     digests: tuple[str, ...]
-    """Conditioning hash of each video when it was sampled."""
+    """Hash of the conditioning that the model was handed last, of each video."""
     seeds: tuple[int, ...] = ()
     """Of each video."""
 
@@ -211,7 +213,7 @@ def sample(
     first = generators if groups is None else [torch.Generator().manual_seed(group) for group in groups]
     x = _noise(model, conditioning, first, num_latent_frames)
     unconditional = model.without_text(conditioning) if guidance_scale != 1.0 else None
-    recorded = []
+    recorded, handed = [], conditioning
     for i in range(rule.schedule.num_steps):
         # Before their window siblings of the fast mode are one video.
         taken_by = [v if i >= starts[v] else leaders[v] for v in range(len(seeds))]
@@ -223,11 +225,12 @@ def sample(
             kept = x[rows].to(rule.storage_dtype).to(x.dtype)
             x = x.index_copy(0, rows, _given(model, kept, conditioning.select(rows)))
         rows = torch.tensor(distinct)
+        handed = conditioning.select(rows)
         velocity = rule.velocity(
             model,
             x[rows],
             i,
-            conditioning.select(rows),
+            handed,
             unconditional=None if unconditional is None else unconditional.select(rows),
             guidance_scale=guidance_scale,
         )
@@ -236,9 +239,9 @@ def sample(
             chosen = velocity[[distinct.index(v) for v in rest]]
             moved |= zip(rest, rule.step(model, x[rest], chosen, i, mode="ode").x_next, strict=True)
         if stochastic:
-            chosen = velocity[[distinct.index(v) for v in stochastic]]
+            places = [distinct.index(v) for v in stochastic]
             noise = [generators[v] for v in stochastic]
-            out = rule.step(model, x[stochastic], chosen, i, mode="sde", generator=noise)
+            out = rule.step(model, x[stochastic], velocity[places], i, mode="sde", generator=noise)
             assert out.log_prob is not None
             stored = rule.storage_dtype or x.dtype
             recorded.append(
@@ -247,13 +250,15 @@ def sample(
                     x[stochastic].to(stored),
                     out.x_next.to(stored),
                     out.log_prob,
+                    tuple(handed.select(torch.tensor(places)).digests()),
                     out.mean if keep_means else None,
                     tuple(stochastic) if len(stochastic) < len(seeds) else None,
                 )
             )
             moved |= zip(stochastic, out.x_next, strict=True)
         x = torch.stack([moved[v] for v in taken_by])
-    return Rollouts(x, conditioning, tuple(recorded), tuple(conditioning.digests()), tuple(seeds))
+    # Siblings that were one video before their window are themselves at the last position.
+    return Rollouts(x, conditioning, tuple(recorded), tuple(handed.digests()), tuple(seeds))
 
 
 def _check_sampling(
@@ -338,11 +343,16 @@ def _given(model: VideoModel, x: Tensor, conditioning: Conditioning) -> Tensor:
 
 
 def replay(model: VideoModel, rule: SamplingRule, rollouts: Rollouts, recorded: RecordedStep) -> StepOut:
-    """Score a recorded step, of the videos that took it, under the model as it now is."""
+    """Score a recorded step, of the videos that took it, under the model as it now is.
+
+    Raises:
+        RuntimeError: see `check_conditioning`.
+    """
     dtype = rollouts.latents_BCThw.dtype
     conditioning = rollouts.conditioning
     if recorded.videos is not None:
         conditioning = conditioning.select(torch.tensor(recorded.videos))
+    check_conditioning(conditioning, recorded.digests)
     return rule.take(
         model,
         _given(model, recorded.x_BCThw.to(dtype), conditioning),
@@ -351,3 +361,20 @@ def replay(model: VideoModel, rule: SamplingRule, rollouts: Rollouts, recorded: 
         mode="sde",
         x_next=recorded.x_next_BCThw.to(dtype),
     )
+
+
+def check_conditioning(handed: Conditioning, digests: Sequence[str]) -> None:
+    """Compare what the model is about to be handed with what it was handed in the rollout.
+
+    An importance ratio of 1 does not show that: both sides of it may have been given another prompt's.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    found = handed.digests()
+    differ = [k for k, pair in enumerate(zip(found, digests, strict=True)) if pair[0] != pair[1]]
+    if differ:
+        raise RuntimeError(
+            f"replay hands the model other conditioning than rollout did, for {len(differ)} of {len(found)} "
+            f"videos, the first at place {differ[0]}: the hash is another"
+        )

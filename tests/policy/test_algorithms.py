@@ -189,7 +189,12 @@ def part(rollouts: Rollouts, chosen: slice) -> Rollouts:
         rollouts.conditioning.select(chosen),
         tuple(
             RecordedStep(
-                s.i, s.x_BCThw[chosen], s.x_next_BCThw[chosen], s.log_prob_B[chosen], s.mean_BCThw[chosen]
+                s.i,
+                s.x_BCThw[chosen],
+                s.x_next_BCThw[chosen],
+                s.log_prob_B[chosen],
+                s.digests[chosen],
+                s.mean_BCThw[chosen],
             )
             for s in rollouts.steps
         ),

@@ -1,6 +1,8 @@
 """Rollout and replay on the real tiny Wan: what policy gradients stand on."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -34,8 +36,9 @@ def conditioning(model: WanModel, group_size: int = 4) -> Conditioning:
     return Conditioning(text, first).repeat(group_size)
 
 
-def roll(model: WanModel, seeds: range = range(8)) -> Rollouts:
-    return sample(model, conditioning(model), RULE, num_latent_frames=3, window=(1, 2), seeds=seeds)
+def roll(model: WanModel, **changes: Any) -> Rollouts:
+    settings = {"window": (1, 2), "seeds": range(8)} | changes
+    return sample(model, conditioning(model), RULE, num_latent_frames=3, **settings)
 
 
 def advantages(size: int = 8) -> Advantages:
@@ -113,12 +116,52 @@ def test_a_changed_policy_has_ratios_off_one_and_is_caught_when_it_claims_to_be_
             update(model, parameters, rollouts)
 
 
-def test_changed_conditioning_is_caught_by_its_hash(policy: tuple) -> None:
+def swapped(values: Sequence) -> list:
+    """Videos 0 and 4 change places: they are of different prompts."""
+    return [values[v] for v in (4, 1, 2, 3, 0, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("name", ["grpo", "ddpo", "grpo_guard", "diffusion_nft"])
+def test_changed_conditioning_is_caught_by_its_hash(policy: tuple, name: str) -> None:
+    """Another prompt's embedding, another's first frame, and a change in place."""
     model, parameters = policy
-    rollouts = roll(model)
-    other = Conditioning(rollouts.conditioning.text_BLD.flip(0), rollouts.conditioning.first_frame_BChw)
-    with pytest.raises(RuntimeError, match="other conditioning"):
-        update(model, parameters, dataclasses.replace(rollouts, conditioning=other))
+    rollouts = roll(model, keep_means=True)
+    text, first = rollouts.conditioning.text_BLD, rollouts.conditioning.first_frame_BChw
+    others = [
+        Conditioning(text[swapped(range(8))], first),
+        Conditioning(text, first[swapped(range(8))]),
+    ]
+    for other in others:
+        with pytest.raises(RuntimeError, match="other conditioning than rollout did, for 2 of 8 videos"):
+            update(model, parameters, dataclasses.replace(rollouts, conditioning=other), name=name)
+    first[3] += 1e-6
+    with pytest.raises(RuntimeError, match="for 1 of 8 videos, the first at place 3"):
+        update(model, parameters, rollouts, name=name)
+
+
+def test_a_mix_up_of_siblings_at_replay_is_caught(policy: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong rows picked at replay: from a wrong list, and by a fault in what picks them."""
+    model, parameters = policy
+    windows = [(1,)] * 2 + [(2,)] * 4 + [(1,)] * 2
+    rollouts = roll(model, windows=windows)
+    first, second = rollouts.steps
+    assert first.videos == (0, 1, 6, 7) and second.videos == (2, 3, 4, 5)
+    update(model, parameters, rollouts)
+    wrong = dataclasses.replace(rollouts, steps=(dataclasses.replace(first, videos=(6, 1, 0, 7)), second))
+    with pytest.raises(RuntimeError, match="for 2 of 4 videos, the first at place 0"):
+        update(model, parameters, wrong)
+    select = Conditioning.select
+    monkeypatch.setattr(Conditioning, "select", lambda self, index: select(self, (index + 1) % 8))
+    with pytest.raises(RuntimeError, match="for 1 of 4 videos, the first at place 1"):
+        replay(model, RULE, rollouts, second)
+
+
+def test_siblings_that_share_a_start_are_handed_their_own_conditioning(policy: tuple) -> None:
+    """The fast mode takes early steps once per group; what is recorded is of every sibling."""
+    model, _ = policy
+    rollouts = roll(model, window=(2,), groups=[0] * 4 + [1] * 4)
+    assert list(rollouts.digests) == rollouts.conditioning.digests()
+    assert rollouts.steps[0].digests == rollouts.digests and len(set(rollouts.digests)) == 2
 
 
 def test_the_gradient_reaches_every_lora_matrix(policy: tuple) -> None:
