@@ -33,10 +33,13 @@ if TYPE_CHECKING:
     from policy.trainer import Trainer
 
 
-def start_service(folder: Path) -> str:
+def start_service(folder: Path, scoring_s: float) -> str:
     """A plain reward service that ends with this process; its endpoint."""
     ready = folder / "ready"
     command = [sys.executable, "-m", "reward_service.plain", "--port", "0", "--ready-file", str(ready)]
+    if scoring_s:
+        probe = f"benchmarks.probe_reward:Probe(seconds={scoring_s})"
+        command += ["--no-scene-chamfer", "--rewards", probe]
     with (folder / "service.log").open("wb") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     atexit.register(child.kill)
@@ -49,8 +52,12 @@ def start_service(folder: Path) -> str:
 
 
 @cache
-def make_trainer() -> "Trainer":
-    """The loop with an untrained tiny Wan of the usual size, 2 groups of 4 videos."""
+def make_trainer(*, scoring_s: float = 0.0, one_step_off_policy: bool = False) -> "Trainer":
+    """The loop with an untrained tiny Wan of the usual size, 2 groups of 4 videos.
+
+    Args:
+        scoring_s: what a rollout's reward takes, of one that costs nothing but time; 0 is `scene_chamfer`.
+    """
     import torch
 
     from benchmarks.distinct_rewards import DistinctRewards
@@ -64,7 +71,7 @@ def make_trainer() -> "Trainer":
     from policy.ranks import Ranks
     from policy.reading import Reader
     from policy.rollout import sampling_rule
-    from policy.trainer import Trainer
+    from policy.trainer import OldPolicy, Trainer
 
     folder = Path(tempfile.mkdtemp(prefix="phys4d-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -72,18 +79,20 @@ def make_trainer() -> "Trainer":
     command = [sys.executable, "-m", "phys4d.scenes.render", "--out", str(folder / "data"), *flags.split()]
     subprocess.run(command, check=True, capture_output=True)
     dataset = open_dataset(folder / "data", "train")
-    config = TrainConfig(rollout=RolloutConfig(num_prompts=2, prompts_per_batch=1, group_size=4))
+    rollout = RolloutConfig(
+        num_prompts=2, prompts_per_batch=1, group_size=4, one_step_off_policy=one_step_off_policy
+    )
+    config = TrainConfig(rollout=rollout, num_iterations=10**9)
     torch.manual_seed(0)
     model = tiny_wan([dataset[i].caption for i in range(len(dataset))]).eval()
     torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.02)
     heads = GeometryHeads(**model.head_sizes).eval()
     parameters = add_lora(model.transformer, "policy", rank=16, targets=model.lora_targets)
-    rollout = config.rollout
     return Trainer(
         config=config,
         model=model,
         reader=Reader(model, heads, None),
-        rewards=DistinctRewards(config.reward, start_service(folder)),
+        rewards=DistinctRewards(config.reward, start_service(folder, scoring_s)),
         dataset=dataset,
         held_out=load_prompts(dataset, [0]),
         rule=sampling_rule(
@@ -93,6 +102,7 @@ def make_trainer() -> "Trainer":
         optimiser=torch.optim.AdamW(parameters, 1e-4),
         ema=Ema(parameters, 0.9),
         ranks=Ranks.alone(),
+        old=OldPolicy(parameters, 0.0) if one_step_off_policy else None,
     )
 
 
@@ -175,6 +185,30 @@ def against_the_same_window() -> tuple[Work, Work]:
 def against_all_steps() -> tuple[Work, Work]:
     """Overlap and the smaller window together."""
     return against_plain_loop(all_steps=True)
+
+
+@compare(
+    "RL iteration one step off-policy, rewards that take .2 s a video",
+    peer="the same on-policy, which waits for them",
+)
+def one_step_off_policy() -> tuple[Work, Work]:
+    """What it is worth that an iteration's rewards are computed during the update before it."""
+    from policy.config import TrainConfig
+
+    limit_threads(TrainConfig().num_threads)
+
+    def loop(*, ahead: bool) -> Work:
+        trainer = make_trainer(scoring_s=0.2, one_step_off_policy=ahead)
+        rollout, iterations = trainer.config.rollout, itertools.count()
+
+        def work() -> object:
+            scalars = trainer.iterate(next(iterations))
+            num_videos = rollout.num_prompts * rollout.group_size
+            return round(num_videos * (1 - scalars["failed_fraction"])), scalars["dropped_groups"]
+
+        return work
+
+    return loop(ahead=True), loop(ahead=False)
 
 
 @compare(

@@ -19,7 +19,7 @@ from phys4d.models.beside import velocity_beside
 from phys4d.models.protocol import VideoModel
 from phys4d.runtime.seeding import derive_seed
 from policy.advantages import Advantages
-from policy.config import AlgorithmConfig
+from policy.config import AlgorithmConfig, TrainConfig
 from policy.losses import (
     LossStats,
     PolicyLoss,
@@ -254,3 +254,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "diffusion_nft": Algorithm(accumulate=_negative_aware, records_steps=False, follows=True),
 }
 """Name in `AlgorithmConfig`: the algorithm."""
+
+
+def has_old_policy(config: TrainConfig) -> bool:
+    """Whether other weights sample videos than those that are trained on them."""
+    return ALGORITHMS[config.algorithm.name].follows or config.rollout.one_step_off_policy

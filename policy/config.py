@@ -45,6 +45,9 @@ class RolloutConfig:
     prompt_order: Literal["random", "epochs"] = "random"
     """Prompts drawn anew in each iteration, or every prompt once an epoch with TRL's RepeatSampler; an epoch
     ends where fewer than `num_prompts` are left."""
+    one_step_off_policy: bool = False
+    """Sample each iteration before the update of the one before it, so that its rewards are computed during
+    that update and the next sampling. Videos are then one iteration older than the weights they train."""
 
     def __post_init__(self) -> None:
         if self.group_size < 2:
@@ -305,6 +308,11 @@ class TrainConfig:
             raise ValueError(
                 f"updates_per_iteration must be at most {num_batches}, the prompt batches of an iteration, "
                 f"got {updates}; lower it or rollout.prompts_per_batch"
+            )
+        if self.rollout.one_step_off_policy and self.algorithm.name == "diffusion_nft":
+            raise ValueError(
+                "diffusion_nft has no ratio that makes up for older videos; set "
+                "--rollout.no-one-step-off-policy or another algorithm.name"
             )
         levels, most = self.algorithm.nft_levels, self.rollout.num_steps - 1
         if self.algorithm.name == "diffusion_nft" and levels > most:

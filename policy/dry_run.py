@@ -15,7 +15,7 @@ from phys4d.models.heads import GeometryHeads
 from phys4d.models.lora import add_lora
 from phys4d.models.registry import FULL, meta_model, published
 from phys4d.reward.client import RewardClient
-from policy.algorithms import ALGORITHMS
+from policy.algorithms import ALGORITHMS, has_old_policy
 from policy.compute import calls_per_video
 from policy.config import TrainConfig
 from policy.rewards import needs_rgb, parse_sources
@@ -23,6 +23,8 @@ from policy.scoring import needs_all
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": BYTES_BF16, "float16": 2}
+SETTLED = 8
+"""Iterations after which the wait of a run that is one step off-policy no longer changes."""
 RESERVE = 0.08
 """Part of a GPU's memory that the CUDA context, the kernels' buffers and fragmentation take."""
 
@@ -106,6 +108,7 @@ def _memory(
     recorded = 2 * rollout.window_size * BYTES[rollout.storage] if kind.records_steps else 0
     recorded += 4 * rollout.window_size if kind.keeps_means else 0
     videos = rollout.num_prompts * rollout.group_size
+    iterations = 2 if rollout.one_step_off_policy else 1
     return {
         "transformer": base_bytes(model.transformer, weight_bytes, memory.base_storage),
         "text encoder": 0 if memory.offload else num_parameters(model.text_encoder) * weight_bytes,
@@ -113,11 +116,13 @@ def _memory(
         "heads": num_parameters(GeometryHeads(**model.head_sizes)) * 4,
         "LoRA weights and gradients": trained * 4 * 2,
         # Adam's two moments and the average of the weights; the old policy too where there is one.
-        "optimiser and averages": trained * 4 * (4 if kind.follows else 3),
+        "optimiser and averages": trained * 4 * (4 if has_old_policy(config) else 3),
         f"activations of {in_forward} video{'s' if in_forward > 1 else ''}": (
             activation_bytes * in_forward * weight_bytes // BYTES_BF16
         ),
-        "latents of an iteration": channels * frames * h * w * (4 + recorded) * videos // num_gpus,
+        f"latents of {'two iterations' if iterations > 1 else 'an iteration'}": (
+            iterations * channels * frames * h * w * (4 + recorded) * videos // num_gpus
+        ),
     }
 
 
@@ -197,7 +202,8 @@ def reward_wait_s(config: TrainConfig, *, sampling_s: float, scoring_s: float, t
     """Seconds of an iteration in which the GPUs wait for rewards.
 
     Batches are scored one after the other, beside sampling, and differentiated as their rewards come in; all
-    of them are waited for first where `needs_all`.
+    of them are waited for first where `needs_all`. One step off-policy, an iteration's batches are sampled
+    before the update of the one before; the wait told is that of an iteration in which this has settled.
 
     Args:
         sampling_s: of one batch, until it is sent.
@@ -205,15 +211,30 @@ def reward_wait_s(config: TrainConfig, *, sampling_s: float, scoring_s: float, t
         training_s: of one batch and one pass over it.
     """
     num_batches, num_updates = config.rollout.num_batches, config.algorithm.updates_per_iteration
-    scored: list[float] = []
-    for b in range(num_batches):
-        scored.append(max((b + 1) * sampling_s, scored[-1] if scored else 0.0) + scoring_s)
-    now, waited = num_batches * sampling_s, 0.0
-    for u in range(num_updates):
-        for b in range(u, num_batches, num_updates):
-            wait = max(0.0, scored[-1 if needs_all(config) else b] - now)
-            waited += wait
-            now += wait + training_s
+    is_ahead = config.rollout.one_step_off_policy
+    scored: dict[int, list[float]] = {}
+    now = idle_from = waited = 0.0
+
+    def sample(iteration: int) -> None:
+        nonlocal now, idle_from
+        scored[iteration] = []
+        for _ in range(num_batches):
+            now += sampling_s
+            idle_from = max(now, idle_from) + scoring_s
+            scored[iteration].append(idle_from)
+
+    for iteration in range(SETTLED if is_ahead else 1):
+        if iteration not in scored:
+            sample(iteration)
+        if is_ahead:
+            sample(iteration + 1)
+        waited = 0.0
+        for u in range(num_updates):
+            for b in range(u, num_batches, num_updates):
+                wait = max(0.0, scored[iteration][-1 if needs_all(config) else b] - now)
+                waited += wait
+                now += wait + training_s
+        now += (config.algorithm.inner_epochs - 1) * num_batches * training_s
     return waited
 
 

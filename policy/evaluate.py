@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from policy.reading import Reader
     from policy.rollout import sampling_rule
     from policy.service import reward_client
-    from policy.stages import finished_stages, load_stage, measured_stages, results_name
+    from policy.stages import finished_stages, load_stage, measured_stages, results_name, tell_unfinished
 
     limit_threads(config.num_threads)
     dataset = open_scenes(config.data, config.split, config.num_scenes)
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     prompts = load_prompts(dataset, range(config.num_scenes))
     tracks = true_tracks(samples)
     estimator = load_depth_estimator(config.run / "estimator")
+    tell_unfinished(config.run)
     present = measured_stages(config.run)
     if "best_of_n" in present and picked_split(config.run) != config.split:
         present.remove("best_of_n")

@@ -121,8 +121,9 @@ def _load(config: PhysicsIqConfig) -> tuple[str, Backbone]:
         from phys4d.models.registry import load_model
 
         return Path(config.model).name, load_model(config.model, dtype=config.memory.dtype)
-    from policy.stages import finished_stages, load_stage
+    from policy.stages import finished_stages, load_stage, tell_unfinished
 
+    tell_unfinished(config.run)
     finished = finished_stages(config.run)
     stage = finished[-1] if config.stage == "last" and finished else config.stage
     if stage not in finished:

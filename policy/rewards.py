@@ -256,13 +256,22 @@ class Rewards:
 
     @property
     def num_outages(self) -> int:
-        """Times that a service went away."""
-        return sum(reward.num_outages for reward in self._rewards)
+        """Times that a service went away, over the whole run."""
+        return sum(num_outages for num_outages, _ in self.outages())
 
     @property
     def num_resent(self) -> int:
-        """Rollouts sent again after an outage."""
-        return sum(reward.num_resent for reward in self._rewards)
+        """Rollouts sent again after an outage, over the whole run."""
+        return sum(num_resent for _, num_resent in self.outages())
+
+    def outages(self) -> list[tuple[int, int]]:
+        """Of each source, how often it went away and how many rollouts were sent again."""
+        return [(reward.num_outages, reward.num_resent) for reward in self._rewards]
+
+    def count_on(self, outages: Sequence[tuple[int, int]]) -> None:
+        """Add to what the run that is resumed had counted, source by source."""
+        for reward, (num_outages, num_resent) in zip(self._rewards, outages, strict=True):
+            reward.num_outages, reward.num_resent = num_outages, num_resent
 
     def submit(self, rollouts: Sequence[Rollout]) -> Pending:
         """Score in the background, so that sampling goes on."""

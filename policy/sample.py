@@ -32,9 +32,10 @@ def generate(config: SampleConfig) -> list[Path]:
     from policy.prompts import encode
     from policy.reading import Reader
     from policy.rollout import sample, sampling_rule
-    from policy.stages import finished_stages, load_stage
+    from policy.stages import finished_stages, load_stage, tell_unfinished
 
     limit_threads(config.num_threads)
+    tell_unfinished(config.run)
     finished = finished_stages(config.run)
     if not finished:
         raise UserError(f"{config.run} has no finished stage; train the base with `make base`")

@@ -33,20 +33,24 @@ def is_finished(run: Path, stage: Stage) -> bool:
     return (run / stage / _LAST_WRITTEN[stage]).is_file() and not (stage == "stage3" and _goes_on(run))
 
 
-def _goes_on(run: Path) -> bool:
-    """Whether stage 3 was begun again for more iterations than its last checkpoint has behind it."""
+def tell_unfinished(run: Path) -> None:
+    """Say why stage 3 is left out, if it was begun again for more iterations and has not made them."""
+    if counts := _goes_on(run):
+        print(
+            f"stage 3 of {run} has {counts[0]} of {counts[1]} iterations, so it is left out; finish it with "
+            "`make rl-train`",
+            flush=True,
+        )
+
+
+def _goes_on(run: Path) -> tuple[int, int] | None:
+    """Iterations that stage 3 has made and was asked for, if it was begun again for more than it has made."""
     checkpoint, settings = latest(run / "stage3" / "checkpoints"), run / "stage3" / "config.toml"
     if checkpoint is None or not settings.is_file():
-        return False
+        return None
+    done = step_of(checkpoint)
     asked = tomllib.loads(settings.read_text(encoding="utf-8")).get("num_iterations", 0)
-    if asked <= step_of(checkpoint):
-        return False
-    print(
-        f"stage 3 of {run} has {step_of(checkpoint)} of {asked} iterations, so it is left out; finish it "
-        "with `make rl-train`",
-        flush=True,
-    )
-    return True
+    return (done, asked) if asked > done else None
 
 
 def results_name(kind: Literal["evaluation", "external"], split: str) -> str:

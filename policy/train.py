@@ -246,7 +246,7 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     from phys4d.models.lora_scope import limit_to_levels
     from phys4d.runtime.seeding import seed_everything
     from phys4d.training import Ema
-    from policy.algorithms import ALGORITHMS
+    from policy.algorithms import has_old_policy
     from policy.placement import place
     from policy.prompts import load_prompts
     from policy.reading import Reader
@@ -306,7 +306,7 @@ def load_parts(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
             parameters, algorithm.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
         ),
         "ema": Ema(parameters, algorithm.ema_decay),
-        "old": OldPolicy(parameters, 0.0) if ALGORITHMS[algorithm.name].follows else None,
+        "old": OldPolicy(parameters, 0.0) if has_old_policy(config) else None,
     }
 
 

@@ -44,7 +44,7 @@ MAX_NON_FINITE = 10
 
 
 class OldPolicy(Ema):
-    """Weights that follow the trained ones; the videos of DiffusionNFT are sampled by them."""
+    """Weights that follow the trained ones; where there are such, videos are sampled by them."""
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
@@ -69,7 +69,7 @@ class Trainer:
     ema: Ema
     ranks: Ranks
     old: OldPolicy | None = None
-    """Of algorithms whose videos an old policy samples."""
+    """What samples videos, of algorithms that follow and of runs that are one step off-policy."""
     watcher: Reader | None = None
     """Reads depth and motion the way that training does not."""
     kl_joint_nats: float | None = None
@@ -78,6 +78,8 @@ class Trainer:
 
     non_finite_in_a_row: int = 0
     """Updates whose gradient was not finite, since the last one that was."""
+    _ahead: Sampled | None = None
+    """The next iteration's rollouts, already sampled; a resumed run samples them again, to the same bits."""
 
     def __post_init__(self) -> None:
         self.cache = EncodingCache(self.model, self.config.memory.cache)
@@ -85,12 +87,16 @@ class Trainer:
     def iterate(self, iteration: int) -> dict[str, float]:
         """Sample, score and update once; returns what is logged."""
         start = time.monotonic()
-        sampled = self._sample(iteration)
+        sampled, self._ahead = self._ahead or self._sample(iteration), None
+        if self.config.rollout.one_step_off_policy:
+            self._sample_ahead(iteration + 1)
         sampled_at = time.monotonic()
         scoring = Scoring(sampled, self.config, self.rewards, self.ranks)
         algorithm, rollout = self.config.algorithm, self.config.rollout
         num_updates, num_batches = algorithm.updates_per_iteration, len(sampled.rollouts)
-        terms = ALGORITHMS[algorithm.name].terms_per_video(algorithm, rollout.window_size)
+        kind = ALGORITHMS[algorithm.name]
+        terms = kind.terms_per_video(algorithm, rollout.window_size)
+        is_older = rollout.one_step_off_policy and iteration > 0
         updates = []
         for epoch in range(algorithm.inner_epochs):
             for u in range(num_updates):
@@ -104,7 +110,7 @@ class Trainer:
                         self.parameters,
                         self.optimiser,
                         algorithm,
-                        on_policy=epoch == 0 and u == 0,
+                        on_policy=epoch == 0 and u == 0 and not is_older,
                         max_terms=num_videos * terms,
                         ranks=self.ranks,
                         old_policy=self.old_policy,
@@ -114,7 +120,7 @@ class Trainer:
                 if not updates[-1].skipped:
                     self.ema.update()
                 self._count_non_finite(updates[-1], iteration)
-        if self.old is not None:
+        if self.old is not None and kind.follows:
             self.old.follow(min(algorithm.nft_old_rate * iteration, algorithm.nft_old_limit))
         advantages = scoring.all_advantages()
         end = time.monotonic()
@@ -154,6 +160,13 @@ class Trainer:
     def old_policy(self) -> AbstractContextManager[None]:
         """Within this context the weights are those that sample."""
         return nullcontext() if self.old is None else self.old.applied()
+
+    def _sample_ahead(self, iteration: int) -> None:
+        """Sample an iteration by the weights as they now are, which are kept for a run that is resumed."""
+        assert self.old is not None, "a run that is one step off-policy has an old policy"
+        self.old.follow(0.0)
+        if iteration < self.config.num_iterations:
+            self._ahead = self._sample(iteration)
 
     def _sample(self, iteration: int) -> Sampled:
         """Sample all prompt batches, each sent for scoring while the next is sampled."""
@@ -322,6 +335,7 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "kl_joint_nats": self.kl_joint_nats,
                 "non_finite_in_a_row": self.non_finite_in_a_row,
+                "outages": self.rewards.outages(),
             },
             folder / "trainer.pt",
         )
@@ -340,6 +354,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.kl_joint_nats = state["kl_joint_nats"]
         self.non_finite_in_a_row = state["non_finite_in_a_row"]
+        self.rewards.count_on(state["outages"])
 
 
 def mean_components(components: Sequence[dict[str, float]]) -> dict[str, float]:

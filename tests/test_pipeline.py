@@ -1,15 +1,17 @@
 """The main job in miniature: every program as a user runs it, with a real reward service."""
 
+import contextlib
 import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +77,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def endpoint(trained: Path) -> str:
-    """A plain reward service that stays up for the module."""
-    ready = trained / "endpoint"
+@contextlib.contextmanager
+def plain_service(folder: Path, flags: str = "") -> Iterator[str]:
+    """A plain reward service, that has its files in a folder."""
+    ready = folder / "endpoint"
     command = [sys.executable, "-m", "reward_service.plain", "--port", "0", "--ready-file", str(ready)]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen([*command, *shlex.split(flags)], cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not ready.exists():
         assert child.poll() is None and time.monotonic() < deadline, "the plain reward service did not start"
@@ -88,6 +90,13 @@ def endpoint(trained: Path) -> str:
     yield ready.read_text().strip()
     child.send_signal(signal.SIGTERM)
     child.wait(20)
+
+
+@pytest.fixture(scope="module")
+def endpoint(trained: Path) -> Iterator[str]:
+    """A plain reward service that stays up for the module."""
+    with plain_service(trained) as endpoint:
+        yield endpoint
 
 
 def copy_run(folder: Path, name: str) -> str:
@@ -177,6 +186,57 @@ def test_stage_3_goes_on_bit_for_bit_after_sigterm_sigkill_and_the_death_of_its_
     assert rows[-2]["reward_outages"] >= 1
     assert all(0 < row["monitor_held_out_reward"] <= 1 for row in rows[::2])
     assert (trained / "runs/parts/stage3/lora/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_rollouts_under_way_at_a_kill_are_sent_again_under_the_same_ids_and_none_is_lost(
+    trained: Path, tmp_path: Path
+) -> None:
+    """One step off-policy, with a service that remembers nothing: what it was sent is written down."""
+    record = tmp_path / "record"
+    flags = f"{STAGE3} --rollout.one-step-off-policy --num-iterations 4"
+
+    def sent() -> dict[str, list[str]]:
+        lines = [line.split() for line in record.read_text().splitlines()] if record.exists() else []
+        found: dict[str, list[str]] = {}
+        for sample_id, content in lines:
+            if sample_id.startswith("iteration-"):
+                found.setdefault(sample_id, []).append(content)
+        return found
+
+    reward = shlex.quote(f"tests.recording_reward:Recording(file={str(record)!r})")
+    with plain_service(tmp_path, f"--no-scene-chamfer --cache-size 0 --rewards {reward}") as endpoint:
+        whole = f"{copy_run(trained, 'recorded')} --reward.endpoint {endpoint} {flags}"
+        program("policy.train", whole, trained)
+        expected = sent()
+        record.unlink()
+        parts = f"{copy_run(trained, 'killed')} --reward.endpoint {endpoint} {flags}"
+        killed = started("policy.train", parts, trained)
+        deadline = time.monotonic() + 180
+        while not any(sample_id.startswith("iteration-2/") for sample_id in sent()):
+            assert killed.poll() is None and time.monotonic() < deadline, "iteration 2 was not sent"
+            time.sleep(0.01)
+        killed.kill()
+        killed.communicate(timeout=60)
+        assert last_step(trained / "runs/killed/stage3/checkpoints") <= 2
+        said = program("policy.train", parts, trained).stdout
+    assert "resuming after iteration" in said
+    ids = {f"iteration-{i}/prompt-{p}/sibling-{s}" for i in range(4) for p in range(2) for s in range(2)}
+    assert expected.keys() == ids and all(len(contents) == 1 for contents in expected.values())
+    found = sent()
+    assert found.keys() == ids, "none is lost"
+    assert {name: set(contents) for name, contents in found.items()} == {
+        name: set(contents) for name, contents in expected.items()
+    }, "an id stands for one video, however often it is sent"
+    assert any(len(contents) > 1 for contents in found.values()), "nothing was under way at the kill"
+    for run in ("recorded", "killed"):
+        rows = read_metrics(trained / f"runs/{run}/stage3/metrics.jsonl")
+        assert [row["step"] for row in rows] == list(range(5))
+        assert all(row["failed_fraction"] == 0 for row in rows[:-1])
+    checkpoint = "stage3/checkpoints/step-000004/trainer.pt"
+    one, other = (torch.load(trained / "runs" / run / checkpoint) for run in ("recorded", "killed"))
+    for name in ("parameters", "average", "old"):
+        assert all(torch.equal(a, b) for a, b in zip(one[name], other[name], strict=True)), name
+    assert any(matrix.any() for matrix in one["parameters"][1::2]), "nothing was learnt"
 
 
 def test_an_alarm_stops_all_processes_of_a_run_with_a_report_and_they_had_learnt_what_one_does(

@@ -12,7 +12,7 @@ from phys4d.runtime.errors import UserError
 from policy.best_of_n import FOLDER, _equal_compute, _made_for, chosen_latents, pick
 from policy.config import RewardConfig, TrainConfig
 from policy.inference_config import BestOfNConfig, EvaluateConfig
-from policy.stages import is_finished
+from policy.stages import is_finished, tell_unfinished
 
 NAN = float("nan")
 
@@ -47,13 +47,17 @@ def test_a_stage_3_that_goes_on_is_not_taken_for_finished(
     (stage / "lora").mkdir(parents=True)
     (stage / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"of 25")
     assert is_finished(tmp_path, "stage3"), "an adapter without checkpoints is one"
+    said = []
     for asked, done, finished in ((25, 25, True), (50, 30, False), (50, 50, True)):
         (stage / "config.toml").write_text(to_toml(TrainConfig(num_iterations=asked)))
         with new_checkpoint(stage / "checkpoints", done):
             pass
         assert is_finished(tmp_path, "stage3") == finished
+        assert capsys.readouterr().out == "", "who asks is not talked to"
+        tell_unfinished(tmp_path)
+        said.append(capsys.readouterr().out)
     told = "has 30 of 50 iterations, so it is left out; finish it with `make rl-train`"
-    assert told in capsys.readouterr().out
+    assert [told in text for text in said] == [False, True, False]
 
 
 @pytest.mark.parametrize(

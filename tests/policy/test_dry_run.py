@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,23 @@ def test_rewards_that_are_compared_beyond_a_group_are_all_waited_for() -> None:
     assert reward_wait_s(whole, **times) == 9
     # The first of two updates is of batches 0 and 2, the second of 1 and 3.
     assert reward_wait_s(TrainConfig(), **times) == 5 + 1
+
+
+def test_one_step_off_policy_rewards_have_an_update_and_a_sampling_to_come_in() -> None:
+    config = TrainConfig(
+        algorithm=AlgorithmConfig(name="ddpo", updates_per_iteration=1),
+        rollout=RolloutConfig(one_step_off_policy=True),
+    )
+    on_policy = replace(config, rollout=RolloutConfig())
+    # An iteration is 4 s of sampling and 4 s of training: 8 s of scoring just fit.
+    for scoring_s, before, after in ((0.5, 0.5, 0), (2.0, 5.0, 0), (3.0, 9.0, 4.0)):
+        times = {"sampling_s": 1.0, "scoring_s": scoring_s, "training_s": 1.0}
+        assert reward_wait_s(on_policy, **times) == before
+        assert reward_wait_s(config, **times) == after
+    memory, older = (counted(rollout=c.rollout, algorithm=c.algorithm) for c in (on_policy, config))
+    memory, older = memory["memory_gib"], older["memory_gib"]
+    assert older["latents of two iterations"] == 2 * memory["latents of an iteration"]
+    assert older["optimiser and averages"] == 4 / 3 * memory["optimiser and averages"]
 
 
 def test_the_wait_of_a_dry_run_is_that_of_its_own_times() -> None:
