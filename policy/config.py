@@ -169,7 +169,8 @@ class RewardConfig:
     """What reads depth and motion: the heads on the reference's features, or estimators on decoded RGB."""
     sources: dict[str, float] = field(default_factory=dict)
     """Rewards and their weights, if it is not one of one service: `NAME` on `endpoint`, `NAME@HOST:PORT` on
-    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos."""
+    another service, or `package.module:function`, a reward function as TRL takes them, on decoded videos. An
+    empty NAME stands for `name`."""
     aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
     """Several rewards: advantages of their weighted sum, or the sum of their advantages."""
     send_rgb: bool = False
@@ -200,8 +201,11 @@ class RewardConfig:
                         f"{name} names {endpoint}, which no source is on; name NAME@{endpoint} in "
                         "reward.sources or remove it"
                     )
-        if self.sources and self.name:
-            raise ValueError(f"give either name or sources, got {self.name!r} and {self.sources}")
+        if self.sources and self.name and ("" not in self.sources or self.name in self.sources):
+            raise ValueError(
+                f"give either name or sources, got {self.name!r} and {self.sources}; the name stands where "
+                "sources have an empty one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ def parse_sources(config: RewardConfig) -> list[Source]:
         if not (math.isfinite(weight) and weight != 0.0):
             raise ValueError(f"the weight of reward {text!r} must be finite and not 0, got {weight}")
         if re.fullmatch(r"[\w.-]*", text):
-            sources.append(Source(text, weight))
+            sources.append(Source(text or config.name, weight))
         elif match := re.fullmatch(r"([\w.-]*)@([^@\s]+:\d+)", text):
             sources.append(Source(match[1], weight, endpoint=match[2]))
         elif match := re.fullmatch(r"[\w.]+:(\w+)", text):

@@ -93,6 +93,12 @@ def train(config: TrainConfig) -> Path:
         rewards = stack.enter_context(Rewards(config.reward, endpoint))
         trainer = Trainer(config=config, rewards=rewards, ranks=ranks, **parts)
         versions = rewards.versions()
+        if run is not None:
+            told = ", ".join(f"{w:g} x {v}" for w, v in zip(rewards.weights, versions.values(), strict=True))
+            print(
+                f"trained on {told}" + (f" ({config.reward.aggregation})" if len(versions) > 1 else ""),
+                flush=True,
+            )
         origin = _origin(config) | versions
         if checkpoint is not None:
             check_rewards(checkpoint, versions)
@@ -140,8 +146,9 @@ def train(config: TrainConfig) -> Path:
             stopped = int(ranks.largest(asked()))
             if run is not None:
                 run.log(iteration, **scalars)
-                if "reward_mean" in scalars:
-                    bar.set_postfix_str(f"reward {scalars['reward_mean']:.3f}", refresh=False)
+                shown = scalars.get(f"reward_{rewards.labels[0]}", scalars.get("reward_mean"))
+                if shown is not None:
+                    bar.set_postfix_str(f"reward {shown:.3f}", refresh=False)
                 if done % config.checkpoint_every == 0 or done == config.num_iterations or stopped:
                     with new_checkpoint(stage / "checkpoints", done, keep=config.keep_checkpoints) as folder:
                         trainer.save(folder)

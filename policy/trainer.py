@@ -253,7 +253,7 @@ class Trainer:
         return latents, conditioning, prompts
 
     def evaluate(self, videos: tuple[Tensor, Any, Sequence[Prompt]] | None = None) -> dict[str, float]:
-        """Mean reward on held-out prompts."""
+        """Mean reward on held-out prompts; of several, each one's mean too."""
         latents, conditioning, prompts = videos or self.held_out_videos()
         ids = [f"eval/{prompt.key}" for prompt in prompts]
         outcomes = self.rewards.score(
@@ -272,8 +272,10 @@ class Trainer:
             print(f"{num_failed} of {len(table)} held-out videos have no score ({why})", flush=True)
         if not len(whole):
             return {"val_failed_fraction": 1.0}
+        means = whole.mean(0).tolist() if whole.shape[1] > 1 else []
         return {
             "val_reward": float((whole @ torch.tensor(self.rewards.weights, dtype=torch.float64)).mean()),
+            **dict(zip((f"val_reward_{label}" for label in self.rewards.labels), means, strict=False)),
             "val_failed_fraction": 1 - len(whole) / len(table),
             **{f"val_component_{k}": v for k, v in mean_components(components).items()},
         }

@@ -35,8 +35,15 @@ def section(run: Run) -> str:
 
 
 def _reward(stage: Stage) -> list[str]:
-    """Reward and its components, in training and on held-out scenes."""
-    charts = []
+    """Reward, each one of several, and components of the first, in training and on held-out scenes."""
+    charts, sources = [], _sources(stage)
+    for key in sources:
+        curves = [
+            Series(name="training", points=stage.points(key)),
+            Series(name="held-out, no noise", points=stage.points(f"val_{key}")),
+        ]
+        title = f"Reward: {phrase(key.removeprefix('reward_'))}"
+        charts.append(line_chart(title, curves, x_label=_step_name(stage)))
     names = [key for key in stage.scalars() if key == "reward_mean" or key.startswith(COMPONENT)]
     for key in names:
         part = "" if key == "reward_mean" else key.removeprefix(COMPONENT)
@@ -47,10 +54,17 @@ def _reward(stage: Stage) -> list[str]:
         held_out = stage.points(f"val_component_{part}" if part else "val_reward")
         if held_out:
             curves.append(Series(name="held-out, no noise", points=held_out))
-        title = f"Component: {phrase(part)}" if part else "Reward"
+        whole = "Weighted sum of rewards" if sources else "Reward"
+        title = f"Component: {phrase(part)}" if part else whole
         title += " (band: spread in a group)" if band else ""
         charts.append(line_chart(title, curves, unit=unit_of(part), x_label=_step_name(stage)))
     return charts
+
+
+def _sources(stage: Stage) -> list[str]:
+    """Keys of the rewards that were measured one by one."""
+    keys = stage.scalars()
+    return [key for key in keys if key.startswith("reward_") and f"val_{key}" in keys]
 
 
 def _losses(stage: Stage) -> list[str]:
@@ -89,6 +103,7 @@ def _loss_groups(stage: Stage) -> dict[str, list[str]]:
 
 def _others(stage: Stage) -> list[str]:
     shown = {key for keys in _loss_groups(stage).values() for key in keys}
+    shown |= set(_sources(stage))
     charts = []
     for key in stage.scalars():
         is_shown = key in shown or key in REWARD or key.startswith((COMPONENT, "val_"))
@@ -97,6 +112,7 @@ def _others(stage: Stage) -> list[str]:
             curve = Series(name=phrase(key), points=points)
             charts.append(line_chart(phrase(key), [curve], unit=unit_of(key), x_label=_step_name(stage)))
     drawn = (*REWARD, *(f"val_component_{key.removeprefix(COMPONENT)}" for key in stage.scalars()))
+    drawn += tuple(f"val_{key}" for key in _sources(stage))
     validation = [key for key in stage.scalars() if key.startswith("val_") and len(stage.points(key)) > 3]
     for key in validation:
         if key in drawn:

@@ -8,6 +8,7 @@ configuration imports no torch, so that `--help` answers at once.
 """
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import io
@@ -214,16 +215,54 @@ def _flags(config: Any, start: str = "--") -> list[str]:
     return flags
 
 
+def _tables(config: Any, start: str = "") -> dict[str, Mapping[str, Any]]:
+    """Fields that hold names and values, not empty, by their place: `reward.sources`."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= _tables(value, f"{start}{field.name}.")
+        elif isinstance(value, Mapping) and value:
+            found[start + field.name] = value
+    return found
+
+
+def _with_tables(config: C, tables: Mapping[str, Mapping[str, Any]], *, checked: bool) -> C:
+    """The configuration with other tables; `checked` as a whole or not at all."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, config)):
+        inner = {
+            k.removeprefix(f"{field.name}."): v for k, v in tables.items() if k.startswith(f"{field.name}.")
+        }
+        if field.name in tables:
+            values[field.name] = tables[field.name]
+        elif inner:
+            values[field.name] = _with_tables(getattr(config, field.name), inner, checked=checked)
+    if checked:
+        return dataclasses.replace(typing.cast(Any, config), **values)
+    changed = copy.copy(config)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed
+
+
 def _apply_flags(config: C, args: list[str], description: str | None) -> C:
     program = Path(sys.argv[0]).name
     if sys.modules["__main__"].__spec__ is not None:
         program = f"python -m {sys.modules['__main__'].__spec__.name}"
     complaint = io.StringIO()
+    # tyro would take the names in a table for flags, so that no other could be given: a flag replaces all.
+    tables = _tables(config)
+    flags = {word.partition("=")[0].replace("-", "_").removeprefix("__") for word in args}
+    kept = {name: table for name, table in tables.items() if name not in flags}
+    if description is not None and tables:
+        told = ", ".join(f"--{name.replace('_', '-')} {dict(table)}" for name, table in tables.items())
+        description += f" What they have besides, which such a flag replaces: {told}."
     try:
         with contextlib.redirect_stderr(complaint):
             result, unknown = tyro.cli(
                 type(config),
-                default=config,
+                default=_with_tables(config, {name: {} for name in tables}, checked=False),
                 args=args,
                 prog=program,
                 description=description,
@@ -237,7 +276,10 @@ def _apply_flags(config: C, args: list[str], description: str | None) -> C:
         flag, is_flag = unknown[0].partition("=")[0], unknown[0].startswith("--")
         hint = suggestion(flag.replace("_", "-"), _flags(config)) if is_flag else "; --help lists the options"
         raise UserError(f"unknown option {flag!r}{hint}")
-    return result
+    try:
+        return _with_tables(result, kept, checked=True)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _without_box(text: str) -> str:

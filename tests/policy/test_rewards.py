@@ -102,6 +102,10 @@ def test_sources_are_rewards_of_the_run_of_other_services_and_functions() -> Non
     ):
         with pytest.raises(ValueError, match=message):
             parse_sources(RewardConfig(sources=sources))
+    named = RewardConfig(name="smooth", sources={"": 1.0, "mine:brightness": 0.25})
+    assert [(x.name, x.weight) for x in parse_sources(named)] == [("smooth", 1.0), ("brightness", 0.25)]
+    with pytest.raises(ValueError, match="the name stands where sources have an empty one"):
+        RewardConfig(name="smooth", sources={"": 1.0, "smooth": 1.0})
     with pytest.raises(ValueError, match="give either name or sources"):
         RewardConfig(name="a", sources={"b": 1.0})
 

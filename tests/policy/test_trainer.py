@@ -372,6 +372,15 @@ def test_the_held_out_reward_is_read_otherwise_and_without_what_takes_pixels_alo
         Monitors(CONFIG.monitor, tmp_path).check(0, record)
 
 
+def test_held_out_videos_tell_the_mean_of_each_reward() -> None:
+    trainer = make_trainer(CONFIG, "brightness", "dimness")
+    seen = trainer.evaluate()
+    first, second = seen["val_reward_brightness"], seen["val_reward_dimness"]
+    assert first + second == pytest.approx(1000.0) and 0 < first < 1
+    assert seen["val_reward"] == pytest.approx(first + second)
+    assert "val_reward_brightness" not in make_trainer().evaluate()
+
+
 def test_the_kl_of_one_step_tells_that_of_the_window() -> None:
     """The first step of a window is the noisiest, so its KL is the least."""
     measured = {}

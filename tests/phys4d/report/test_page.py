@@ -193,6 +193,23 @@ def test_a_gain_that_only_the_heads_see_raises_a_flag(
     assert tuple(re.findall(r'class="state (\w+)"', readings)) == words
 
 
+def test_each_of_several_rewards_has_a_chart_beside_their_sum(run_folder: Path) -> None:
+    """What is logged for each of them is drawn once, with its held-out values; counts are no rewards."""
+    names = ("reward_first", "reward_little_change")
+    rows = [
+        {"step": s, "reward_mean": -0.2, "reward_group_std": 0.1, "val_reward": -0.2, "reward_outages": 0.0}
+        | dict.fromkeys((*names, *(f"val_{name}" for name in names)), 0.01 * s)
+        for s in range(6)
+    ]
+    text = "".join(json.dumps(values) + "\n" for values in rows)
+    (run_folder / "stage3" / "metrics.jsonl").write_text(text)
+    source, _ = report(run_folder)
+    for title in ("Reward: First", "Reward: Little change", "Weighted sum of rewards (band"):
+        assert source.count(f">{title}") == 1, title
+    assert ">Val reward first" not in source and ">Reward first<" not in source
+    assert ">Reward outages" in source
+
+
 def test_a_component_that_drifts_while_the_reward_rises_raises_a_flag(run_folder: Path) -> None:
     """Points lost rise from 0.01 to 0.3, the depth scale falls from 1 to 0.6, the gain stays."""
     rows = [

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +55,42 @@ def test_flags_win_over_the_preset_and_the_preset_over_defaults(tmp_path: Path) 
     preset = write(tmp_path, 'note = "a"\nlearning_rate = 1\n[rollout]\ngroup_size = 4\n')
     built = config.load(Train, preset, ["--note", "b", "--rollout.num-steps", "3"])
     assert built == Train(note="b", learning_rate=1.0, rollout=Rollout(num_steps=3, group_size=4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Names and values."""
+
+    of: dict[str, float] = field(default_factory=dict)
+    single: str = ""
+
+    def __post_init__(self) -> None:
+        if self.single and self.of:
+            raise ValueError(f"give either single or of, got {self.single!r} and {self.of}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """With a table in a table."""
+
+    weights: Weights = Weights()
+    seed: int = 0
+
+
+def test_a_flag_replaces_the_names_and_values_of_a_preset_and_others_leave_them(tmp_path: Path) -> None:
+    preset = write(tmp_path, '[weights.of]\n"" = 1\n"a.b:c" = 0.25\n')
+    given = {"": 1.0, "a.b:c": 0.25}
+    assert config.load(Job, preset, []).weights.of == given
+    assert config.load(Job, preset, ["--seed", "3"]) == Job(weights=Weights(of=given), seed=3)
+    for flags, expected in (
+        (["--weights.of", "d", "2"], {"d": 2.0}),
+        (["--weights.of", "", "1", "e", "3"], {"": 1.0, "e": 3.0}),
+        (["--weights.of"], {}),
+    ):
+        assert config.load(Job, preset, flags).weights.of == expected
+    assert config.load(Job, preset, ["--weights.of", "--weights.single", "x"]).weights.single == "x"
+    with pytest.raises(UserError, match=r"give either single or of, got 'x' and \{'': 1.0"):
+        config.load(Job, preset, ["--weights.single", "x"])
 
 
 def test_a_sparse_table_keeps_the_other_fields_of_the_nested_default(tmp_path: Path) -> None:
@@ -151,7 +187,7 @@ def test_toml_reads_back_to_an_equal_configuration(
 
 PROGRAM = """
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from phys4d.runtime.config import load
 from phys4d.runtime.errors import run_main
 
