@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from policy.trainer import Trainer
 
 
-def start_service(folder: Path, scoring_s: float) -> str:
+def start_service(folder: Path, scoring_s: float = 0.0) -> str:
     """A plain reward service that ends with this process; its endpoint."""
     ready = folder / "ready"
     command = [sys.executable, "-m", "reward_service.plain", "--port", "0", "--ready-file", str(ready)]

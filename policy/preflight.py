@@ -179,10 +179,11 @@ def _memory(trainer: Trainer, rollouts: Rollouts, activation_bytes: int) -> Chec
     videos = config.prompts_per_batch * config.group_size // ranks
     latent = rollouts.latents_BCThw[0].nbytes
     kept = (2 * config.window_size + 1) * latent * config.num_prompts * config.group_size // ranks
+    kept *= 2 if config.one_step_off_policy else 1
     module: Any = trainer.model
     weights = sum(p.nbytes for p in module.parameters())
-    # Gradient, two moments and the average, beside the weights that are counted above.
-    states = 4 * sum(p.nbytes for p in trainer.parameters)
+    # Gradient, two moments and the average, beside the weights that are counted above; an old policy too.
+    states = (4 if trainer.old is None else 5) * sum(p.nbytes for p in trainer.parameters)
     needed = states + videos * activation_bytes + kept
     device = trainer.ranks.device
     if device.type == "cuda":

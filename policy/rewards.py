@@ -29,6 +29,9 @@ GONE = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "NO_OUTCOME"}
 PATIENCE_S = 2.0
 """A service that does not answer for so long is gone."""
 
+NO_LABELS = {"mean", "group_std", "outages"}
+"""What `reward_...` means otherwise in a run's metrics."""
+
 RESENDS = 3
 """Times that rollouts are sent again to a service that answers and still fails them."""
 
@@ -55,7 +58,7 @@ def parse_sources(config: RewardConfig) -> list[Source]:
     """The sources that a configuration names.
 
     Raises:
-        ValueError: a name that fits none of the forms, or a weight that is 0 or not finite.
+        ValueError: a name that fits none of the forms, a weight that is 0 or not finite, or two of one label.
     """
     if not config.sources:
         return [Source(config.name, 1.0)]
@@ -73,7 +76,19 @@ def parse_sources(config: RewardConfig) -> list[Source]:
             raise ValueError(
                 f"a reward is NAME, NAME@HOST:PORT or package.module:function, got {text!r} in reward.sources"
             )
+    labels = labels_of(sources)
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two of reward.sources would both be logged as {label!r}; leave one out")
+        if label in NO_LABELS:
+            raise ValueError(f"a reward cannot be called {label!r}, as something else is logged; rename it")
     return sources
+
+
+def labels_of(sources: Sequence[Source]) -> list[str]:
+    """One for each source: its name, and where it is if two have the same name."""
+    names = [source.name or "first" for source in sources]
+    return [s.place if names.count(name) > 1 else name for s, name in zip(sources, names, strict=True)]
 
 
 def needs_rgb(config: RewardConfig) -> bool:
@@ -229,12 +244,8 @@ class Rewards:
 
     @property
     def labels(self) -> list[str]:
-        """One for each source, all different: its name, and where it is if two have the same name."""
-        names = [source.name or "first" for source in self.sources]
-        return [
-            source.place if names.count(name) > 1 else name
-            for source, name in zip(self.sources, names, strict=True)
-        ]
+        """One for each source, all different; see `labels_of`."""
+        return labels_of(self.sources)
 
     @property
     def weights(self) -> list[float]:

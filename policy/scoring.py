@@ -12,11 +12,11 @@ from torch import Tensor
 
 from phys4d.runtime.errors import UserError
 from phys4d.types import Failure, Outcome
-from policy.advantages import Advantages, compute_advantages
+from policy.advantages import Advantages, Aggregation, compute_advantages
 from policy.algorithms import ALGORITHMS
 from policy.config import TrainConfig
 from policy.ranks import Ranks
-from policy.rewards import Pending, Rewards, failure_reasons, values
+from policy.rewards import Pending, Rewards, failure_reasons, parse_sources, values
 from policy.rollout import Rollouts
 
 _COUNTS = ("num_invalid", "num_groups", "num_small_groups", "num_flat_groups", "num_clipped")
@@ -32,13 +32,19 @@ class Sampled:
     """Group of each video of a batch, over all ranks."""
 
 
+def aggregation_of(config: TrainConfig) -> Aggregation:
+    """How rewards are combined; one alone is its sum."""
+    several = len(parse_sources(config.reward)) > 1
+    return config.reward.aggregation if several else "sum_then_normalize"
+
+
 def needs_all(config: TrainConfig) -> bool:
     """Whether rewards are compared beyond a group, so that the first update waits for all of an iteration."""
-    algorithm, reward = config.algorithm, config.reward
+    algorithm = config.algorithm
     return (
         ALGORITHMS[algorithm.name].compares == "batch"
         or algorithm.std_scope != "group"
-        or reward.aggregation == "normalize_then_sum"
+        or aggregation_of(config) == "normalize_then_sum"
     )
 
 
@@ -110,7 +116,7 @@ class Scoring:
             rewards,
             groups,
             weights=self._rewards.weights,
-            aggregation=self._config.reward.aggregation,
+            aggregation=aggregation_of(self._config),
             scale=algorithm.std_scope,
             min_spread=algorithm.min_reward_spread,
             clip=algorithm.advantage_clip,

@@ -118,8 +118,9 @@ def train(config: TrainConfig) -> Path:
             seen = trainer.watch(videos) if config.monitor.enabled else {}
             if ranks.is_first and config.monitor.enabled:
                 scalars |= {f"monitor_{name}": value for name, value in seen.items()}
-                judged = ("val_reward", "val_failed_fraction")
-                now = seen | {name: scalars[name] for name in judged if name in scalars}
+                now = seen | {"val_failed_fraction": scalars["val_failed_fraction"]}
+                if (reward := trainer.trained_reward(scalars)) is not None:
+                    now["val_reward"] = reward
                 if trainer.kl_joint_nats is not None:
                     now["kl_joint_nats"] = trainer.kl_joint_nats
                 try:

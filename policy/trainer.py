@@ -272,13 +272,25 @@ class Trainer:
             print(f"{num_failed} of {len(table)} held-out videos have no score ({why})", flush=True)
         if not len(whole):
             return {"val_failed_fraction": 1.0}
-        means = whole.mean(0).tolist() if whole.shape[1] > 1 else []
+        means = whole.mean(0).tolist()
+        each = dict(zip((f"val_reward_{label}" for label in self.rewards.labels), means, strict=True))
         return {
             "val_reward": float((whole @ torch.tensor(self.rewards.weights, dtype=torch.float64)).mean()),
-            **dict(zip((f"val_reward_{label}" for label in self.rewards.labels), means, strict=False)),
+            **(each if len(means) > 1 else {}),
             "val_failed_fraction": 1 - len(whole) / len(table),
             **{f"val_component_{k}": v for k, v in mean_components(components).items()},
         }
+
+    def trained_reward(self, scalars: dict[str, float]) -> float | None:
+        """Of what `evaluate` found, the weighted sum that the held-out reward is beside: without what takes
+        pixels alone, unless all do."""
+        if len(self.rewards.sources) == 1 or not self.has_held_out_reward:
+            return scalars.get("val_reward")
+        names = [f"val_reward_{label}" for label in self.rewards.labels]
+        if not set(names) <= scalars.keys():
+            return None
+        rows = zip(self.rewards.weights, self.rewards.takes_geometry, names, strict=True)
+        return sum(weight * scalars[name] for weight, takes_geometry, name in rows if takes_geometry)
 
     def watch(self, videos: tuple[Tensor, Any, Sequence[Prompt]]) -> dict[str, float]:
         """What monitors look at: means over the first held-out videos, whichever ranks have them."""

@@ -17,7 +17,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -227,22 +227,15 @@ def _tables(config: Any, start: str = "") -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _with_tables(config: C, tables: Mapping[str, Mapping[str, Any]], *, checked: bool) -> C:
-    """The configuration with other tables; `checked` as a whole or not at all."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(typing.cast(Any, config)):
-        inner = {
-            k.removeprefix(f"{field.name}."): v for k, v in tables.items() if k.startswith(f"{field.name}.")
-        }
-        if field.name in tables:
-            values[field.name] = tables[field.name]
-        elif inner:
-            values[field.name] = _with_tables(getattr(config, field.name), inner, checked=checked)
-    if checked:
-        return dataclasses.replace(typing.cast(Any, config), **values)
+def _without_tables(config: C, names: Collection[str], start: str = "") -> C:
+    """The configuration with some tables empty, unchecked: other values may belong to theirs."""
     changed = copy.copy(config)
-    for name, value in values.items():
-        object.__setattr__(changed, name, value)
+    for field in dataclasses.fields(typing.cast(Any, config)):
+        value, name = getattr(config, field.name), start + field.name
+        if dataclasses.is_dataclass(value):
+            object.__setattr__(changed, field.name, _without_tables(value, names, f"{name}."))
+        elif name in names:
+            object.__setattr__(changed, field.name, {})
     return changed
 
 
@@ -251,10 +244,10 @@ def _apply_flags(config: C, args: list[str], description: str | None) -> C:
     if sys.modules["__main__"].__spec__ is not None:
         program = f"python -m {sys.modules['__main__'].__spec__.name}"
     complaint = io.StringIO()
-    # tyro would take the names in a table for flags, so that no other could be given: a flag replaces all.
+    # tyro takes the names in a table for flags, so that no others could be given: a flag replaces the table.
     tables = _tables(config)
-    flags = {word.partition("=")[0].replace("-", "_").removeprefix("__") for word in args}
-    kept = {name: table for name, table in tables.items() if name not in flags}
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in args if word.startswith("--")}
+    is_help = not {"-h", "--help"}.isdisjoint(args)
     if description is not None and tables:
         told = ", ".join(f"--{name.replace('_', '-')} {dict(table)}" for name, table in tables.items())
         description += f" What they have besides, which such a flag replaces: {told}."
@@ -262,7 +255,7 @@ def _apply_flags(config: C, args: list[str], description: str | None) -> C:
         with contextlib.redirect_stderr(complaint):
             result, unknown = tyro.cli(
                 type(config),
-                default=_with_tables(config, {name: {} for name in tables}, checked=False),
+                default=_without_tables(config, [name for name in tables if is_help or name in flags]),
                 args=args,
                 prog=program,
                 description=description,
@@ -276,10 +269,7 @@ def _apply_flags(config: C, args: list[str], description: str | None) -> C:
         flag, is_flag = unknown[0].partition("=")[0], unknown[0].startswith("--")
         hint = suggestion(flag.replace("_", "-"), _flags(config)) if is_flag else "; --help lists the options"
         raise UserError(f"unknown option {flag!r}{hint}")
-    try:
-        return _with_tables(result, kept, checked=True)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    return result
 
 
 def _without_box(text: str) -> str:

@@ -26,6 +26,7 @@ from policy.config import (
 )
 from policy.dry_run import dry_run, reward_wait_s, rollout_bytes, scoring_of, text
 from policy.rewards import Rewards
+from policy.scoring import needs_all
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
@@ -315,6 +316,11 @@ def test_rewards_that_are_compared_beyond_a_group_are_all_waited_for() -> None:
     times = {"sampling_s": 1.0, "scoring_s": 3.0, "training_s": 1.0}
     assert reward_wait_s(groups, **times) == 2 + 2 + 2
     assert reward_wait_s(whole, **times) == 9
+    one, two = (
+        RewardConfig(sources=s, aggregation="normalize_then_sum") for s in ({"a": 1.0}, {"a": 1.0, "b": 1.0})
+    )
+    assert not needs_all(TrainConfig(reward=one)), "one reward is its own sum"
+    assert needs_all(TrainConfig(reward=two))
     # The first of two updates is of batches 0 and 2, the second of 1 and 3.
     assert reward_wait_s(TrainConfig(), **times) == 5 + 1
 

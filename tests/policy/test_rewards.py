@@ -104,6 +104,12 @@ def test_sources_are_rewards_of_the_run_of_other_services_and_functions() -> Non
             parse_sources(RewardConfig(sources=sources))
     named = RewardConfig(name="smooth", sources={"": 1.0, "mine:brightness": 0.25})
     assert [(x.name, x.weight) for x in parse_sources(named)] == [("smooth", 1.0), ("brightness", 0.25)]
+    for sources, why in (
+        ({"": 1.0, "first": 1.0}, "both be logged as"),
+        ({"mine:mean": 1.0}, "called 'mean'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            parse_sources(RewardConfig(sources=sources))
     with pytest.raises(ValueError, match="the name stands where sources have an empty one"):
         RewardConfig(name="smooth", sources={"": 1.0, "smooth": 1.0})
     with pytest.raises(ValueError, match="give either name or sources"):
@@ -196,8 +202,7 @@ def scoring(config: TrainConfig, rewards: torch.Tensor, order: list[int]) -> Sco
         for k, future in enumerate(pending[b].futures):
             column = rewards[4 * b : 4 * b + 4, k].tolist()
             future.set_result([Outcome(sample_id=str(v), result=Score(value=v)) for v in column])
-    sources = {f"{__name__}:brightness": 1.0, f"{__name__}:darkness": 0.5}
-    return Scoring(sampled, config, Rewards(RewardConfig(sources=sources), ""), Ranks.alone())
+    return Scoring(sampled, config, Rewards(config.reward, ""), Ranks.alone())
 
 
 @pytest.mark.parametrize("name", ["grpo", "ddpo"])
@@ -205,7 +210,10 @@ def scoring(config: TrainConfig, rewards: torch.Tensor, order: list[int]) -> Sco
 def test_the_order_in_which_batches_come_back_does_not_matter(name: str, aggregation: str) -> None:
     config = TrainConfig(
         algorithm=AlgorithmConfig(name=name),  # pyright: ignore[reportArgumentType]
-        reward=RewardConfig(aggregation=aggregation),  # pyright: ignore[reportArgumentType]
+        reward=RewardConfig(
+            sources={f"{__name__}:brightness": 1.0, f"{__name__}:darkness": 0.5},
+            aggregation=aggregation,  # pyright: ignore[reportArgumentType]
+        ),
     )
     rewards = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)).double()
     results = []

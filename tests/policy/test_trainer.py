@@ -378,7 +378,19 @@ def test_held_out_videos_tell_the_mean_of_each_reward() -> None:
     first, second = seen["val_reward_brightness"], seen["val_reward_dimness"]
     assert first + second == pytest.approx(1000.0) and 0 < first < 1
     assert seen["val_reward"] == pytest.approx(first + second)
-    assert "val_reward_brightness" not in make_trainer().evaluate()
+    alone = make_trainer()
+    assert "val_reward_brightness" not in alone.evaluate()
+    assert (
+        alone.trained_reward({"val_reward": 0.5}) == trainer.trained_reward({"val_reward": 0.5}) is not None
+    )
+
+
+def test_the_held_out_reward_is_beside_what_takes_depth_and_motion() -> None:
+    """A price on pixels that grows must not hide that the trained reward rises."""
+    trainer = make_trainer(CONFIG, "nearness", "dimness")
+    seen = {"val_reward": -1.0, "val_reward_nearness": 0.5, "val_reward_dimness": -1.5}
+    assert trainer.trained_reward(seen) == 0.5
+    assert trainer.trained_reward({"val_failed_fraction": 1.0}) is None
 
 
 def test_the_kl_of_one_step_tells_that_of_the_window() -> None:

@@ -62,11 +62,15 @@ class Weights:
     """Names and values."""
 
     of: dict[str, float] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     single: str = ""
 
     def __post_init__(self) -> None:
         if self.single and self.of:
             raise ValueError(f"give either single or of, got {self.single!r} and {self.of}")
+        for name in self.files:
+            if name not in self.of:
+                raise ValueError(f"files names {name}, which is not in of")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,7 @@ class Job:
 
     weights: Weights = Weights()
     seed: int = 0
+    note: str = ""
 
 
 def test_a_flag_replaces_the_names_and_values_of_a_preset_and_others_leave_them(tmp_path: Path) -> None:
@@ -89,6 +94,16 @@ def test_a_flag_replaces_the_names_and_values_of_a_preset_and_others_leave_them(
     ):
         assert config.load(Job, preset, flags).weights.of == expected
     assert config.load(Job, preset, ["--weights.of", "--weights.single", "x"]).weights.single == "x"
+    # What one table says is checked with what the other has, and a value is no flag.
+    assert config.load(Job, preset, ["--weights.files", "a.b:c", "f"]).weights.files == {"a.b:c": Path("f")}
+    both = write(tmp_path, '[weights]\nof = {x = 1}\nfiles = {x = "f"}\n', "both.toml")
+    assert config.load(Job, both, ["--weights.of", "x", "2"]).weights == Weights(
+        of={"x": 2.0}, files={"x": Path("f")}
+    )
+    with pytest.raises(UserError, match="files names x, which is not in of"):
+        config.load(Job, both, ["--weights.of", "y", "2"])
+    assert config.load(Job, preset, ["--weights.of", "weights.of", "2"]).weights.of == {"weights.of": 2.0}
+    assert config.load(Job, preset, ["--note", "weights.of"]).weights.of == given
     with pytest.raises(UserError, match=r"give either single or of, got 'x' and \{'': 1.0"):
         config.load(Job, preset, ["--weights.single", "x"])
 

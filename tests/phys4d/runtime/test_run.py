@@ -108,6 +108,11 @@ def test_resuming_with_another_configuration_is_refused_unless_the_key_may_chang
     with pytest.raises(UserError, match="another configuration .steps: 4 -> 9"):
         RunFolder.open(tmp_path, longer, resume=True)
     RunFolder.open(tmp_path, longer, resume=True, may_change=["steps"]).close()
+    moved = f"{longer}[files]\n'host:1' = 'here'\n"
+    with pytest.raises(UserError, match="files.host:1: None -> 'here'"):
+        RunFolder.open(tmp_path, moved, resume=True, may_change=["steps"])
+    RunFolder.open(tmp_path, moved, resume=True, may_change=["steps", "files"]).close()
+    longer = moved
     with pytest.raises(UserError, match="rollout.group_size: 8 -> 2"):
         RunFolder.open(tmp_path, longer.replace("8", "2"), resume=True, may_change=["steps"])
 
