@@ -9,6 +9,7 @@ from phys4d.report.run import MAKE_TARGETS, STAGE_TEXTS, STAGES, Run, Stage
 
 COMPONENT = "reward_component_"
 REWARD = ("reward_mean", "reward_group_std", "val_reward")
+FIRST = "the first of the service"
 DIAGNOSTICS = "grad_norm"
 
 
@@ -42,7 +43,8 @@ def _reward(stage: Stage) -> list[str]:
             Series(name="training", points=stage.points(key)),
             Series(name="held-out, no noise", points=stage.points(f"val_{key}")),
         ]
-        title = f"Reward: {phrase(key.removeprefix('reward_'))}"
+        name = key.removeprefix("reward_")
+        title = f"Reward: {FIRST if name == 'first' else phrase(name)}"
         charts.append(line_chart(title, curves, x_label=_step_name(stage)))
     names = [key for key in stage.scalars() if key == "reward_mean" or key.startswith(COMPONENT)]
     for key in names:

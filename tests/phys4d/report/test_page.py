@@ -204,7 +204,8 @@ def test_each_of_several_rewards_has_a_chart_beside_their_sum(run_folder: Path) 
     text = "".join(json.dumps(values) + "\n" for values in rows)
     (run_folder / "stage3" / "metrics.jsonl").write_text(text)
     source, _ = report(run_folder)
-    for title in ("Reward: First", "Reward: Little change", "Weighted sum of rewards (band"):
+    titles = ("Reward: the first of the service", "Reward: Little change", "Weighted sum of rewards (band")
+    for title in titles:
         assert source.count(f">{title}") == 1, title
     assert ">Val reward first" not in source and ">Reward first<" not in source
     assert ">Reward outages" in source
