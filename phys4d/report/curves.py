@@ -37,7 +37,7 @@ def section(run: Run) -> str:
 
 def _reward(stage: Stage) -> list[str]:
     """Reward, each one of several, and components of the first, in training and on held-out scenes."""
-    charts, sources = [], _sources(stage)
+    charts, sources = [], stage.rewards()
     for key in sources:
         curves = [
             Series(name="training", points=stage.points(key)),
@@ -61,12 +61,6 @@ def _reward(stage: Stage) -> list[str]:
         title += " (band: spread in a group)" if band else ""
         charts.append(line_chart(title, curves, unit=unit_of(part), x_label=_step_name(stage)))
     return charts
-
-
-def _sources(stage: Stage) -> list[str]:
-    """Keys of the rewards that were measured one by one."""
-    keys = stage.scalars()
-    return [key for key in keys if key.startswith("reward_") and f"val_{key}" in keys]
 
 
 def _losses(stage: Stage) -> list[str]:
@@ -105,7 +99,7 @@ def _loss_groups(stage: Stage) -> dict[str, list[str]]:
 
 def _others(stage: Stage) -> list[str]:
     shown = {key for keys in _loss_groups(stage).values() for key in keys}
-    shown |= set(_sources(stage))
+    shown |= set(stage.rewards())
     charts = []
     for key in stage.scalars():
         is_shown = key in shown or key in REWARD or key.startswith((COMPONENT, "val_"))
@@ -114,7 +108,7 @@ def _others(stage: Stage) -> list[str]:
             curve = Series(name=phrase(key), points=points)
             charts.append(line_chart(phrase(key), [curve], unit=unit_of(key), x_label=_step_name(stage)))
     drawn = (*REWARD, *(f"val_component_{key.removeprefix(COMPONENT)}" for key in stage.scalars()))
-    drawn += tuple(f"val_{key}" for key in _sources(stage))
+    drawn += tuple(f"val_{key}" for key in stage.rewards())
     validation = [key for key in stage.scalars() if key.startswith("val_") and len(stage.points(key)) > 3]
     for key in validation:
         if key in drawn:

@@ -198,11 +198,10 @@ def _training(stage: Stage | None) -> str:
 
 def _held_out_gap(stage: Stage) -> str:
     """Whether the reward of held-out prompts moves with that of training."""
-    keys = stage.scalars()
     # Of several rewards the first: a price on looks is not what should rise.
-    several = [key for key in keys if key.startswith("reward_") and f"val_{key}" in keys]
-    key = several[0] if several else "reward_mean"
-    training, held_out = stage.points(key), stage.points(f"val_{key}" if several else "val_reward")
+    first = stage.rewards()[:1]
+    training = stage.points(first[0] if first else "reward_mean")
+    held_out = stage.points(f"val_{first[0]}" if first else "val_reward")
     if len(_finite(training)) < 2 or len(_finite(held_out)) < 2:
         return ""
     (before, after), (first, last) = ends(training), ends(held_out)

@@ -48,6 +48,11 @@ class Stage:
         seen = {key: None for row in self.rows for key in row}
         return [key for key in seen if key not in ("step", "elapsed_s")]
 
+    def rewards(self) -> list[str]:
+        """Names of the rewards that were measured one by one, in the order of the run's sources."""
+        keys = self.scalars()
+        return [key for key in keys if key.startswith("reward_") and f"val_{key}" in keys]
+
     def points(self, key: str) -> Points:
         """(step, value) of a scalar. Where a run was repeated, the last session's values stand."""
         points: Points = []

@@ -209,6 +209,9 @@ def test_each_of_several_rewards_has_a_chart_beside_their_sum(run_folder: Path) 
         assert source.count(f">{title}") == 1, title
     assert ">Val reward first" not in source and ">Reward first<" not in source
     assert ">Reward outages" in source
+    # The sum stands still; the first reward rises from 0 to .05 in training and on held-out prompts alike.
+    watched = source.partition("What must stay as it is while the reward rises")[2].partition("</table>")[0]
+    assert "training&#x27;s rises (by 0.05" in watched or "training's rises (by 0.05" in watched
 
 
 def test_a_component_that_drifts_while_the_reward_rises_raises_a_flag(run_folder: Path) -> None:
